@@ -1,0 +1,116 @@
+"""Every key with its default and its meaning. Other configs start from this one and change what they need.
+
+On resume, train.steps, sample.*, log.*, checkpoint.* and machine.* may differ from the run's config; nothing else may.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0  # of everything random in training: initial weights, order of the data, noise
+    config.task = "diffusion"  # what is trained: diffusion, classifier
+
+    config.data = data = ConfigDict()
+    data.name = "digits"  # digits; folder; tfds:<name of a TensorFlow data set>
+    data.dir = ""  # folder: where the images are. tfds: where the sets are (default ~/tensorflow_datasets)
+    data.image_size = 0  # pixels; images are scaled and centre-cropped to this square. 0: as the source has them
+    data.channels = 0  # 1 grey, 3 colour, 4 with transparency. 0: as the source has them (folder: 3)
+    data.flip = False  # mirror left and right with probability 1/2 in training
+    data.holdout = 0.05  # folder without a test sub-folder: the share of images that is held out
+    data.on_bad_file = "error"  # folder: "error" refuses an unreadable image by name, "skip" leaves it out and counts
+    data.shape = ()  # (height, width, channels); filled in from the data when training starts
+    data.class_names = ()  # filled in likewise, so that sampling needs no data
+
+    config.model = model = ConfigDict()
+    model.conditions = ("label",)  # what the model is given, of what the data carry; (): unconditional
+    model.drop_rate = 0.1  # how often a condition is dropped in training, for classifier-free guidance
+    model.schedule = "edm"  # edm; linear, cosine (DDPM tables)
+    model.schedule_steps = 1000  # T of a DDPM table
+    model.prediction = "edm"  # what the network predicts: edm; eps
+    model.sigma_data = 0.5  # edm: standard deviation of the data in [-1, 1]
+
+    config.network = network = ConfigDict()
+    network.name = "unet"  # unet; convnet (the classifier's)
+    network.channels = 128  # at full size; level i has channels * channel_mults[i]
+    network.channel_mults = (1, 2, 2, 2)  # as many levels as numbers, each of half the side of the one before
+    network.blocks_per_level = 2  # unet: residual blocks on the way down (one more on the way up)
+    network.attention_levels = (1,)  # unet: levels with self-attention (0: full size)
+    network.attention_heads = 1
+    network.up_attention = "every"  # unet: attention after "every" block on the way up, or the "last" of a level
+    network.resample = "conv"  # unet: how sides are halved and doubled: "conv", "residual" (in residual blocks)
+    network.scale_shift = True  # unet: the embedding scales and shifts (ADM), or only shifts (DDPM)
+    network.skip_rescale = False  # unet: residual sums times sqrt(1/2), which keeps their variance
+    network.dropout = 0.0
+    network.dtype = "float32"  # compute in float32 or bfloat16; parameters stay float32
+    network.remat = False  # unet: recompute blocks in the backward pass: less memory, more time
+
+    config.objective = objective = ConfigDict()
+    objective.draw = "lognormal"  # how training draws sigma: lognormal; steps (of a DDPM table, uniformly)
+    objective.mean = -1.2  # lognormal: of ln sigma
+    objective.std = 1.2
+    objective.weight = "simple"  # simple: weight 1 on what the network predicts (edm: EDM's own weight)
+
+    config.train = train = ConfigDict()
+    train.steps = 0  # how long to train, in steps; or else
+    train.epochs = 0.0  # in passes over the training images; or else
+    train.images = 0  # in images seen
+    train.batch_size = 128  # images a step, over all devices
+    train.accumulate = 1  # parts that a batch goes through in, to save memory
+    train.optimizer = "adam"  # adam, adamw
+    train.learning_rate = 2e-4
+    train.warmup_images = 0  # the rate rises linearly over so many images, then stays
+    train.b1 = 0.9
+    train.b2 = 0.999
+    train.eps = 1e-8
+    train.weight_decay = 0.0  # adamw
+    train.clip_norm = 1.0  # largest norm of the gradient; 0: not clipped
+    train.ema_halflife_images = 500_000  # half-life of the weights' average, in images; 0: no average
+    train.ema_rampup = 0.05  # the half-life is at most this share of the images seen
+    train.max_skipped_in_row = 50  # the run stops after so many steps in a row without a finite loss and gradient
+    train.holdout_images = 512  # held-out images scored, with fixed noise, at each checkpoint (tells the best)
+    train.sample_every = 0  # steps between sample grids, drawn from the EMA weights; 0: never
+    train.trajectory_every = 0  # steps between denoising strips; 0: never
+
+    config.sample = sample = ConfigDict()
+    sample.name = "samples"  # --mode=sample writes to WORKDIR/samples/<name> unless --out is given
+    sample.num_images = 100
+    sample.batch_size = 100  # images at a time, over all devices
+    sample.sampler = "heun"  # heun, euler, ddim, euler_ancestral, ddpm
+    sample.steps = 18  # rungs of the ladder
+    sample.eta = 0.0  # ddim: 0 deterministic .. 1 as noisy as ddpm
+    sample.s_churn = 0.0  # heun: EDM's noise parameters
+    sample.s_min = 0.0
+    sample.s_max = float("inf")
+    sample.s_noise = 1.0
+    sample.ladder = "auto"  # karras; leading, trailing, linspace (DDPM tables); auto: trailing for tables, else karras
+    sample.rho = 7.0  # karras
+    sample.sigma_min = placeholder(float)  # karras: the ends of the ladder; None: the schedule's own
+    sample.sigma_max = placeholder(float)
+    sample.guidance_scale = placeholder(float)  # w in w D_cond + (1 - w) D_uncond; None or 1: no guidance
+    sample.labels = ()  # classes in turn; (): every class in turn
+    sample.seed = 0
+    sample.checkpoint = "latest"  # latest, best (lowest held-out loss), or a step
+    sample.save_images = False  # also a PNG an image
+    sample.trajectory = False  # also trajectory.png and trajectory.gif, of the first images
+
+    config.log = log = ConfigDict()
+    log.every = 100  # steps between log points
+    log.progress = True  # the progress bar
+    log.pictures = True  # sample grids and strips
+    log.tensorboard = True
+    log.wandb = False  # Weights & Biases (extra `wandb`)
+    log.wandb_project = "jdiff"
+
+    config.checkpoint = checkpoint = ConfigDict()
+    checkpoint.every = 1000  # steps; besides, one is saved at the end and on Ctrl-C or SIGTERM
+    checkpoint.keep = 3  # the last so many, and the best
+
+    config.machine = machine = ConfigDict()
+    machine.fsdp = 1  # devices over which the parameters are split; the batch is split over all devices
+    machine.workers = 0  # processes that read data; 0: threads of the main one
+    machine.threads = 2  # threads that read data, in each of them
+    machine.prefetch = 4  # batches read ahead
+    machine.compilation_cache = "~/.cache/jdiff/xla"  # compiled programs are kept here; "": nowhere
+    return config.lock()

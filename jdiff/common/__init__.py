@@ -1,0 +1,1 @@
+"""What every part of jdiff may use: user errors, random keys, pictures."""

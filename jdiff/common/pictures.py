@@ -1,0 +1,73 @@
+"""Images at the border: uint8 outside, float32 in [-1, 1] inside; grids, strips and animations."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+from PIL import Image
+
+SMALLEST_SIDE = 32  # pixels; smaller images are enlarged (nearest) so that a person can see them
+GAP = 2  # pixels between the images of a grid
+
+
+def to_float(images: UInt8[Array, "..."] | Float[Array, "..."]) -> Float[Array, "..."]:
+    """uint8 -> float32 in [-1, 1] by x / 127.5 - 1; floats pass as they are."""
+    if images.dtype != jnp.uint8:
+        return images
+    return images.astype(jnp.float32) / 127.5 - 1.0
+
+
+def to_uint8(images: Float[Array, "..."]) -> UInt8[Array, "..."]:
+    """[-1, 1] -> uint8: the nearest of the 256 levels, clipped."""
+    return jnp.clip(jnp.round((images + 1.0) * 127.5), 0, 255).astype(jnp.uint8)
+
+
+def grid(images: UInt8[np.ndarray, "n h w c"], columns: int | None = None) -> UInt8[np.ndarray, "H W c2"]:
+    """Images row by row on a dark ground, `columns` wide (default: as square as can be).
+
+    Channels are shown as they can be: one as grey, two as the first alone, three and four as RGB(A), more as the
+    first three.
+    """
+    images = _showable(images)
+    count, height, width, channels = images.shape
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    canvas = np.full((rows * (height + GAP) + GAP, columns * (width + GAP) + GAP, channels), 24, np.uint8)
+    if channels == 4:
+        canvas[..., 3] = 255
+    for index, image in enumerate(images):
+        top = GAP + index // columns * (height + GAP)
+        left = GAP + index % columns * (width + GAP)
+        canvas[top : top + height, left : left + width] = image
+    return canvas
+
+
+def _showable(images: UInt8[np.ndarray, "n h w c"]) -> UInt8[np.ndarray, "n h2 w2 c2"]:
+    """Images with 1, 3 or 4 channels and sides of at least SMALLEST_SIDE pixels."""
+    channels = images.shape[-1]
+    if channels == 2:
+        images = images[..., :1]
+    elif channels > 4:
+        images = images[..., :3]
+    factor = math.ceil(SMALLEST_SIDE / min(images.shape[1:3]))
+    return images.repeat(factor, axis=1).repeat(factor, axis=2) if factor > 1 else images
+
+
+def save_png(path: Path, picture: UInt8[np.ndarray, "h w c"]) -> None:
+    """Write one picture of 1, 3 or 4 channels."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _pillow(picture).save(path)
+
+
+def save_gif(path: Path, frames: Sequence[UInt8[np.ndarray, "h w c"]], *, frame_ms: int = 80) -> None:
+    """Write an animation that loops; the last frame stands for a second and a half."""
+    first, *rest = [_pillow(frame) for frame in frames]
+    durations = [frame_ms] * len(rest) + [1500]
+    first.save(path, save_all=True, append_images=rest, duration=durations, loop=0)
+
+
+def _pillow(picture: UInt8[np.ndarray, "h w c"]) -> Image.Image:
+    return Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)

@@ -1,0 +1,195 @@
+"""Configs: read from a file or a run, overridden from the command line, checked, compared.
+
+A wrong key or value raises UserError with the nearest right name.
+"""
+
+import difflib
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from jdiff.common.errors import UserError
+
+FILE = "config.json"
+# What may differ between a run and the command that resumes it.
+FREE_ON_RESUME = ("train.steps", "sample.", "eval.", "log.", "checkpoint.", "machine.")
+
+
+def defaults() -> ConfigDict:
+    """Every key with its default: configs/base.py, which lies beside the package."""
+    return load(Path(__file__).parents[1] / "configs" / "base.py")
+
+
+def load(path: str | Path) -> ConfigDict:
+    """The result of the file's get_config()."""
+    path = Path(path)
+    if not path.is_file():
+        near = sorted(other.name for other in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        hint = _nearest(path.name, near) or (f"; {path.parent} holds {', '.join(near)}" if near else "")
+        raise UserError(f"there is no config file {path}{hint}")
+    spec = importlib.util.spec_from_file_location(f"jdiff_config_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is not a Python file; a config is one, with a function get_config()")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.absolute().parents[1]))  # for `from configs import base`
+    try:
+        spec.loader.exec_module(module)
+        return module.get_config()
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: {_one_line(error)}") from error
+    finally:
+        sys.path.pop(0)
+
+
+def of_run(workdir: Path) -> ConfigDict:
+    """The config of the run in `workdir`, over today's defaults."""
+    file = workdir / FILE
+    if not file.is_file():
+        raise UserError(f"{workdir} holds no run (no {FILE}); train one with --config=FILE --workdir={workdir}")
+    config = defaults()
+    try:
+        _update(config, json.loads(file.read_text()))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{file} is not a config of this version of jdiff: {_one_line(error)}") from error
+    return config
+
+
+def _update(config: ConfigDict, values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            _update(config[name], value)
+        else:
+            config[name] = tuple(value) if isinstance(value, list) else value
+
+
+def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
+    """`config` with --config.group.key=value arguments applied, each value read by its key's type."""
+    names = [name for name, _ in items(config)]
+    for argument in arguments:
+        name = argument.split("=")[0].lstrip("-").removeprefix("no").removeprefix("config.")
+        if argument.startswith("-") and name not in names:
+            raise UserError(f"unknown config key {name!r}{_nearest(name, names)}")
+    none = [argument for argument in arguments if argument.endswith("=None")]
+    rest = [argument for argument in arguments if argument not in none]
+    values = flags.FlagValues()
+    try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["jdiff", *rest])
+        extra = values(["jdiff", *rest])[1:]
+        for argument in none:  # absl's parsers read no None
+            group, _, key = argument.removesuffix("=None").lstrip("-").removeprefix("config.").rpartition(".")
+            (values.config[group] if group else values.config)[key] = None
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{_one_line(error)}") from error
+    if extra:
+        raise UserError(f"unknown argument {extra[0]!r}; overrides look like --config.train.steps=100")
+    return values.config
+
+
+def items(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of every key."""
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from items(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def check(config: ConfigDict) -> None:
+    """Raises UserError where a value cannot be right whatever the data are."""
+    for name, least in (
+        ("train.batch_size", 1),
+        ("train.accumulate", 1),
+        ("train.max_skipped_in_row", 1),
+        ("train.holdout_images", 0),
+        ("train.sample_every", 0),
+        ("train.trajectory_every", 0),
+        ("train.steps", 0),
+        ("train.images", 0),
+        ("train.epochs", 0),
+        ("train.learning_rate", 0),
+        ("sample.num_images", 1),
+        ("sample.batch_size", 1),
+        ("sample.steps", 1),
+        ("sample.seed", 0),
+        ("seed", 0),
+        ("data.image_size", 0),
+        ("log.every", 1),
+        ("checkpoint.every", 1),
+        ("checkpoint.keep", 1),
+        ("machine.fsdp", 1),
+        ("machine.workers", 0),
+        ("machine.threads", 1),
+        ("machine.prefetch", 1),
+        ("network.channels", 1),
+        ("network.blocks_per_level", 1),
+    ):
+        if config_value(config, name) < least:
+            raise UserError(f"{name}={config_value(config, name)} must be at least {least}")
+    for name in ("model.drop_rate", "network.dropout", "data.holdout"):
+        if not 0 <= config_value(config, name) < 1:
+            raise UserError(f"{name}={config_value(config, name)} must lie in [0, 1)")
+    for name in ("seed", "sample.seed"):
+        if config_value(config, name) >= 2**32:
+            raise UserError(f"{name}={config_value(config, name)} must be below 2^32")
+    train = config.train
+    if not (train.steps or train.epochs or train.images):
+        raise UserError("say how long to train: one of train.steps, train.epochs and train.images must be set")
+    if train.batch_size % train.accumulate:
+        raise UserError(f"train.batch_size={train.batch_size} does not divide by train.accumulate={train.accumulate}")
+    levels = len(config.network.channel_mults)
+    if any(level not in range(levels) for level in config.network.attention_levels):
+        raise UserError(
+            f"network.attention_levels={config.network.attention_levels} must lie in 0..{levels - 1}: "
+            f"network.channel_mults has {levels} levels"
+        )
+
+
+def config_value(config: ConfigDict, name: str) -> Any:
+    """The value of a dotted name."""
+    for part in name.split("."):
+        config = config[part]
+    return config
+
+
+def one_of(name: str, value: str, allowed: Sequence[str]) -> str:
+    """`value`, if it is among the allowed ones; else UserError with all of them and the nearest."""
+    if value not in allowed:
+        raise UserError(f"{name}={value!r} is unknown{_nearest(value, allowed)}; it is one of {', '.join(allowed)}")
+    return value
+
+
+def check_resumable(saved: ConfigDict, given: ConfigDict, workdir: Path) -> None:
+    """Raises UserError that names what differs between the run in `workdir` and the config given."""
+    before, now = dict(items(saved)), dict(items(given))
+    unlike = [name for name in now if before.get(name) != now[name] and not name.startswith(FREE_ON_RESUME)]
+    if unlike:
+        facts = "; ".join(f"{name} is {before.get(name)!r} there, {now[name]!r} here" for name in unlike[:5])
+        more = f" and {len(unlike) - 5} more" if len(unlike) > 5 else ""
+        raise UserError(
+            f"{workdir} holds a run of another config: {facts}{more}; give another --workdir, or the run's own values"
+        )
+
+
+def to_json(config: ConfigDict) -> str:
+    return json.dumps(config.to_dict(), indent=2)
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    """ "; did you mean ...?", where there is something near."""
+    leaf = name.rsplit(".", 1)[-1]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+    same_leaf = [other for other in known if other.rsplit(".", 1)[-1] == leaf]
+    by_leaf = difflib.get_close_matches(leaf, [other.rsplit(".", 1)[-1] for other in known], n=1)
+    near = same_leaf or near or [other for other in known if by_leaf and other.endswith(by_leaf[0])]
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _one_line(error: Exception) -> str:
+    text = error.args[0] if error.args else error
+    return " ".join(str(text).split())

@@ -1,0 +1,90 @@
+"""The Grain pipeline: source -> batches, a function of (seed, step) alone.
+
+Batch k holds rows k B .. (k+1) B - 1 of an endless row of epochs, each shuffled anew. Indices and a random seed for
+every row are laid out first, for the whole (global) batch; then a process reads its own rows. So a batch does not
+depend on how many processes, workers or threads read it, and training resumes at batch k by starting there: no
+iterator's state.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import grain.python as grain
+import numpy as np
+from absl import flags
+
+from jdiff.data.sources import Source
+
+View = Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
+Batch = dict[str, Any]
+
+
+def train_batches(
+    source: Source,
+    view: View,
+    *,
+    batch_size: int,
+    seed: int,
+    start: int = 0,
+    process: int = 0,
+    processes: int = 1,
+    workers: int = 0,
+    threads: int = 2,
+    prefetch: int = 4,
+) -> Iterator[Batch]:
+    """This process's rows of the batches start, start + 1, ... (batch_size / processes rows each).
+
+    workers: processes that read ahead (0: threads of this one); prefetch: batches read ahead by each.
+    """
+    local = batch_size // processes
+    rows = (
+        grain.MapDataset.range(len(source))
+        .seed(seed)
+        .shuffle()
+        .repeat()
+        .batch(batch_size)
+        .random_map(_with_seeds)
+        .slice(slice(start, None))
+        .map(_Read(source, view, process * local, (process + 1) * local))
+    )
+    batches = rows.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch))
+    if workers:
+        if not flags.FLAGS.is_parsed():  # Grain's workers read absl's flags, which a notebook never parses
+            flags.FLAGS.mark_as_parsed()
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch)
+        batches = batches.mp_prefetch(options)
+    return iter(batches)
+
+
+def fixed_batch(source: Source, view: View, count: int) -> Batch:
+    """`count` records (at most all), always the same ones: a fixed draw from the source, unaugmented rows in order."""
+    chosen = np.sort(np.random.default_rng(0).permutation(len(source))[:count])
+    return _Read(source, view, 0, len(chosen))((chosen, np.zeros(len(chosen), np.uint32)))
+
+
+def _with_seeds(indices: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    return indices, rng.integers(2**32, size=len(indices), dtype=np.uint32)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """(indices, seeds) of a global batch -> rows first .. last - 1 of it, read, viewed and stacked."""
+
+    source: Source
+    view: View
+    first: int
+    last: int
+
+    def __call__(self, rows: tuple[np.ndarray, np.ndarray]) -> Batch:
+        indices, seeds = (part[self.first : self.last] for part in rows)
+        records = self.source.__getitems__(indices.tolist())
+        examples = [self.view(record, np.random.default_rng(seed)) for record, seed in zip(records, seeds, strict=True)]
+        return _stack(examples)
+
+
+def _stack(examples: list[Any]) -> Any:
+    """Examples of one tree shape -> one tree of arrays with a leading batch axis."""
+    if isinstance(examples[0], dict):
+        return {name: _stack([example[name] for example in examples]) for name in examples[0]}
+    return np.stack(examples)

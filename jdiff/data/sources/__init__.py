@@ -1,0 +1,28 @@
+"""Sources: random access to records, one kind a file.
+
+A source is picklable (worker processes get a copy) and holds
+
+    len(source), source[i]      record i: {"image": uint8 [h, w, c]} and, where there are classes, "label": int
+    source.__getitems__(many)   a list of records, read together
+    source.shape                (h, w, c) of its images; None where they vary
+    source.class_names          a name a class; () where there are none
+    source.notes                lines worth telling the user, such as files that were skipped
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+Shape = tuple[int | None, int | None, int]
+
+
+class Source(Protocol):
+    @property
+    def shape(self) -> Shape: ...
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]: ...

@@ -1,0 +1,35 @@
+"""The 1,797 handwritten digits that scikit-learn carries: 8x8, grey, 17 levels; no download.
+
+1,500 train and 297 are held out, stratified by class.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+class Digits:
+    """split: "train" or "test"."""
+
+    shape = (8, 8, 1)
+    class_names = tuple("0123456789")
+    notes = ()
+
+    def __init__(self, split: str):
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+
+        x, y = load_digits(return_X_y=True)
+        x_train, x_test, y_train, y_test = train_test_split(x, y, test_size=297, random_state=0, stratify=y)
+        x, self._labels = {"train": (x_train, y_train), "test": (x_test, y_test)}[split]
+        self._images = np.round(x.reshape(-1, 8, 8, 1) * 255 / 16).astype(np.uint8)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"image": self._images[index], "label": int(self._labels[index])}
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        return [self[index] for index in indices]

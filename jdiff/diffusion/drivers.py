@@ -1,0 +1,59 @@
+"""Drivers: walk a ladder with a sampler."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from jdiff.common import keys as keylib
+from jdiff.diffusion.denoiser import Cond, Denoise
+from jdiff.diffusion.samplers import Sampler
+from jdiff.diffusion.schedules import Schedule
+
+
+class Walk(NamedTuple):
+    """x0: the images [B, ...]. trajectory: x at every rung, the start and x0 included [N + 1, B, ...]; None unless
+    kept.
+    """
+
+    x0: Float[Array, "b ..."]
+    trajectory: Float[Array, "n b ..."] | None
+
+
+def prior(keys: Key[Array, " b"], like: Float[Array, "b ..."], sigma_max: Array, schedule: Schedule) -> Array:
+    """Where a walk starts: x = prior_std z, z ~ N(0, 1), image i from its own key; of `like`'s shape and dtype."""
+    return schedule.prior_std(sigma_max) * keylib.normal(keylib.named(keys, "prior"), like)
+
+
+def scan(
+    sampler: Sampler,
+    denoise: Denoise,
+    x: Float[Array, "b ..."],
+    sigmas: Float[Array, " n"],
+    cond: Cond,
+    keys: Key[Array, " b"],
+    *,
+    keep_trajectory: bool = False,
+) -> Walk:
+    """Walk x down the ladder `sigmas` inside one compiled loop (lax.scan); the noise of rung i comes from
+    fold_in(key, i).
+
+    Memory does not grow with the number of rungs unless the trajectory is kept.
+    """
+    denoise_given = partial(_with_cond, denoise, cond)
+
+    def rung(state, now):
+        x, carry = state
+        index, sigma, sigma_next = now
+        x, carry = sampler.step(denoise_given, carry, x, sigma, sigma_next, keylib.folded(keys, index))
+        return (x, carry), x if keep_trajectory else None
+
+    rungs = (jnp.arange(len(sigmas) - 1), sigmas[:-1], sigmas[1:])
+    (x0, _), visited = jax.lax.scan(rung, (x, sampler.init(x)), rungs)
+    return Walk(x0, jnp.concatenate([x[None], visited]) if keep_trajectory else None)
+
+
+def _with_cond(denoise: Denoise, cond: Cond, x: Array, sigma: Array):
+    return denoise(x, sigma, cond)

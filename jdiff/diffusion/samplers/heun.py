@@ -1,0 +1,48 @@
+"""Heun's method with churn: Algorithm 2 of Karras et al. (arXiv 2206.00364); without churn, Algorithm 1."""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from jdiff.common.keys import normal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heun:
+    """gamma_i = min(s_churn / N, sqrt(2) - 1) where s_min <= sigma_i <= s_max, 0 elsewhere.
+
+    The last step, to sigma = 0, is Euler's, so N rungs cost 2N - 1 denoiser calls. `steps` is N; it matters with churn
+    alone.
+    """
+
+    steps: int = 1
+    s_churn: float = 0.0
+    s_min: float = 0.0
+    s_max: float = math.inf
+    s_noise: float = 1.0
+
+    def init(self, x):
+        return ()
+
+    def step(self, denoise, carry, x, sigma, sigma_next, keys):
+        sigma_hat, x_hat = sigma, x
+        if self.s_churn > 0:
+            gamma = min(self.s_churn / self.steps, math.sqrt(2) - 1)
+            churned = (sigma >= self.s_min) & (sigma <= self.s_max)
+            sigma_hat = jnp.where(churned, (1 + gamma) * sigma, sigma)
+            added = jnp.sqrt(sigma_hat**2 - sigma**2)
+            x_hat = x + added * self.s_noise * normal(keys, x)
+
+        d = (x_hat - denoise(x_hat, sigma_hat).x0_dir) / sigma_hat
+        x_euler = x_hat + (sigma_next - sigma_hat) * d
+
+        def correct(x_next):
+            d_next = (x_next - denoise(x_next, sigma_next).x0_dir) / sigma_next
+            return x_hat + (sigma_next - sigma_hat) * (d + d_next) / 2
+
+        return jax.lax.cond(sigma_next > 0, correct, lambda x_next: x_next, x_euler), carry
+
+    def nfe(self, steps: int) -> int:
+        return 2 * steps - 1

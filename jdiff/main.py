@@ -1,0 +1,90 @@
+"""The command.
+
+python -m jdiff.main --config=FILE [--workdir=DIR] [--mode=MODE] [--out=DIR2] [--config.group.key=value ...]
+"""
+
+# Data workers import this module anew: nothing heavy at the top.
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags, logging
+
+from jdiff.common.errors import UserError
+
+MODES = ("train", "sample")
+
+
+def make_flags() -> flags.FlagValues:
+    values = flags.FlagValues()
+    flags.DEFINE_string("config", None, "A config file, such as configs/digits.py.", flag_values=values)
+    flags.DEFINE_string("workdir", None, "The run's folder (default: runs/<config's name>).", flag_values=values)
+    flags.DEFINE_string("mode", "train", f"What to do: {', '.join(MODES)}.", flag_values=values)
+    flags.DEFINE_string("out", None, "sample: where to write (default: in the run's folder).", flag_values=values)
+    flags.DEFINE_bool("debug", False, "Show a traceback for a user's mistake too.", flag_values=values)
+    flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
+    return values
+
+
+def run(options: flags.FlagValues, overrides: Sequence[str]) -> int:
+    """One line a mode; the exit status."""
+    import jdiff.config
+
+    mode = jdiff.config.one_of("--mode", options.mode, MODES)
+    if mode == "train":
+        if not options.config:
+            raise UserError("--mode=train needs --config=FILE, such as --config=configs/digits.py")
+        config = jdiff.config.load(options.config)
+        workdir = Path(options.workdir or f"runs/{Path(options.config).stem}")
+    else:
+        if not (options.workdir or options.config):
+            raise UserError(f"--mode={mode} needs --workdir=DIR, the folder of a trained run")
+        workdir = Path(options.workdir or f"runs/{Path(options.config).stem}")
+        config = jdiff.config.of_run(workdir)
+    config = jdiff.config.override(config, overrides)
+    jdiff.config.check(config)
+    prepare_jax(config)
+
+    if mode == "train":
+        from jdiff.train import train
+
+        return train(config, workdir)
+
+    from jdiff.sample import sample
+
+    return sample(config, workdir, Path(options.out) if options.out else None)
+
+
+def prepare_jax(config: Any) -> None:
+    import jax
+
+    if config.machine.compilation_cache:
+        folder = Path(config.machine.compilation_cache).expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = make_flags()
+    debug = "--debug" in arguments
+    # What libraries log as errors also reaches us as exceptions, and is told in one line.
+    logging.set_verbosity(logging.DEBUG if debug else logging.FATAL)
+    try:
+        overrides = options(["jdiff", *arguments], known_only=True)[1:]
+        if options.help:
+            print(f"{__doc__}\n{options.main_module_help() or options.get_help()}")
+            return 0
+        return run(options, overrides)
+    except (UserError, flags.Error) as error:
+        if debug:
+            raise
+        print(f"jdiff: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("jdiff: stopped", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

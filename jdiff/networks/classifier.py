@@ -1,0 +1,34 @@
+"""A small convolutional classifier, also a feature network for metrics."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jdiff.networks.blocks import Conv, Dtype, Norm, downsample
+
+
+class Classifier(nn.Module):
+    """Stages of two conv - norm - SiLU layers, halved in between, then the mean over pixels and one linear layer.
+
+    Returns (logits [B, num_classes], features [B, F]), float32; features are the pooled activations.
+    """
+
+    num_classes: int
+    channels: int = 32
+    channel_mults: tuple[int, ...] = (1, 2)
+    dropout: float = 0.0
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], *, train: bool = False
+    ) -> tuple[Float[Array, "b n"], Float[Array, "b f"]]:
+        h = x.astype(self.dtype)
+        for stage, mult in enumerate(self.channel_mults):
+            if stage > 0:
+                h = downsample(h)
+            for _ in range(2):
+                h = nn.silu(Norm(self.dtype)(Conv(mult * self.channels, dtype=self.dtype)(h)))
+        features = h.mean(axis=(1, 2)).astype(jnp.float32)
+        logits = nn.Dense(self.num_classes)(nn.Dropout(self.dropout, deterministic=not train)(features))
+        return logits, features

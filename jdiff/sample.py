@@ -1,0 +1,73 @@
+"""--mode=sample: images from a trained model, into a folder. Also the pictures drawn during training."""
+
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+from ml_collections import ConfigDict
+
+from jdiff.common import pictures
+from jdiff.common.errors import UserError
+from jdiff.model import Model, restore
+
+GRID_IMAGES = 256  # most images in a grid
+STRIP_IMAGES = 8  # images in a strip
+STRIP_FRAMES = 10  # rungs shown in a strip
+
+
+def sample(config: ConfigDict, workdir: Path, out: Path | None) -> int:
+    """Write samples.npz, grid.png and what else config.sample asks for to `out`; the exit status."""
+    model = restore(config, workdir)
+    settings = config.sample
+    out = out or workdir / "samples" / settings.name
+    labels = model.labels()
+    began = time.monotonic()
+    images = model.sample(progress=config.log.progress)
+    seconds = time.monotonic() - began
+    if jax.process_index() > 0:
+        return 0
+    calls, passes = model.nfe()
+    print(
+        f"{len(images)} images from step {model.step}: {settings.sampler}, {settings.steps} steps, NFE {calls}, "
+        f"{passes} network passes, guidance {settings.guidance_scale}, {seconds:.1f} s with compilation"
+    )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        arrays = {"images": images} if labels is None else {"images": images, "labels": labels}
+        np.savez(out / "samples.npz", **arrays)  # type: ignore[arg-type]
+        pictures.save_png(out / "grid.png", grid(model, images))
+        if settings.save_images:
+            for index, image in enumerate(images):
+                pictures.save_png(out / "images" / f"{index:06d}.png", image)
+        if settings.trajectory:
+            save_trajectory(model, out / "trajectory.png", out / "trajectory.gif")
+    except OSError as error:
+        raise UserError(f"cannot write the samples to {out}: {error}; give another folder with --out") from error
+    print(f"samples: {out / 'samples.npz'}\npicture: {out / 'grid.png'}")
+    return 0
+
+
+def grid(model: Model, images: UInt8[np.ndarray, "n h w c"]) -> UInt8[np.ndarray, "H W c2"]:
+    """The first images as one picture; where every class comes in turn, a column a class."""
+    classes = len(model.config.data.class_names)
+    in_turn = model.labels() is not None and not model.config.sample.labels and 1 < classes <= 20
+    return pictures.grid(images[:GRID_IMAGES], classes if in_turn else None)
+
+
+def strip(frames: UInt8[np.ndarray, "rungs n h w c"]) -> UInt8[np.ndarray, "H W c2"]:
+    """A row an image, from noise on the left to the image on the right."""
+    chosen = np.unique(np.round(np.linspace(0, len(frames) - 1, STRIP_FRAMES)).astype(int))
+    rows = frames[chosen].swapaxes(0, 1)
+    return pictures.grid(rows.reshape(-1, *rows.shape[2:]), len(chosen))
+
+
+def save_trajectory(model: Model, png: Path, gif: Path | None = None) -> UInt8[np.ndarray, "H W c"]:
+    """Draw how the first images come out of the noise; the strip that was written."""
+    frames = model.trajectory(min(STRIP_IMAGES, model.config.sample.num_images))
+    picture = strip(frames)
+    pictures.save_png(png, picture)
+    if gif is not None:
+        pictures.save_gif(gif, [pictures.grid(frame) for frame in frames])
+    return picture

@@ -1,0 +1,153 @@
+"""Checkpoints, by orbax: written in the background, complete or not there at all.
+
+A checkpoint of step k holds three items:
+
+    weights   what sampling needs: the averaged parameters and the task's state
+    training  what else resuming needs: parameters, optimizer, keys, step, counters
+    meta      JSON: the config and the data position (batches consumed)
+
+The last few are kept, and the one with the lowest held-out loss.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from jaxtyping import Array, PyTree
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from jdiff.common.errors import UserError
+from jdiff.training.step import TrainState
+
+METRIC = "holdout_loss"
+
+
+class Checkpoints:
+    """The checkpoints below `directory`; use as a context manager, so that a save under way is finished on leaving.
+
+    keep_last: how many of the newest are kept; the best is kept besides.
+    """
+
+    def __init__(self, directory: Path, *, keep_last: int = 3):
+        self.directory = Path(directory).absolute()
+        policies = [
+            preservation_policy.LatestN(keep_last),
+            preservation_policy.BestN(
+                get_metric_fn=lambda metrics: -metrics[METRIC], n=1, keep_checkpoints_without_metrics=False
+            ),
+        ]
+        try:
+            self._manager = ocp.CheckpointManager(
+                self.directory,
+                item_names=("weights", "training", "meta"),
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+                    best_fn=lambda metrics: -metrics[METRIC],  # without it, metrics are not written down
+                    cleanup_tmp_directories=True,  # what a crash in the middle of a save has left
+                ),
+            )
+        except OSError as error:
+            raise UserError(f"cannot write checkpoints to {self.directory}: {error}") from error
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+        if kind is None:
+            self.wait()
+        self._manager.close()
+
+    def latest(self) -> int | None:
+        """The newest step, or None."""
+        return self._manager.latest_step()
+
+    def best(self) -> int | None:
+        """The step with the lowest held-out loss; the newest where none has one."""
+        scored = [(self._manager.metrics(step), step) for step in self._manager.all_steps()]
+        losses = [(metrics[METRIC], step) for metrics, step in scored if metrics]
+        return min(losses)[1] if losses else self.latest()
+
+    def find(self, wanted: str) -> int | None:
+        """The step meant by "latest", "best" or a number; None where there is no checkpoint at all."""
+        if wanted in ("latest", "best"):
+            return self.latest() if wanted == "latest" else self.best()
+        steps = sorted(self._manager.all_steps())
+        if not wanted.isdigit() or (steps and int(wanted) not in steps):
+            raise UserError(f"checkpoint {wanted!r}: there are {', '.join(map(str, steps))}, and latest, best")
+        return int(wanted) if steps else None
+
+    def save(self, state: TrainState, *, config: Mapping[str, Any], holdout_loss: float | None) -> None:
+        """Begin to save; what was begun before is finished first. Raises UserError where the disk refuses."""
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        weights, training = _split(state)
+        items = ocp.args.Composite(
+            weights=ocp.args.StandardSave(weights),
+            training=ocp.args.StandardSave(training),
+            meta=ocp.args.JsonSave({"config": dict(config), "batches_consumed": step}),
+        )
+        metrics = None if holdout_loss is None else {METRIC: holdout_loss}
+        try:
+            self._manager.save(step, args=items, metrics=metrics)
+        except Exception as error:
+            raise self._refused(error) from error
+
+    def wait(self) -> None:
+        """Until the save under way is on disk. Raises UserError where the disk refuses."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._refused(error) from error
+
+    def restore(self, step: int, abstract: TrainState) -> TrainState:
+        """The state of `step`; `abstract` gives shapes, dtypes and shardings, those of this run's devices."""
+        weights, training = _split(abstract)
+        items = ocp.args.Composite(
+            weights=ocp.args.StandardRestore(weights), training=ocp.args.StandardRestore(training)
+        )
+        restored = self._manager.restore(step, args=items)
+        return _join(restored["weights"], restored["training"], abstract)
+
+    def restore_weights(self, step: int, abstract: PyTree) -> PyTree:
+        """The item "weights" of `step` alone: {"ema", "task_state"} of `abstract`'s shapes and shardings."""
+        items = ocp.args.Composite(weights=ocp.args.StandardRestore(abstract))
+        return self._manager.restore(step, args=items)["weights"]
+
+    def _refused(self, error: Exception) -> UserError:
+        kept = ocp.utils.checkpoint_steps(self.directory)
+        last = f"the checkpoint of step {max(kept)} is intact" if kept else "no earlier checkpoint exists"
+        system = re.search(r": ([^:]+) \[os_error_code", str(error))  # as tensorstore words it
+        why = system[1] if system else " ".join(str(error).split())[:300] or type(error).__name__
+        return UserError(
+            f"could not save a checkpoint in {self.directory}: {why}; {last}: make room or mend the permissions, "
+            "then run the same command again to resume"
+        )
+
+
+def _split(state: TrainState) -> tuple[PyTree, PyTree]:
+    """(weights, training) of a state, the key as plain numbers."""
+    weights = {"ema": state.ema, "task_state": state.task_state}
+    key = jax.eval_shape(jax.random.key_data, state.key) if _abstract(state.key) else jax.random.key_data(state.key)
+    training = {
+        "step": state.step,
+        "key": key,
+        "params": state.params,
+        "opt_state": state.opt_state,
+        "skipped": state.skipped,
+        "skipped_in_row": state.skipped_in_row,
+    }
+    return weights, training
+
+
+def _join(weights: PyTree, training: PyTree, like: TrainState) -> TrainState:
+    key = jax.random.wrap_key_data(training["key"])
+    return dataclasses.replace(like, **weights, **{**training, "key": key})
+
+
+def _abstract(leaf: Array | jax.ShapeDtypeStruct) -> bool:
+    return isinstance(leaf, jax.ShapeDtypeStruct)

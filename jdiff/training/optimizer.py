@@ -1,0 +1,27 @@
+"""The optimizer: optax's, put together from numbers."""
+
+from typing import Literal
+
+import optax
+
+
+def make_optimizer(
+    name: Literal["adam", "adamw"],
+    *,
+    learning_rate: float,
+    warmup_steps: int,
+    b1: float,
+    b2: float,
+    eps: float,
+    weight_decay: float,
+    clip_norm: float,
+) -> optax.GradientTransformation:
+    """Adam or AdamW; the rate rises linearly over warmup_steps, then stays; clip_norm 0: gradients are not clipped."""
+    rate: optax.ScalarOrSchedule = learning_rate
+    if warmup_steps:
+        rate = optax.linear_schedule(learning_rate / warmup_steps, learning_rate, max(1, warmup_steps - 1))
+    if name == "adam":
+        rule = optax.adam(rate, b1=b1, b2=b2, eps=eps)
+    else:
+        rule = optax.adamw(rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
+    return optax.chain(optax.clip_by_global_norm(clip_norm), rule) if clip_norm else rule

@@ -1,0 +1,203 @@
+"""Where a run writes what it measures and draws: metrics.jsonl, TensorBoard, Weights & Biases, the terminal."""
+
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from clu import metrics as clu_metrics
+from jaxtyping import Array, UInt8
+from tqdm import tqdm
+
+from jdiff.common.errors import UserError
+
+
+class Writer(Protocol):
+    def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
+    def picture(self, step: int, name: str, picture: UInt8[np.ndarray, "h w c"]) -> None: ...
+    def close(self) -> None: ...
+
+
+class Jsonl:
+    """metrics.jsonl: one JSON object a line, "step" and then scalars; null where a value is not finite.
+
+    Opened for a run that goes on from `start`, it first drops what a killed run wrote after that step, and a torn line.
+    """
+
+    def __init__(self, path: Path, *, start: int):
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines() if _step(line) <= start]
+            fresh = path.with_suffix(".tmp")
+            fresh.write_text("".join(line + "\n" for line in kept))
+            fresh.replace(path)
+        self._file = path.open("a")
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        row = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        try:
+            self._file.write(json.dumps({"step": step, **row}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self._file.name}: {error}; make room, then run the same command again"
+            ) from error
+
+    def picture(self, step: int, name: str, picture: UInt8[np.ndarray, "h w c"]) -> None:
+        pass
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _step(line: str) -> float:
+    """The step of a line; infinite for a line that was torn."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+class TensorBoard:
+    """Scalars and pictures for TensorBoard, through tensorboardX (no TensorFlow)."""
+
+    def __init__(self, directory: Path, *, start: int):
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(directory), purge_step=start + 1 if start else None)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def picture(self, step: int, name: str, picture: UInt8[np.ndarray, "h w c"]) -> None:
+        self._writer.add_image(name, picture, step, dataformats="HWC")
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Wandb:
+    """Weights & Biases (extra `wandb`); a resumed run goes on in the same place."""
+
+    def __init__(self, project: str, workdir: Path, config: Mapping[str, Any]):
+        try:
+            import wandb
+        except ImportError as error:
+            raise UserError("log.wandb=True needs Weights & Biases: pip install -e '.[wandb]'") from error
+        self._wandb = wandb
+        saved = workdir / "wandb_id.txt"
+        if not saved.exists():
+            saved.write_text(wandb.util.generate_id())
+        identity = saved.read_text().strip()
+        wandb.init(project=project, name=workdir.name, id=identity, resume="allow", config=dict(config), dir=workdir)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self._wandb.log(dict(values), step=step)
+
+    def picture(self, step: int, name: str, picture: UInt8[np.ndarray, "h w c"]) -> None:
+        self._wandb.log({name: self._wandb.Image(picture)}, step=step)
+
+    def close(self) -> None:
+        self._wandb.finish()
+
+
+class Progress:
+    """The terminal: a bar with step, loss, images/s and time left; a plain line a log point where there is no
+    terminal.
+    """
+
+    def __init__(self, *, start: int, total: int):
+        self._total = total
+        self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True) if sys.stderr.isatty() else None
+
+    def advance(self) -> None:
+        if self._bar is not None:
+            self._bar.update()
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        shown = {name: f"{value:.4g}" for name, value in values.items() if name in ("loss", "images_per_s", "accuracy")}
+        if self._bar is not None:
+            self._bar.set_postfix(shown)
+        elif shown:
+            facts = "  ".join(f"{name} {value}" for name, value in shown.items())
+            left = (self._total - step) * values.get("seconds_per_step", math.nan)
+            left_text = f"  {tqdm.format_interval(left)} left" if math.isfinite(left) else ""
+            print(f"step {step}/{self._total}  {facts}{left_text}", file=sys.stderr, flush=True)
+
+    def picture(self, step: int, name: str, picture: UInt8[np.ndarray, "h w c"]) -> None:
+        pass
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+class Writers:
+    """All that `config.log` switches on, as one; a context. Only the first process writes."""
+
+    def __init__(self, log: Any, workdir: Path, config: Any, *, start: int, total: int):
+        self._writers: list[Writer] = []
+        self._progress: Progress | None = None
+        if jax.process_index() > 0:
+            return
+        self._writers.append(Jsonl(workdir / "metrics.jsonl", start=start))
+        if log.tensorboard:
+            self._writers.append(TensorBoard(workdir / "tensorboard", start=start))
+        if log.wandb:
+            self._writers.append(Wandb(log.wandb_project, workdir, config.to_dict()))
+        if log.progress:
+            self._progress = Progress(start=start, total=total)
+            self._writers.append(self._progress)
+
+    def __enter__(self) -> "Writers":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for writer in self._writers:
+            writer.close()
+
+    def advance(self) -> None:
+        if self._progress is not None:
+            self._progress.advance()
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        for writer in self._writers if values else ():
+            writer.scalars(step, values)
+
+    def picture(self, step: int, name: str, picture: UInt8[np.ndarray, "h w c"]) -> None:
+        for writer in self._writers:
+            writer.picture(step, name, picture)
+
+
+def say(line: str) -> None:
+    """A line to the user that does not tear a progress bar."""
+    if jax.process_index() == 0:
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a whole file or none of it."""
+    fresh = path.with_name(path.name + f".{os.getpid()}.tmp")
+    fresh.write_text(text)
+    fresh.replace(path)
+
+
+@jax.jit
+def add_logs(
+    meter: Mapping[str, clu_metrics.Average] | None, logs: Mapping[str, Array]
+) -> dict[str, clu_metrics.Average]:
+    """Averages over the steps since the last log point, kept on the device; a step that was skipped does not count."""
+    finite = jnp.isfinite(logs["loss"]) & jnp.isfinite(logs["grad_norm"])
+    now = {
+        name: clu_metrics.Average(total=jnp.where(finite, value, 0.0), count=finite.astype(jnp.int32))
+        for name, value in logs.items()
+    }
+    return now if meter is None else {name: meter[name].merge(average) for name, average in now.items()}
