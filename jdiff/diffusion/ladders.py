@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from jdiff.diffusion.schedules import DDPMTable
 
-Ladder = Float[np.ndarray, " N+1"]
+Ladder = Float[np.ndarray, " rungs"]
 
 
 def karras(steps: int, *, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Ladder:

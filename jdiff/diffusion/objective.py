@@ -6,7 +6,7 @@ A weight on |D - x0|^2 is the weight on the raw network's |F - F*|^2 divided by 
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,12 @@ from jdiff.diffusion.parameterization import Parameterization
 from jdiff.diffusion.schedules import DDPMTable
 
 
+@runtime_checkable
 class Draw(Protocol):
     def __call__(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]: ...
 
 
+@runtime_checkable
 class Weight(Protocol):
     def __call__(self, sigma: Float[Array, "*b"]) -> Float[Array, "*b"]: ...
 

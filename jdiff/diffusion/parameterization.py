@@ -10,7 +10,7 @@ A parameterization holds its schedule, which says what c_noise is.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -27,6 +27,7 @@ class Coefficients(NamedTuple):
     c_noise: Float[Array, "*b"]
 
 
+@runtime_checkable
 class Parameterization(Protocol):
     @property
     def schedule(self) -> Schedule: ...

@@ -11,13 +11,14 @@ network is told about sigma (c_noise), and the spread of x where a walk starts (
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """What a schedule can tell; sigma_min and sigma_max bound the sigmas that it knows."""
 

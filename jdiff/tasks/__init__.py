@@ -8,11 +8,12 @@ dropout, no dropped condition), which is how held-out images are scored. `state`
 parameters ({} for most); logs are scalars by name.
 """
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, PyTree
 
 
+@runtime_checkable
 class Task(Protocol):
     def init(self, key: Array, batch: Any) -> tuple[PyTree, PyTree]: ...
 

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from tqdm import tqdm
 from jdiff.common.errors import UserError
 
 
+@runtime_checkable
 class Writer(Protocol):
     def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
     def picture(self, step: int, name: str, picture: UInt8[np.ndarray, "h w c"]) -> None: ...

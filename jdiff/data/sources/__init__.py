@@ -10,11 +10,12 @@ A source is picklable (worker processes get a copy) and holds
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 Shape = tuple[int | None, int | None, int]
 
 
+@runtime_checkable
 class Source(Protocol):
     @property
     def shape(self) -> Shape: ...

@@ -11,7 +11,7 @@ sigma > sigma_next >= 0, and keys [B] holds one random key per image for this st
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from jaxtyping import Array, Float, Key
 
@@ -22,6 +22,7 @@ from jdiff.diffusion.samplers.heun import Heun
 Carry: TypeAlias = Any  # a pytree
 
 
+@runtime_checkable
 class Sampler(Protocol):
     def init(self, x: Float[Array, "b ..."]) -> Carry: ...
 

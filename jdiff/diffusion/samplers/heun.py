@@ -29,10 +29,11 @@ class Heun:
     def step(self, denoise, carry, x, sigma, sigma_next, keys):
         sigma_hat, x_hat = sigma, x
         if self.s_churn > 0:
-            gamma = min(self.s_churn / self.steps, math.sqrt(2) - 1)
             churned = (sigma >= self.s_min) & (sigma <= self.s_max)
-            sigma_hat = jnp.where(churned, (1 + gamma) * sigma, sigma)
-            added = jnp.sqrt(sigma_hat**2 - sigma**2)
+            gamma = jnp.where(churned, min(self.s_churn / self.steps, math.sqrt(2) - 1), 0.0)
+            sigma_hat = sigma + gamma * sigma
+            # sqrt(sigma_hat^2 - sigma^2), in a form that rounding cannot make imaginary where gamma is 0.
+            added = sigma * jnp.sqrt(gamma * (2 + gamma))
             x_hat = x + added * self.s_noise * normal(keys, x)
 
         d = (x_hat - denoise(x_hat, sigma_hat).x0_dir) / sigma_hat
