@@ -11,8 +11,9 @@ STD = np.array([0.5, 0.2])  # x0 ~ N(MEAN, diag(STD^2))
 
 def gaussian_denoiser(x, sigma, cond):
     """E[x0 | x] = mean + std^2 / (std^2 + sigma^2) (x - mean)."""
-    sigma = jnp.broadcast_to(jnp.asarray(sigma), x.shape[:1])[:, None]
-    x0 = MEAN + STD**2 / (STD**2 + sigma**2) * (x - MEAN)
+    mean, std = jnp.asarray(MEAN, x.dtype), jnp.asarray(STD, x.dtype)
+    sigma = jnp.broadcast_to(jnp.asarray(sigma, x.dtype), x.shape[:1])[:, None]
+    x0 = mean + std**2 / (std**2 + sigma**2) * (x - mean)
     return Denoised(x0=x0, x0_dir=x0)
 
 

@@ -83,6 +83,12 @@ def test_the_last_step_answers_with_the_denoiser():
         np.testing.assert_allclose(last, gaussian_denoiser(x, 0.5, {}).x0, rtol=1e-12)
 
 
+@pytest.mark.parametrize("sampler", [DDIM(eta=1.0), Heun(steps=2, s_churn=80.0)])
+def test_the_longest_step_stays_finite_in_float32(sampler):
+    x = jnp.ones((1000, 2), jnp.float32)
+    assert np.isfinite(walk(sampler, x, np.array([80.0, 0.002, 0.0], np.float32))).all()
+
+
 @pytest.mark.parametrize("sampler", [DDIM(), DDIM(eta=1.0), Heun(), Heun(steps=7, s_churn=7.0)])
 def test_nfe_counts_the_denoisers_calls(sampler):
     calls = []

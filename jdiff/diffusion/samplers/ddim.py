@@ -26,8 +26,10 @@ class DDIM:
 
     def step(self, denoise, carry, x, sigma, sigma_next, keys):
         denoised = denoise(x, sigma)
-        sigma_up = self.eta * sigma_next * jnp.sqrt(1 - (sigma_next / sigma) ** 2)
-        sigma_down = jnp.sqrt(sigma_next**2 - sigma_up**2)
+        ratio = sigma_next / sigma
+        sigma_up = self.eta * sigma_next * jnp.sqrt(1 - ratio**2)
+        # sqrt(s'^2 - s_up^2), in a form that rounding cannot make imaginary on a long step.
+        sigma_down = sigma_next * jnp.sqrt((1 - self.eta**2) + (self.eta * ratio) ** 2)
         x_next = denoised.x0 + sigma_down / sigma * (x - denoised.x0_dir)
         if self.eta:
             x_next += sigma_up * normal(keys, x)

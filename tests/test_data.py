@@ -1,0 +1,230 @@
+"""Sources and the pipeline."""
+
+import hashlib
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from jdiff.common.errors import UserError
+from jdiff.data.decode import decode
+from jdiff.data.pipeline import fixed_batch, train_batches
+from jdiff.data.sources.digits import Digits
+from jdiff.data.sources.folder import Folder
+from jdiff.data.sources.tfds import Tfds
+from jdiff.data.transforms import ImageView, resize_and_crop
+
+VIEW = ImageView(shape=(8, 8, 1), flip=True, labelled=True)
+
+
+def digest(batch):
+    return hashlib.sha256(batch["x0"].tobytes() + batch["cond"]["label"].tobytes()).hexdigest()
+
+
+def take(count, **options):
+    batches = train_batches(Digits("train"), VIEW, batch_size=64, seed=5, **options)
+    return [next(batches) for _ in range(count)]
+
+
+def test_digits_hold_out_the_297():
+    x, y = load_digits(return_X_y=True)
+    train, test, _, y_test = train_test_split(x, y, test_size=297, random_state=0, stratify=y)
+    ours = Digits("test")
+    assert (len(Digits("train")), len(ours)) == (1500, 297)
+    for i in (0, 100, 296):
+        assert ours[i]["label"] == y_test[i]
+        np.testing.assert_allclose(ours[i]["image"].ravel() / 127.5 - 1, test[i] / 8 - 1, atol=0.5 / 127.5)
+    held_out = {row.tobytes() for row in np.round(test * 255 / 16).astype(np.uint8)}
+    seen = {Digits("train")[i]["image"].tobytes() for i in range(1500)}
+    assert not held_out & seen
+
+
+def test_batches_are_a_function_of_seed_and_step():
+    straight = [digest(batch) for batch in take(30)]
+    resumed = [digest(batch) for batch in take(10, start=20)]
+    assert straight[20:] == resumed
+    other = train_batches(Digits("train"), VIEW, batch_size=64, seed=6)
+    assert digest(next(other)) != straight[0]
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_the_same_global_batch(processes):
+    whole = take(4, start=22)
+    shares = [take(4, start=22, process=p, processes=processes) for p in range(processes)]
+    for step in range(4):
+        for name in ("x0", "label"):
+            pick = (lambda b: b["x0"]) if name == "x0" else (lambda b: b["cond"]["label"])
+            np.testing.assert_array_equal(
+                pick(whole[step]), np.concatenate([pick(share[step]) for share in shares])
+            )
+
+
+def test_workers_change_nothing():
+    assert [digest(b) for b in take(6, workers=2)] == [digest(b) for b in take(6, threads=1, prefetch=1)]
+
+
+def test_every_example_once_an_epoch():
+    view = ImageView(shape=(8, 8, 1), flip=False, labelled=True)
+    source = Digits("train")
+    batches = train_batches(source, view, batch_size=100, seed=0)
+    expected = Counter(source[i]["image"].tobytes() for i in range(1500))
+    orders = []
+    for _ in range(2):
+        rows = [row.tobytes() for _ in range(15) for row in next(batches)["x0"]]
+        assert Counter(rows) == expected
+        orders.append(rows)
+    assert orders[0] != orders[1]
+
+
+def test_flips_mirror_half_of_the_images():
+    source = Digits("train")
+    flipped = take(20)
+    plain = train_batches(source, ImageView(shape=(8, 8, 1), flip=False, labelled=True), batch_size=64, seed=5)
+    mirrored = total = 0
+    for batch in flipped:
+        for ours, straight in zip(batch["x0"], next(plain)["x0"], strict=True):
+            assert (ours == straight).all() or (ours == straight[:, ::-1]).all()
+            mirrored += not (ours == straight).all()
+            total += 1
+    assert mirrored / total == pytest.approx(0.5, abs=0.07)
+
+
+def test_held_out_batches_are_always_the_same():
+    source = Digits("test")
+    assert digest(fixed_batch(source, VIEW, 50)) == digest(fixed_batch(Digits("test"), VIEW, 50))
+    assert len(fixed_batch(source, VIEW, 10_000)["x0"]) == 297
+
+
+@pytest.fixture
+def zoo(tmp_path):
+    """Images of many formats, modes and sizes, red on the left and blue on the right where they have colour."""
+    rgb = np.zeros((40, 60, 3), np.uint8)
+    rgb[:, :30, 0] = 255
+    rgb[:, 30:, 2] = 255
+    image = Image.fromarray(rgb)
+    image.save(tmp_path / "a.png")
+    image.resize((100, 31)).save(tmp_path / "b.jpg", quality=95)
+    image.convert("L").save(tmp_path / "c_grey.png")
+    image.convert("P").save(tmp_path / "d_palette.gif")
+    image.convert("CMYK").save(tmp_path / "e_cmyk.jpg")
+    image.convert("1").save(tmp_path / "f_bits.png")
+    rgba = image.convert("RGBA")
+    rgba.putalpha(Image.fromarray(np.tile(np.repeat([0, 255], 30).astype(np.uint8), (40, 1))))
+    rgba.save(tmp_path / "g_rgba.png")
+    rgba.save(tmp_path / "h.webp", lossless=True)
+    Image.fromarray(np.full((17, 23), 40_000, np.uint16)).save(tmp_path / "i_16bit.png")
+    Image.fromarray(np.linspace(0, 1, 400, dtype=np.float32).reshape(20, 20)).save(tmp_path / "j_float.tiff")
+    Image.fromarray(rgb[:1, :1]).save(tmp_path / "k_one_pixel.bmp")
+    image.save(tmp_path / "l_no_ending_case.PNG")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it rotated by 270 degrees
+    image.save(tmp_path / "m_turned.jpg", exif=exif, quality=95)
+    (tmp_path / "notes.txt").write_text("not an image")
+    return tmp_path
+
+
+def test_a_folder_of_everything(zoo):
+    source = Folder(str(zoo), "train")
+    assert len(source) == 13
+    assert source.class_names == ()
+    view = ImageView(shape=(16, 16, 3), flip=False, labelled=False)
+    batch = fixed_batch(source, view, 13)
+    assert batch["x0"].shape == (13, 16, 16, 3)
+    assert batch["cond"] == {}
+    for row, name in ((0, "a"), (1, "b"), (3, "palette"), (4, "cmyk"), (11, "ending")):
+        left, right = batch["x0"][row, 8, 1].astype(int), batch["x0"][row, 8, 14].astype(int)
+        assert left[0] > left[2] + 100, name
+        assert right[2] > right[0] + 100, name
+
+
+def test_modes_keep_their_meaning(zoo):
+    transparent = decode(zoo / "g_rgba.png", 3)
+    np.testing.assert_array_equal(transparent[0, 0], [255, 255, 255])  # see-through: the white behind it
+    np.testing.assert_array_equal(transparent[0, -1], [0, 0, 255])
+    np.testing.assert_array_equal(decode(zoo / "g_rgba.png", 4)[0, 0, 3], 0)
+    assert decode(zoo / "i_16bit.png", 1)[0, 0, 0] == round(40_000 / 257)
+    floats = decode(zoo / "j_float.tiff", 1)
+    assert (floats.min(), floats.max()) == (0, 255)
+    assert decode(zoo / "m_turned.jpg", 3).shape == (60, 40, 3)
+
+
+def test_sub_folders_are_classes(tmp_path):
+    for name in ("zebra", "ant"):
+        (tmp_path / name / "deeper").mkdir(parents=True)
+        Image.new("RGB", (8, 8), "red").save(tmp_path / name / "1.png")
+        Image.new("RGB", (8, 8), "red").save(tmp_path / name / "deeper" / "2.png")
+    source = Folder(str(tmp_path), "train")
+    assert source.class_names == ("ant", "zebra")
+    assert [source[i]["label"] for i in range(4)] == [0, 0, 1, 1]
+
+
+def test_a_share_is_held_out_and_a_test_folder_goes_before_it(tmp_path):
+    def fill(folder, count):
+        folder.mkdir(parents=True)
+        for i in range(count):
+            Image.new("L", (8, 8), i).save(folder / f"{i:03d}.png")
+
+    fill(tmp_path / "flat", 100)
+    train, test = Folder(str(tmp_path / "flat"), "train"), Folder(str(tmp_path / "flat"), "test")
+    assert (len(train), len(test)) == (95, 5)
+    values = [s[i]["image"][0, 0, 0] for s in (train, test) for i in range(len(s))]
+    assert sorted(values) == list(range(100))
+    fill(tmp_path / "split" / "train", 30)
+    fill(tmp_path / "split" / "test", 7)
+    root = str(tmp_path / "split")
+    assert (len(Folder(root, "train")), len(Folder(root, "test"))) == (30, 7)
+
+
+def test_bad_files_are_refused_by_name_or_skipped_and_counted(zoo):
+    whole = (zoo / "b.jpg").read_bytes()
+    (zoo / "x_truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    (zoo / "y_empty.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"x_truncated\.jpg cannot be read: .*1 more like it.*skip"):
+        Folder(str(zoo), "train")
+    source = Folder(str(zoo), "train", on_bad_file="skip")
+    assert len(source) == 13
+    assert "skipped 2 unreadable of 15" in source.notes[0]
+
+
+def test_folders_that_cannot_be_used(tmp_path):
+    with pytest.raises(UserError, match="not a folder"):
+        Folder(str(tmp_path / "nowhere"), "train")
+    with pytest.raises(UserError, match="no images below"):
+        Folder(str(tmp_path), "train")
+    (tmp_path / "cats").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "cats" / "1.png")
+    Image.new("L", (8, 8)).save(tmp_path / "2.png")
+    with pytest.raises(UserError, match=r"both loose \(2.png, ...\) and in sub-folders \(cats/1.png"):
+        Folder(str(tmp_path), "train")
+
+
+def test_resize_covers_then_cuts_the_centre():
+    image = np.zeros((20, 60, 3), np.uint8)
+    image[:, 20:40] = 255
+    np.testing.assert_array_equal(resize_and_crop(image, 20, 20), 255)
+    assert resize_and_crop(image, 10, 30).shape == (10, 30, 3)
+    assert resize_and_crop(image, 33, 47).shape == (33, 47, 3)
+    checks = np.indices((64, 64)).sum(0) % 2 * 255
+    small = resize_and_crop(checks.astype(np.uint8)[..., None], 16, 16)
+    assert small[2:-2, 2:-2].std() < 2  # antialiased: a fine checkerboard becomes grey
+
+
+def test_tfds_reads_prepared_sets(test_data):
+    source = Tfds("fashion_mnist", "train", str(test_data / "tfds"))
+    assert len(source) == 60_000
+    assert source.shape == (28, 28, 1)
+    assert source.class_names[9] == "Ankle boot"
+    record = source[7]
+    assert record["image"].shape == (28, 28, 1)
+    assert record["image"].dtype == np.uint8
+    assert set(record) == {"image", "label"}
+
+
+def test_tfds_sets_that_are_not_there(tmp_path):
+    with pytest.raises(UserError, match=r"not prepared.*tfds build cifar10 --file_format=array_record --data_dir="):
+        Tfds("cifar10", "train", str(tmp_path))
+    with pytest.raises(UserError, match="knows no data set 'cifar_ten'"):
+        Tfds("cifar_ten", "train", str(tmp_path))

@@ -1,0 +1,123 @@
+"""Networks: sizes, shapes, conditions, precision."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jdiff import build, config
+from jdiff.networks.classifier import Classifier
+from jdiff.networks.unet import UNet
+from tests.conftest import REPOSITORY
+
+SMALL = {"channels": 16, "channel_mults": (1, 2), "blocks_per_level": 1, "attention_levels": (1,)}
+
+
+def parameters(network, shape, cond):
+    make = lambda: network.init(jax.random.key(0), jnp.zeros((1, *shape)), jnp.zeros(1), cond)  # noqa: E731
+    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(make)))
+
+
+def perturbed(network, x, cond):
+    """Parameters away from the zeros that some layers start with."""
+    params = network.init(jax.random.key(0), x, jnp.zeros(len(x)), cond)
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    return tree.unflatten(
+        [leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
+    )
+
+
+@pytest.mark.parametrize(("name", "millions"), [("cifar10", 55.73), ("cifar10_ddpm", 35.7)])
+def test_presets_have_the_published_sizes(name, millions):
+    """EDM (2206.00364, code): 55.73 M; DDPM (2006.11239, appendix B): 35.7 M."""
+    settings = config.load(REPOSITORY / "configs" / f"{name}.py")
+    with settings.unlocked():
+        settings.data.shape, settings.data.class_names = (32, 32, 3), tuple("0123456789")
+    network = build.unet(settings)
+    count = parameters(network, (32, 32, 3), {"label": jnp.zeros(1, int)}) / 1e6
+    assert count == pytest.approx(millions, abs=0.05 if millions == 35.7 else 0.01)
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (12, 20, 3), (4, 8, 5), (2, 2, 2)])
+@pytest.mark.parametrize("resample", ["conv", "residual"])
+def test_any_rectangle_and_any_channels(shape, resample):
+    network = UNet(out_channels=shape[-1], resample=resample, **SMALL)
+    x = jax.random.normal(jax.random.key(0), (3, *shape))
+    out = network.apply(perturbed(network, x, {}), x, jnp.zeros(3), {})
+    assert out.shape == x.shape
+    assert np.isfinite(out).all()
+    assert out.std() > 0.01
+
+
+def test_sides_that_do_not_divide():
+    network = UNet(out_channels=1, channels=8, channel_mults=(1, 1, 1))
+    with pytest.raises(ValueError, match="10x12 .* multiples of 4"):
+        network.init(jax.random.key(0), jnp.zeros((1, 10, 12, 1)), jnp.zeros(1), {})
+
+
+def test_a_dropped_label_is_the_null_whatever_it_was():
+    network = UNet(out_channels=1, num_classes=5, **SMALL)
+    x, times = jax.random.normal(jax.random.key(0), (4, 8, 8, 1)), jnp.ones(4)
+    params = perturbed(network, x, {"label": jnp.zeros(4, int)})
+
+    def out(labels, drop):
+        return network.apply(params, x, times, {"label": jnp.array(labels), "drop": {"label": jnp.array(drop)}})
+
+    kept = out([0, 1, 2, 3], [False] * 4)
+    dropped = out([0, 1, 2, 3], [False, True, False, True])
+    np.testing.assert_array_equal(kept[::2], dropped[::2])
+    assert (np.abs(kept[1::2] - dropped[1::2]).max(axis=(1, 2, 3)) > 1e-3).all()
+    np.testing.assert_array_equal(dropped[1::2], out([4, 4, 4, 0], [True] * 4)[1::2])
+
+
+def test_time_and_label_matter_from_the_start_but_the_output_is_zero():
+    network = UNet(out_channels=1, num_classes=5, **SMALL)
+    x, cond = jax.random.normal(jax.random.key(0), (2, 8, 8, 1)), {"label": jnp.array([0, 1])}
+    params = network.init(jax.random.key(0), x, jnp.ones(2), cond)
+    np.testing.assert_array_equal(network.apply(params, x, jnp.ones(2), cond), 0)
+    moved = perturbed(network, x, cond)
+    out = network.apply(moved, x, jnp.ones(2), cond)
+    assert np.abs(out - network.apply(moved, x, jnp.array([2.0, 1.0]), cond))[0].max() > 1e-3
+
+
+def test_bfloat16_computes_what_float32_computes():
+    x, times = jax.random.normal(jax.random.key(0), (4, 8, 8, 1)), jnp.linspace(-1, 1, 4)
+    exact = UNet(out_channels=1, **SMALL)
+    params = perturbed(exact, x, {})
+    rough = UNet(out_channels=1, dtype=jnp.bfloat16, **SMALL)
+    reference, out = exact.apply(params, x, times, {}), rough.apply(params, x, times, {})
+    assert out.dtype == jnp.float32
+    assert jnp.linalg.norm(out - reference) < 0.05 * jnp.linalg.norm(reference)
+    stored = rough.init(jax.random.key(0), x, times, {})
+    assert {leaf.dtype for leaf in jax.tree.leaves(stored)} == {jnp.dtype("float32")}
+
+
+def test_remat_changes_no_gradient():
+    x, times = jax.random.normal(jax.random.key(0), (2, 8, 8, 1)), jnp.ones(2)
+    plain, remat = UNet(out_channels=1, **SMALL), UNet(out_channels=1, remat=True, **SMALL)
+    params = perturbed(plain, x, {})
+
+    def gradient(network):
+        return jax.jit(jax.grad(lambda p: jnp.sum(network.apply(p, x, times, {}) ** 2)))(params)
+
+    for a, b in zip(jax.tree.leaves(gradient(plain)), jax.tree.leaves(gradient(remat)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * np.abs(a).max())
+
+
+def test_dropout_only_in_training():
+    network = UNet(out_channels=1, dropout=0.5, **SMALL)
+    x = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
+    params = perturbed(network, x, {})
+    still = [network.apply(params, x, jnp.ones(2), {}) for _ in range(2)]
+    np.testing.assert_array_equal(*still)
+    rngs = {"dropout": jax.random.key(5)}
+    assert np.abs(network.apply(params, x, jnp.ones(2), {}, train=True, rngs=rngs) - still[0]).max() > 1e-3
+
+
+def test_classifier_gives_logits_and_features():
+    network = Classifier(num_classes=7, channels=8)
+    params = network.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    logits, features = network.apply(params, jnp.ones((3, 8, 8, 1)))
+    assert logits.shape == (3, 7)
+    assert features.shape == (3, 16)
