@@ -181,13 +181,17 @@ def to_json(config: ConfigDict) -> str:
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
-    """ "; did you mean ...?", where there is something near."""
-    leaf = name.rsplit(".", 1)[-1]
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
-    same_leaf = [other for other in known if other.rsplit(".", 1)[-1] == leaf]
-    by_leaf = difflib.get_close_matches(leaf, [other.rsplit(".", 1)[-1] for other in known], n=1)
-    near = same_leaf or near or [other for other in known if by_leaf and other.endswith(by_leaf[0])]
-    return f"; did you mean {near[0]!r}?" if near else ""
+    """ "; did you mean ...?" with the names nearest in their last part, then (where groups are given) as a whole."""
+
+    def likeness(other: str) -> float:
+        leaf = difflib.SequenceMatcher(None, name.rsplit(".", 1)[-1], other.rsplit(".", 1)[-1]).ratio()
+        whole = difflib.SequenceMatcher(None, name, other).ratio() if "." in name else leaf
+        return leaf + whole
+
+    scores = {other: likeness(other) for other in known}
+    best = max(scores.values(), default=0.0)
+    near = [repr(other) for other, score in scores.items() if score == best and best > 1.2]
+    return f"; did you mean {' or '.join(near[:3])}?" if near else ""
 
 
 def _one_line(error: Exception) -> str:

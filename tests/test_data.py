@@ -31,7 +31,7 @@ def take(count, **options):
 
 def test_digits_hold_out_the_297():
     x, y = load_digits(return_X_y=True)
-    train, test, _, y_test = train_test_split(x, y, test_size=297, random_state=0, stratify=y)
+    _, test, _, y_test = train_test_split(x, y, test_size=297, random_state=0, stratify=y)
     ours = Digits("test")
     assert (len(Digits("train")), len(ours)) == (1500, 297)
     for i in (0, 100, 296):
@@ -57,9 +57,7 @@ def test_processes_share_the_same_global_batch(processes):
     for step in range(4):
         for name in ("x0", "label"):
             pick = (lambda b: b["x0"]) if name == "x0" else (lambda b: b["cond"]["label"])
-            np.testing.assert_array_equal(
-                pick(whole[step]), np.concatenate([pick(share[step]) for share in shares])
-            )
+            np.testing.assert_array_equal(pick(whole[step]), np.concatenate([pick(share[step]) for share in shares]))
 
 
 def test_workers_change_nothing():

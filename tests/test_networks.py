@@ -20,7 +20,7 @@ def parameters(network, shape, cond):
 
 def perturbed(network, x, cond):
     """Parameters away from the zeros that some layers start with."""
-    params = network.init(jax.random.key(0), x, jnp.zeros(len(x)), cond)
+    params = jax.jit(network.init)(jax.random.key(0), x, jnp.zeros(len(x)), cond)
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     return tree.unflatten(
@@ -52,7 +52,7 @@ def test_any_rectangle_and_any_channels(shape, resample):
 
 def test_sides_that_do_not_divide():
     network = UNet(out_channels=1, channels=8, channel_mults=(1, 1, 1))
-    with pytest.raises(ValueError, match="10x12 .* multiples of 4"):
+    with pytest.raises(ValueError, match=r"10x12 .* multiples of 4"):
         network.init(jax.random.key(0), jnp.zeros((1, 10, 12, 1)), jnp.zeros(1), {})
 
 

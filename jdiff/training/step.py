@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from jdiff.common.keys import folded
 from jdiff.training.ema import Ema
@@ -23,16 +23,19 @@ Loss: TypeAlias = Callable[[PyTree, PyTree, PyTree, Array, Array], tuple[Array, 
 
 @struct.dataclass
 class TrainState:
-    """All that a run is at a step; the batch and the noise of step k follow from `key` and k."""
+    """All that a run is at a step; the batch and the noise of step k follow from `key` and k.
 
-    step: Int[Array, ""]
-    key: Key[Array, ""]
+    Leaves are arrays, or what stands for them: shapes, shardings.
+    """
+
+    step: Any  # int32 []
+    key: Any  # a typed key []
     params: PyTree
     ema: PyTree
     task_state: PyTree  # what a task keeps beside its parameters, such as a codebook's averages
     opt_state: PyTree
-    skipped: Int[Array, ""]  # steps skipped since the start, for a loss or gradient that was not finite
-    skipped_in_row: Int[Array, ""]
+    skipped: Any  # int32 []: steps skipped since the start, for a loss or gradient that was not finite
+    skipped_in_row: Any  # int32 []
 
 
 def init_state(params: PyTree, task_state: PyTree, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
