@@ -8,7 +8,7 @@ from configs import base
 def get_config() -> ConfigDict:
     config = base.get_config()
     config.data.name = "digits"
-    config.network.channels = 32
+    config.network.channels = 24
     config.network.channel_mults = (1, 2)
     config.network.blocks_per_level = 1
     config.network.attention_levels = (1,)

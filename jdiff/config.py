@@ -71,12 +71,14 @@ def _update(config: ConfigDict, values: dict[str, Any]) -> None:
 def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
     """`config` with --config.group.key=value arguments applied, each value read by its key's type."""
     names = [name for name, _ in items(config)]
-    for argument in arguments:
+    last: dict[str, str] = {}  # of several values for a key the last one counts (config_flags would join tuples)
+    for argument in _joined(arguments):
         name = argument.split("=")[0].lstrip("-").removeprefix("no").removeprefix("config.")
         if argument.startswith("-") and name not in names:
             raise UserError(f"unknown config key {name!r}{_nearest(name, names)}")
-    none = [argument for argument in arguments if argument.endswith("=None")]
-    rest = [argument for argument in arguments if argument not in none]
+        last[name] = argument
+    none = [argument for argument in last.values() if argument.endswith("=None")]
+    rest = [argument for argument in last.values() if argument not in none]
     values = flags.FlagValues()
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["jdiff", *rest])
@@ -89,6 +91,16 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
     if extra:
         raise UserError(f"unknown argument {extra[0]!r}; overrides look like --config.train.steps=100")
     return values.config
+
+
+def _joined(arguments: Sequence[str]) -> Iterator[str]:
+    """--key value as --key=value."""
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if argument.startswith("--") and "=" not in argument and rest and not rest[0].startswith("--"):
+            argument += "=" + rest.pop(0)
+        yield argument
 
 
 def items(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -4,12 +4,15 @@ python -m jdiff.main --config=FILE [--workdir=DIR] [--mode=MODE] [--out=DIR2] [-
 """
 
 # Data workers import this module anew: nothing heavy at the top.
+import logging
 import sys
+import threading
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags, logging
+from absl import flags
 
 from jdiff.common.errors import UserError
 
@@ -57,8 +60,13 @@ def run(options: flags.FlagValues, overrides: Sequence[str]) -> int:
 
 
 def prepare_jax(config: Any) -> None:
+    """What must be set before JAX's first computation."""
     import jax
 
+    from jdiff.common.host import keep_freed_memory, use_all_cores
+
+    use_all_cores(config.train.batch_size // config.train.accumulate)
+    keep_freed_memory()
     if config.machine.compilation_cache:
         folder = Path(config.machine.compilation_cache).expanduser()
         jax.config.update("jax_compilation_cache_dir", str(folder))
@@ -68,8 +76,8 @@ def prepare_jax(config: Any) -> None:
 def main(arguments: Sequence[str]) -> int:
     options = make_flags()
     debug = "--debug" in arguments
-    # What libraries log as errors also reaches us as exceptions, and is told in one line.
-    logging.set_verbosity(logging.DEBUG if debug else logging.FATAL)
+    if not debug:
+        keep_background_quiet()
     try:
         overrides = options(["jdiff", *arguments], known_only=True)[1:]
         if options.help:
@@ -84,6 +92,18 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("jdiff: stopped", file=sys.stderr)
         return 130
+    except Exception:
+        traceback.print_exc()
+        return 1
+
+
+def keep_background_quiet() -> None:
+    """What fails in a background thread (a save, on a full disk) also reaches us as an exception and is told in one
+    line; orbax, asyncio and tensorstore would print it dozens of times besides.
+    """
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.excepthook = threading.excepthook = sys.unraisablehook = lambda *exception: None
 
 
 if __name__ == "__main__":

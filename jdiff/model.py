@@ -55,8 +55,8 @@ def restore(config: ConfigDict, workdir: Path, checkpoint: str | int | None = No
 
 def example(config: ConfigDict, rows: int = 1) -> PyTree:
     """A batch of the form that a resolved config's data have."""
-    cond = {"label": np.zeros(rows, np.int32)} if config.data.class_names else {}
-    return {"x0": np.zeros((rows, *config.data.shape), np.uint8), "cond": cond}
+    cond = {"label": jnp.zeros(rows, jnp.int32)} if config.data.class_names else {}
+    return {"x0": jnp.zeros((rows, *config.data.shape), jnp.uint8), "cond": cond}
 
 
 class Model:

@@ -50,13 +50,17 @@ def test_overrides_are_read_by_type():
             "--config.train.steps=7",
             "--config.train.learning_rate=1",
             "--config.data.flip=true",
+            "--config.network.channel_mults=(9,)",
             "--config.network.channel_mults=(1,2,4)",
+            "--config.train.batch_size",
+            "64",
             "--config.sample.labels=3",
             "--config.sample.guidance_scale=3",
             "--noconfig.log.progress",
         ],
     )
     assert settings.train.steps == 7
+    assert settings.train.batch_size == 64
     assert (settings.train.learning_rate, type(settings.train.learning_rate)) == (1.0, float)
     assert settings.data.flip is True
     assert settings.network.channel_mults == (1, 2, 4)

@@ -7,6 +7,7 @@ import pytest
 
 from jdiff import build, config
 from jdiff.networks.classifier import Classifier
+from jdiff.networks.convolution import _products, conv2d
 from jdiff.networks.unet import UNet
 from tests.conftest import REPOSITORY
 
@@ -20,11 +21,21 @@ def parameters(network, shape, cond):
 
 def perturbed(network, x, cond):
     """Parameters away from the zeros that some layers start with."""
-    params = jax.jit(network.init)(jax.random.key(0), x, jnp.zeros(len(x)), cond)
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    return tree.unflatten(
-        [leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
+
+    @jax.jit
+    def make():
+        params = network.init(jax.random.key(0), x, jnp.zeros(len(x)), cond)
+        leaves, tree = jax.tree.flatten(params)
+        keys = jax.random.split(jax.random.key(1), len(leaves))
+        noisy = [leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
+        return tree.unflatten(noisy)
+
+    return make()
+
+
+def run(network, params, x, times, cond, **options):
+    return jax.jit(lambda p, x, t, c, rngs: network.apply(p, x, t, c, rngs=rngs, train=bool(rngs)))(
+        params, x, times, cond, options.get("rngs")
     )
 
 
@@ -44,7 +55,7 @@ def test_presets_have_the_published_sizes(name, millions):
 def test_any_rectangle_and_any_channels(shape, resample):
     network = UNet(out_channels=shape[-1], resample=resample, **SMALL)
     x = jax.random.normal(jax.random.key(0), (3, *shape))
-    out = network.apply(perturbed(network, x, {}), x, jnp.zeros(3), {})
+    out = run(network, perturbed(network, x, {}), x, jnp.zeros(3), {})
     assert out.shape == x.shape
     assert np.isfinite(out).all()
     assert out.std() > 0.01
@@ -62,7 +73,7 @@ def test_a_dropped_label_is_the_null_whatever_it_was():
     params = perturbed(network, x, {"label": jnp.zeros(4, int)})
 
     def out(labels, drop):
-        return network.apply(params, x, times, {"label": jnp.array(labels), "drop": {"label": jnp.array(drop)}})
+        return run(network, params, x, times, {"label": jnp.array(labels), "drop": {"label": jnp.array(drop)}})
 
     kept = out([0, 1, 2, 3], [False] * 4)
     dropped = out([0, 1, 2, 3], [False, True, False, True])
@@ -74,11 +85,11 @@ def test_a_dropped_label_is_the_null_whatever_it_was():
 def test_time_and_label_matter_from_the_start_but_the_output_is_zero():
     network = UNet(out_channels=1, num_classes=5, **SMALL)
     x, cond = jax.random.normal(jax.random.key(0), (2, 8, 8, 1)), {"label": jnp.array([0, 1])}
-    params = network.init(jax.random.key(0), x, jnp.ones(2), cond)
-    np.testing.assert_array_equal(network.apply(params, x, jnp.ones(2), cond), 0)
+    params = jax.jit(network.init)(jax.random.key(0), x, jnp.ones(2), cond)
+    np.testing.assert_array_equal(run(network, params, x, jnp.ones(2), cond), 0)
     moved = perturbed(network, x, cond)
-    out = network.apply(moved, x, jnp.ones(2), cond)
-    assert np.abs(out - network.apply(moved, x, jnp.array([2.0, 1.0]), cond))[0].max() > 1e-3
+    out = run(network, moved, x, jnp.ones(2), cond)
+    assert np.abs(out - run(network, moved, x, jnp.array([2.0, 1.0]), cond))[0].max() > 1e-3
 
 
 def test_bfloat16_computes_what_float32_computes():
@@ -86,10 +97,10 @@ def test_bfloat16_computes_what_float32_computes():
     exact = UNet(out_channels=1, **SMALL)
     params = perturbed(exact, x, {})
     rough = UNet(out_channels=1, dtype=jnp.bfloat16, **SMALL)
-    reference, out = exact.apply(params, x, times, {}), rough.apply(params, x, times, {})
+    reference, out = run(exact, params, x, times, {}), run(rough, params, x, times, {})
     assert out.dtype == jnp.float32
     assert jnp.linalg.norm(out - reference) < 0.05 * jnp.linalg.norm(reference)
-    stored = rough.init(jax.random.key(0), x, times, {})
+    stored = jax.eval_shape(rough.init, jax.random.key(0), x, times, {})
     assert {leaf.dtype for leaf in jax.tree.leaves(stored)} == {jnp.dtype("float32")}
 
 
@@ -109,15 +120,48 @@ def test_dropout_only_in_training():
     network = UNet(out_channels=1, dropout=0.5, **SMALL)
     x = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
     params = perturbed(network, x, {})
-    still = [network.apply(params, x, jnp.ones(2), {}) for _ in range(2)]
+    still = [run(network, params, x, jnp.ones(2), {}) for _ in range(2)]
     np.testing.assert_array_equal(*still)
     rngs = {"dropout": jax.random.key(5)}
-    assert np.abs(network.apply(params, x, jnp.ones(2), {}, train=True, rngs=rngs) - still[0]).max() > 1e-3
+    assert np.abs(run(network, params, x, jnp.ones(2), {}, rngs=rngs) - still[0]).max() > 1e-3
 
 
 def test_classifier_gives_logits_and_features():
     network = Classifier(num_classes=7, channels=8)
-    params = network.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
-    logits, features = network.apply(params, jnp.ones((3, 8, 8, 1)))
+    params = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    logits, features = jax.jit(network.apply)(params, jnp.ones((3, 8, 8, 1)))
     assert logits.shape == (3, 7)
     assert features.shape == (3, 16)
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "channels", "sides"),
+    [
+        (3, 1, 8, (8, 8)),
+        (3, 1, 3, (8, 6)),
+        (3, 2, 8, (8, 8)),
+        (3, 2, 8, (7, 9)),
+        (1, 1, 8, (5, 5)),
+        (5, 2, 2, (9, 4)),
+    ],
+)
+def test_convolution_is_laxs_in_value_and_derivatives(size, stride, channels, sides):
+    """Whichever form the backend prefers: forward, both gradients, and forward over reverse."""
+    x = jax.random.normal(jax.random.key(0), (2, *sides, channels))
+    kernel = jax.random.normal(jax.random.key(1), (size, size, channels, 5))
+
+    def reference(x, kernel):
+        padding = [(size // 2, size // 2)] * 2
+        dimensions = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=dimensions)
+
+    for form in (lambda x, k: conv2d(x, k, stride=stride), lambda x, k: _products(x, k, stride)):
+        np.testing.assert_allclose(form(x, kernel), reference(x, kernel), rtol=1e-4, atol=1e-4)
+
+        def curvature(f):
+            gradient = jax.grad(lambda x, k: jnp.sum(jnp.sin(f(x, k))), argnums=(0, 1))
+            return jax.jit(lambda x, k: jax.jvp(gradient, (x, k), (0.3 * x, 0.1 * k)))(x, kernel)
+
+        for ours, theirs in zip(jax.tree.leaves(curvature(form)), jax.tree.leaves(curvature(reference)), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=2e-3)
+        assert form(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)).dtype == jnp.bfloat16

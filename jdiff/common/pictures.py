@@ -6,18 +6,17 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Num, UInt8
 from PIL import Image
 
 SMALLEST_SIDE = 32  # pixels; smaller images are enlarged (nearest) so that a person can see them
 GAP = 2  # pixels between the images of a grid
 
 
-def to_float(images: UInt8[Array, "..."] | Float[Array, "..."]) -> Float[Array, "..."]:
+def to_float(images: Num[Array | np.ndarray, "..."]) -> Float[Array, "..."]:
     """uint8 -> float32 in [-1, 1] by x / 127.5 - 1; floats pass as they are."""
-    if images.dtype != jnp.uint8:
-        return images
-    return images.astype(jnp.float32) / 127.5 - 1.0
+    images = jnp.asarray(images)
+    return images / jnp.float32(127.5) - 1 if images.dtype == jnp.uint8 else images
 
 
 def to_uint8(images: Float[Array, "..."]) -> UInt8[Array, "..."]:

@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jdiff.networks.convolution import conv2d
+
 Dtype = Any
 Resample = Literal["none", "down", "up"]
 
@@ -24,14 +26,11 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 f"]:
-        return nn.Conv(
-            self.features,
-            (self.size, self.size),
-            (self.stride, self.stride),
-            padding=self.size // 2,
-            kernel_init=nn.initializers.zeros if self.zero_init else fan_avg,
-            dtype=self.dtype,
-        )(x)
+        init = nn.initializers.zeros if self.zero_init else fan_avg
+        kernel = self.param("kernel", init, (self.size, self.size, x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x, kernel, bias = (array.astype(self.dtype) for array in (x, kernel, bias))
+        return conv2d(x, kernel, stride=self.stride) + bias
 
 
 class Norm(nn.Module):

@@ -11,14 +11,16 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+from jdiff.common.errors import UserError
+
 SMALLEST_SPLIT = 2**12  # elements; splitting smaller arrays costs more than it saves
 
 
 def make_mesh(*, fsdp: int = 1) -> Mesh:
-    """All devices as a mesh [devices / fsdp, fsdp]; raises ValueError where fsdp does not divide their number."""
+    """All devices as a mesh [devices / fsdp, fsdp]; raises UserError where fsdp does not divide their number."""
     devices = jax.device_count()
     if fsdp < 1 or devices % fsdp:
-        raise ValueError(f"machine.fsdp={fsdp} does not divide the {devices} devices")
+        raise UserError(f"machine.fsdp={fsdp} does not divide the {devices} devices")
     return jax.make_mesh((devices // fsdp, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 
 

@@ -74,7 +74,8 @@ class TensorBoard:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+            if math.isfinite(value):
+                self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
     def picture(self, step: int, name: str, picture: UInt8[np.ndarray, "h w c"]) -> None:

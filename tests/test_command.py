@@ -1,0 +1,227 @@
+"""The main job as a user runs it: train on digits, then sample. One run serves all of these tests."""
+
+import json
+from functools import cache
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.metrics import pairwise_distances
+from sklearn.model_selection import train_test_split
+from sklearn.svm import SVC
+
+import jdiff
+from jdiff.common.errors import UserError
+from jdiff.metrics.frechet import frechet_distance
+from tests.conftest import TINY, config, run_command
+
+
+@cache
+def real_digits():
+    """(1,500 training digits, their labels, 297 held-out digits), 64 pixels in [-1, 1]."""
+    x, y = load_digits(return_X_y=True)
+    train, test, y_train, _ = train_test_split(x / 8 - 1, y, test_size=297, random_state=0, stratify=y)
+    return train, y_train, test
+
+
+def sample(run, scale):
+    """1,000 images by --mode=sample: ([1000, 64] pixels in [-1, 1], labels)."""
+    out = run.workdir.parent / f"guided_{scale}"
+    arguments = ["--config.sample.num_images=1000", f"--config.sample.guidance_scale={scale}", f"--out={out}"]
+    result = run_command("--mode=sample", f"--workdir={run.workdir}", *arguments, cwd=run.workdir)
+    assert result.status == 0, result.err
+    arrays = np.load(out / "samples.npz")
+    assert arrays["images"].dtype == np.uint8
+    assert arrays["images"].shape == (1000, 8, 8, 1)
+    np.testing.assert_array_equal(np.bincount(arrays["labels"]), [100] * 10)
+    return arrays["images"].reshape(1000, 64) / 127.5 - 1, arrays["labels"]
+
+
+def read_right(images, labels):
+    train, y_train, _ = real_digits()
+    return float(np.mean(SVC(gamma=0.016, C=10).fit(train, y_train).predict(images) == labels))
+
+
+def test_training_ends_with_a_picture_in_time(digits_run):
+    out = digits_run.result.out
+    last = [line for line in out.splitlines() if line.startswith("samples: ")][-1].removeprefix("samples: ")
+    picture = Image.open(digits_run.workdir.parents[1] / last)
+    assert min(picture.size) > 300
+    print(f"the main job took {digits_run.result.seconds:.0f} s")
+    assert digits_run.result.seconds < 240
+
+
+def test_training_leaves_what_design_says(digits_run):
+    workdir = digits_run.workdir
+    settings = json.loads((workdir / "config.json").read_text())
+    assert settings["data"]["shape"] == [8, 8, 1]
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    steps = [row["step"] for row in rows if "loss" in row]
+    assert steps == list(range(50, 1501, 50))
+    assert rows[-1]["holdout_loss"] < 0.5
+    assert all(row["skipped"] == 0 for row in rows if "loss" in row)
+    assert list((workdir / "tensorboard").glob("events*"))
+    names = {path.name for path in (workdir / "samples").iterdir()}
+    assert {"step_0000500.png", "step_0001500.png", "step_0001500_trajectory.png"} <= names
+    assert "Total:" in digits_run.result.out  # the table of parameters
+
+
+def test_unguided_samples_are_digits_and_not_copies(digits_run):
+    images, labels = sample(digits_run, 1.0)
+    train, _, test = real_digits()
+    accuracy = read_right(images, labels)
+    distance = frechet_distance(images, test)
+    near = np.percentile(pairwise_distances(test, train).min(1), 5)
+    copies = float(np.mean(pairwise_distances(images, train).min(1) < near))
+    print(f"unguided: {accuracy:.1%} read right, Frechet distance {distance:.2f}, {copies:.1%} copies")
+    assert accuracy >= 0.95
+    assert distance <= 0.70
+    assert copies <= 0.10
+
+
+def test_guided_samples_are_read_as_their_class(digits_run):
+    accuracy = read_right(*sample(digits_run, 2.0))
+    print(f"guided: {accuracy:.1%} read right")
+    assert accuracy >= 0.99
+
+
+def test_a_notebook_samples_from_the_run(digits_run):
+    model = jdiff.load(digits_run.workdir)
+    images = model.sample(labels=[3, 3, 5], sampler="ddim", steps=15, guidance_scale=2.0)
+    assert images.shape == (3, 8, 8, 1)
+    assert images.dtype == np.uint8
+    assert np.abs(images[0].astype(int) - images[1]).mean() > 5  # same class, other noise
+    again = model.sample(labels=[3, 3, 5], sampler="ddim", steps=15, guidance_scale=2.0)
+    np.testing.assert_array_equal(images, again)
+    best = jdiff.load(digits_run.workdir, checkpoint="best")
+    assert best.step in (500, 1000, 1500)
+
+
+def test_another_scale_seed_or_label_compiles_nothing_new(digits_run):
+    model = jdiff.load(digits_run.workdir)
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, seconds, **_: compiled.append(event) if event.endswith("backend_compile_duration") else None
+    )
+    model.sample(20, guidance_scale=2.0, steps=5)
+    assert compiled
+    compiled.clear()
+    model.sample(20, guidance_scale=3.5, steps=5)
+    model.sample(20, guidance_scale=0.0, steps=5, seed=11)
+    model.sample(20, guidance_scale=2.0, steps=5, labels=[7])
+    model.sample(labels=[7] * 20, guidance_scale=-1.0, steps=5)
+    assert not compiled
+    model.sample(20, guidance_scale=None, steps=5)
+    model.sample(20, guidance_scale=1.0, steps=5)
+    one_pass_programs = len(compiled)
+    model.sample(20, guidance_scale=1.0, steps=5, seed=3)
+    assert len(compiled) == one_pass_programs
+
+
+def test_guidance_one_is_the_one_pass_program(digits_run):
+    model = jdiff.load(digits_run.workdir)
+    one = model.sample(10, guidance_scale=1.0, steps=10)
+    near_one = model.sample(10, guidance_scale=1.0 + 1e-6, steps=10)
+    assert np.abs(one.astype(int) - near_one).max() <= 1
+
+
+@pytest.mark.parametrize("sampler", ["heun", "euler", "ddim", "euler_ancestral", "ddpm"])
+def test_every_sampler_draws_digits(digits_run, sampler):
+    model = jdiff.load(digits_run.workdir)
+    steps = 18 if sampler == "heun" else 50
+    images = model.sample(200, sampler=sampler, steps=steps, guidance_scale=1.0)
+    labels = np.arange(200) % 10
+    accuracy = read_right(images.reshape(200, 64) / 127.5 - 1, labels)
+    print(f"{sampler}: {accuracy:.1%}")
+    assert accuracy > 0.9
+
+
+def test_settings_that_are_wrong(digits_run):
+    model = jdiff.load(digits_run.workdir)
+    with pytest.raises(UserError, match=r"labels holds 12; labels are 0..9"):
+        model.sample(labels=[12])
+    with pytest.raises(UserError, match="did you mean 'heun'"):
+        model.sample(4, sampler="huen")
+    with pytest.raises(UserError, match=r"sample.stepz"):
+        model.sample(4, stepz=3)
+    with pytest.raises(UserError, match="steps of a DDPM table, and this model has none"):
+        model.sample(4, ladder="trailing")
+    with pytest.raises(UserError, match="does not classify"):
+        model.classify(np.zeros((1, 8, 8, 1)))
+
+
+def test_sampling_writes_pictures_and_trajectories(tiny_run, tmp_path):
+    extra = ["--config.sample.save_images=True", "--config.sample.trajectory=True", "--config.sample.labels=4,2"]
+    result = run_command("--mode=sample", f"--workdir={tiny_run.workdir}", f"--out={tmp_path}", *extra, cwd=tmp_path)
+    assert result.status == 0, result.err
+    assert "NFE 7, 14 network passes" in result.out
+    assert len(list((tmp_path / "images").glob("*.png"))) == 10
+    assert Image.open(tmp_path / "trajectory.gif").n_frames == 5
+    assert Image.open(tmp_path / "trajectory.png").size[0] > 100
+    np.testing.assert_array_equal(np.load(tmp_path / "samples.npz")["labels"], [4, 2] * 5)
+
+
+def test_an_unconditional_model_by_override(tmp_path):
+    options = ["--config.model.conditions=()", "--config.train.steps=4", "--config.train.sample_every=4"]
+    result = run_command(config("digits"), *TINY, *options, "--workdir=run", cwd=tmp_path)
+    assert result.status == 0, result.err
+    assert (tmp_path / "run" / "samples" / "step_0000004.png").exists()
+    result = run_command("--mode=sample", "--workdir=run", cwd=tmp_path)
+    assert result.status == 0, result.err
+    assert set(np.load(tmp_path / "run" / "samples" / "samples" / "samples.npz")) == {"images"}
+    model = jdiff.load(tmp_path / "run")
+    with pytest.raises(UserError, match="nothing to guide"):
+        model.sample(2, guidance_scale=2.0)
+    with pytest.raises(UserError, match="without labels"):
+        model.sample(labels=[1])
+
+
+def test_pictures_tensorboard_and_progress_can_be_switched_off(tmp_path):
+    off = [f"--config.log.{name}=false" for name in ("pictures", "tensorboard", "progress")]
+    pictures = ["--config.train.steps=4", "--config.train.sample_every=2", "--config.train.trajectory_every=2"]
+    result = run_command(config("digits"), *TINY, *pictures, *off, "--workdir=run", cwd=tmp_path)
+    assert result.status == 0, result.err
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"checkpoints", "config.json", "metrics.jsonl"}
+    assert "step" not in result.err
+
+
+def test_ddpm_recipe_on_digits(tmp_path):
+    """eps prediction with a table: trains, and samples along the table's own steps."""
+    model = ["--config.model.schedule=cosine", "--config.model.prediction=eps", "--config.objective.draw=steps"]
+    ladder = ["--config.sample.sampler=ddpm", "--config.sample.steps=20", "--config.train.sample_every=30"]
+    result = run_command(
+        config("digits"), *TINY, *model, *ladder, "--config.train.steps=30", "--workdir=run", cwd=tmp_path
+    )
+    assert result.status == 0, result.err
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_a_classifier_by_the_same_command(tmp_path):
+    result = run_command(config("digits_classifier"), cwd=tmp_path)
+    assert result.status == 0, result.err
+    workdir = tmp_path / "runs" / "digits_classifier"
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    print(f"held-out accuracy {rows[-1]['holdout_accuracy']:.3f}")
+    assert rows[-1]["holdout_accuracy"] >= 0.98
+    assert run_command(config("digits_classifier"), "--config.train.steps=420", cwd=tmp_path).status == 0
+    _, _, test = real_digits()
+    probabilities = jdiff.load(workdir).classify(np.float32(test).reshape(-1, 8, 8, 1))
+    assert probabilities.shape == (297, 10)
+    np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
+    result = run_command("--mode=sample", f"--workdir={workdir}", cwd=tmp_path)
+    assert result.status == 1
+    assert "does not sample" in result.err
+
+
+def test_training_longer_goes_on_and_finished_runs_say_so(tiny_run):
+    arguments = [config("digits"), *TINY, f"--workdir={tiny_run.workdir}"]
+    longer = run_command(*arguments, "--config.train.steps=12", cwd=tiny_run.workdir)
+    assert longer.status == 0, longer.err
+    assert "steps 10 to 12" in longer.out
+    again = run_command(*arguments, "--config.train.steps=12", cwd=tiny_run.workdir)
+    assert again.status == 0
+    assert "already trained to step 12" in again.out

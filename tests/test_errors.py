@@ -1,0 +1,165 @@
+"""A user's mistake: one clear line on stderr, exit status not zero, nothing lost."""
+
+import json
+import subprocess
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import jdiff
+from tests.conftest import TINY, config, run_command
+
+DIGITS = (config("digits"), *TINY, "--config.train.steps=4", "--config.log.progress=false", "--workdir=run")
+FOLDER = (
+    config("folder"),
+    *TINY,
+    "--config.network.attention_levels=(1,)",
+    "--config.train.steps=2",
+    "--config.log.progress=false",
+    "--workdir=run",
+)
+
+
+def refused(*arguments, cwd, status=1, **environment):
+    """The one line that the command ended in."""
+    result = run_command(*arguments, cwd=cwd, **environment)
+    assert result.status == status, (result.out, result.err)
+    assert result.err.startswith("jdiff: ")
+    assert result.err.count("\n") == 1, result.err
+    return result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--config.train.stpes=4"], "unknown config key 'train.stpes'; did you mean 'train.steps'?"),
+        (["--config.train.steps=soon"], "--config.train.steps=soon"),
+        (["--config.data.name=digit"], "data.name='digit' is unknown; did you mean 'digits'?"),
+        (
+            ["--config.data.name=tfds:cifar10", "--config.data.dir=none"],
+            "tfds build cifar10 --file_format=array_record",
+        ),
+        (["--config.network.channel_mults=(1,1,1,1,1)"], "sides must be multiples of 16"),
+        (["--config.sample.labels=(3,10)"], "sample.labels holds 10; labels are 0..9"),
+        (["--config.sample.sampler=dpm9"], "sample.sampler='dpm9' is unknown"),
+        (["--config.model.conditions=('text',)"], "model.conditions holds 'text'"),
+        (["--config.objective.draw=steps"], "objective.draw='steps' needs a schedule with steps"),
+        (["--config.task=clasifier"], "did you mean 'classifier'"),
+        (["--config.log.wandb=true"], "pip install -e '.[wandb]'"),
+        (["--config.machine.fsdp=2"], "machine.fsdp=2 does not divide the 1 devices"),
+        (["--mode=evaluate"], "--mode='evaluate' is unknown; it is one of train, sample"),
+        (["--mood=train"], "unknown"),
+    ],
+)
+def test_mistakes_in_the_command(tmp_path, arguments, says):
+    assert says in refused(*DIGITS, *arguments, cwd=tmp_path)
+
+
+def test_no_config_and_no_run(tmp_path):
+    assert "needs --config=FILE" in refused("--workdir=run", cwd=tmp_path)
+    assert "there is no config file" in refused("--config=configs/none.py", cwd=tmp_path)
+    assert "needs --workdir=DIR" in refused("--mode=sample", cwd=tmp_path)
+    assert "run holds no run" in refused("--mode=sample", "--workdir=run", cwd=tmp_path)
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    result = run_command("--mode=sample", "--workdir=run", "--debug", cwd=tmp_path)
+    assert result.status == 1
+    assert "Traceback" in result.err
+
+
+def test_folders_of_images(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    folder = [*FOLDER, f"--config.data.dir={images}", "--config.data.image_size=16"]
+    assert "no images below" in refused(*folder, cwd=tmp_path)
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        Image.fromarray(rng.integers(0, 255, (20 + i, 30, 3), np.uint8)).save(images / f"{i}.jpg")
+    whole = (images / "0.jpg").read_bytes()
+    (images / "torn.jpg").write_bytes(whole[: len(whole) // 2])
+    line = refused(*folder, cwd=tmp_path)
+    assert "torn.jpg cannot be read" in line
+    assert "data.on_bad_file=skip" in line
+    assert "sides must be multiples of 2" in refused(
+        *folder, "--config.data.image_size=15", "--config.data.on_bad_file=skip", cwd=tmp_path
+    )
+    result = run_command(*folder, "--config.data.on_bad_file=skip", cwd=tmp_path)
+    assert result.status == 0, result.err
+    assert "skipped 1 unreadable of" in result.out
+
+
+def test_a_run_of_another_config_is_left_alone(tiny_run):
+    before = {path: path.stat().st_mtime_ns for path in tiny_run.workdir.rglob("*") if path.is_file()}
+    line = refused(
+        config("digits"),
+        *TINY,
+        f"--workdir={tiny_run.workdir}",
+        "--config.train.learning_rate=0.5",
+        "--config.network.channels=24",
+        cwd=tiny_run.workdir,
+    )
+    assert "train.learning_rate is 0.002 there, 0.5 here" in line
+    assert "network.channels is 8 there, 24 here" in line
+    assert before == {path: path.stat().st_mtime_ns for path in tiny_run.workdir.rglob("*") if path.is_file()}
+
+
+def test_a_run_without_a_checkpoint(tiny_run, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text((tiny_run.workdir / "config.json").read_text())
+    assert "holds no checkpoint yet" in refused("--mode=sample", "--workdir=run", cwd=tmp_path)
+    with pytest.raises(ValueError, match="holds no checkpoint yet"):
+        jdiff.load(tmp_path / "run")
+
+
+def test_labels_out_of_range_when_sampling(tiny_run, tmp_path):
+    line = refused("--mode=sample", f"--workdir={tiny_run.workdir}", "--config.sample.labels=(11,)", cwd=tmp_path)
+    assert "sample.labels holds 11; labels are 0..9" in line
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 3 MB; needs the right to mount one."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("cannot mount a small file system here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_at_a_save(small_disk):
+    often = ["--config.train.steps=60", "--config.checkpoint.every=2", "--config.checkpoint.keep=50"]
+    arguments = [*DIGITS, *often, "--config.log.tensorboard=false"]
+    line = refused(*arguments, cwd=small_disk)
+    assert "No space left on device" in line
+    assert "the checkpoint of step" in line
+    step = int(line.split("the checkpoint of step ")[1].split()[0])
+    assert jdiff.load(small_disk / "run").step == step
+    subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
+    result = run_command(*arguments, cwd=small_disk)
+    assert result.status == 0, result.err
+    assert f"steps {step} to 60" in result.out
+
+
+def test_a_workdir_that_turned_read_only(small_disk):
+    subprocess.run(["mount", "-o", "remount,size=50m", str(small_disk)], check=True)
+    assert run_command(*DIGITS, "--config.log.tensorboard=false", cwd=small_disk).status == 0
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    line = refused(*DIGITS, "--config.train.steps=9", cwd=small_disk)
+    assert "read-only" in line.lower()
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    assert jdiff.load(small_disk / "run").step == 4
+
+
+def test_a_loss_that_is_never_finite_stops_the_run(tmp_path):
+    """A learning rate that blows the weights up: the last good checkpoint stays, and the line says what to try."""
+    wild = [*DIGITS, "--config.train.steps=400", "--config.train.learning_rate=1e30", "--config.train.clip_norm=0"]
+    often = ["--config.train.warmup_images=0", "--config.checkpoint.every=5", "--config.train.max_skipped_in_row=20"]
+    line = refused(*wild, *often, cwd=tmp_path)
+    assert "not been finite for" in line
+    assert "try a lower train.learning_rate" in line
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["skipped"] >= 20

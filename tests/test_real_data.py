@@ -1,0 +1,57 @@
+"""Real images: Fashion-MNIST, a part of CIFAR-10, and a folder of photographs."""
+
+import json
+
+from PIL import Image
+
+from tests.conftest import config, run_command
+
+
+def losses(workdir):
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in rows if "loss" in row]
+
+
+SHORT = ("--config.log.every=10", "--config.sample.num_images=10", "--config.sample.steps=4", "--workdir=run")
+
+
+def test_fashion_mnist_trains_and_resumes(test_data, tmp_path):
+    narrow = ["--config.network.channels=16", "--config.network.blocks_per_level=1", "--config.train.batch_size=32"]
+    ramp = ["--config.train.warmup_images=1000", "--config.checkpoint.every=50", "--config.train.holdout_images=64"]
+    arguments = [config("fashion_mnist"), *SHORT, *narrow, *ramp, f"--config.data.dir={test_data / 'tfds'}"]
+    first = run_command(*arguments, "--config.train.steps=200", cwd=tmp_path)
+    assert first.status == 0, first.err
+    assert "tfds:fashion_mnist, 60,000 images 28x28x1, 10 classes, 10,000 held out" in first.out
+    second = run_command(*arguments, "--config.train.steps=300", cwd=tmp_path)
+    assert second.status == 0, second.err
+    assert "steps 200 to 300" in second.out
+    series = losses(tmp_path / "run")
+    assert len(series) == 30
+    assert sum(series[-5:]) < 0.5 * sum(series[:5])
+
+
+def test_cifar10_starts(test_data, tmp_path):
+    narrow = ["--config.network.channels=16", "--config.network.blocks_per_level=1", "--config.train.batch_size=16"]
+    arguments = [config("cifar10"), *SHORT, *narrow, f"--config.data.dir={test_data / 'tfds'}"]
+    result = run_command(*arguments, "--config.train.steps=20", "--config.train.holdout_images=32", cwd=tmp_path)
+    assert result.status == 0, result.err
+    assert "tfds:cifar10, 10,000 images 32x32x3, 10 classes, 2,000 held out" in result.out
+
+
+def test_a_folder_of_mixed_images_trains(test_data, tmp_path):
+    """Photographs and emoji in many formats, modes and sizes, in two classes."""
+    for name in ("lesion", "emoji"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+    photos = sorted((test_data / "isic2018_256" / "val" / "images").glob("*.jpg"))[:40]
+    for index, file in enumerate(photos):
+        photo = Image.open(file).resize((60 + 7 * index, 200 - 3 * index))
+        mode, ending = (("RGB", "jpg"), ("L", "png"), ("P", "png"), ("CMYK", "jpg"), ("RGBA", "webp"))[index % 5]
+        photo.convert(mode).save(tmp_path / "images" / "lesion" / f"{index}.{ending}")
+    for file in sorted((test_data / "emoji_72").rglob("*.png"))[:40]:
+        (tmp_path / "images" / "emoji" / file.name).write_bytes(file.read_bytes())
+    small = ["--config.network.channels=16", "--config.network.blocks_per_level=1", "--config.train.batch_size=16"]
+    data = [f"--config.data.dir={tmp_path / 'images'}", "--config.data.image_size=32", "--config.train.steps=20"]
+    arguments = [config("folder"), *SHORT, *small, *data, "--config.network.attention_levels=(3,)"]
+    result = run_command(*arguments, cwd=tmp_path)
+    assert result.status == 0, result.err
+    assert "folder, 76 images 32x32x3, 2 classes, 4 held out" in result.out
