@@ -103,7 +103,11 @@ def keep_background_quiet() -> None:
     """
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    sys.excepthook = threading.excepthook = sys.unraisablehook = lambda *exception: None
+
+    def quiet(*exception: Any) -> None:
+        pass
+
+    sys.excepthook = threading.excepthook = sys.unraisablehook = quiet
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -120,7 +121,7 @@ def begin(config: ConfigDict, task: Task, mesh: Mesh, checkpoints: Checkpoints, 
     return jax.jit(initial, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))()
 
 
-def make_step(config: ConfigDict, task: Task) -> Callable:
+def make_step(config: ConfigDict, task: Task) -> Any:
     """(state, batch) -> (state, logs), compiled, the state donated."""
     return jax.jit(
         partial(

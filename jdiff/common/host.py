@@ -12,7 +12,10 @@ def use_all_cores(batch_size: int) -> None:
     The number of devices divides batch_size. Nothing is changed where the user has set the number (XLA_FLAGS'
     xla_force_host_platform_device_count, JAX_NUM_CPU_DEVICES), and nothing on other platforms than the CPU.
     """
-    if "host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or jax.config.jax_num_cpu_devices != -1:
+    if (
+        "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+        or getattr(jax.config, "jax_num_cpu_devices", -1) != -1
+    ):
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     devices = max(count for count in range(1, cores + 1) if batch_size % count == 0)
