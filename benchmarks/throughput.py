@@ -31,7 +31,7 @@ from ml_collections import ConfigDict
 from jdiff import build, train
 from jdiff.common.host import keep_freed_memory, use_all_cores
 from jdiff.config import defaults
-from jdiff.model import Model, example
+from jdiff.model import Model
 from jdiff.training import sharding
 
 
@@ -65,7 +65,7 @@ class Ours:
         state = jax.block_until_ready(train.begin(config, task, mesh, None, 0))  # type: ignore[arg-type]
         self.init_s = time.perf_counter() - began
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-        batch = sharding.put_batch(mesh, jax.tree.map(np.asarray, example(config, self.size)))
+        batch = sharding.put_batch(mesh, build.view(config, train=True).example(self.size))
         began = time.perf_counter()
         self._step = train.make_step(config, task).lower(state, batch).compile()
         self.compile_s = time.perf_counter() - began

@@ -82,7 +82,7 @@ def get_config() -> ConfigDict:
     sample.eta = 0.0  # ddim: 0 deterministic .. 1 as noisy as ddpm
     sample.s_churn = 0.0  # heun: EDM's noise parameters
     sample.s_min = 0.0
-    sample.s_max = float("inf")
+    sample.s_max = placeholder(float)  # None: no upper end
     sample.s_noise = 1.0
     sample.ladder = "auto"  # karras; leading, trailing, linspace (DDPM tables); auto: trailing for tables, else karras
     sample.rho = 7.0  # karras
@@ -109,6 +109,7 @@ def get_config() -> ConfigDict:
 
     config.machine = machine = ConfigDict()
     machine.fsdp = 1  # devices over which the parameters are split; the batch is split over all devices
+    machine.distributed = False  # several processes, one a node or GPU, started by Slurm or the like
     machine.workers = 0  # processes that read data; 0: threads of the main one
     machine.threads = 2  # threads that read data, in each of them
     machine.prefetch = 4  # batches read ahead

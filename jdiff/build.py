@@ -15,12 +15,12 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from jdiff.common.errors import UserError
-from jdiff.config import one_of
+from jdiff.config import check_sample, one_of
 from jdiff.data.sources import Source
 from jdiff.data.sources.digits import Digits
 from jdiff.data.sources.folder import Folder
-from jdiff.data.sources.tfds import Tfds
-from jdiff.data.transforms import ImageView
+from jdiff.data.sources.tfds import SplitMissingError, Tfds
+from jdiff.data.transforms import CHANNEL_CHANGES, ImageView
 from jdiff.diffusion import ladders, objective, parameterization, samplers, schedules
 from jdiff.networks.classifier import Classifier
 from jdiff.networks.unet import UNet, check_sides
@@ -71,11 +71,9 @@ def sources(config: ConfigDict) -> tuple[Source, Source | None]:
     train = make("train")
     try:
         test = make("test")
-    except UserError as error:
-        if "has no split" not in str(error):
-            raise
-        test = None
-    return train, test if test is not None and len(test) else None
+    except SplitMissingError:
+        return train, None
+    return train, test if len(test) else None
 
 
 def one_of_channels(channels: int) -> int:
@@ -92,7 +90,10 @@ def resolve(config: ConfigDict, source: Source) -> ConfigDict:
         height = width = config.data.image_size
     if height is None or width is None:
         raise UserError("these images have many sizes: give one with --config.data.image_size=64")
-    config.data.shape = (height, width, config.data.channels or channels)
+    wanted = config.data.channels or channels
+    if wanted != channels and (channels, wanted) not in CHANNEL_CHANGES:
+        raise UserError(f"data.channels={wanted}: {config.data.name} has images of {channels} channels; leave it at 0")
+    config.data.shape = (height, width, wanted)
     config.data.class_names = source.class_names
     if not source.class_names:
         config.model.conditions = tuple(name for name in config.model.conditions if name != "label")
@@ -141,8 +142,7 @@ def diffusion(config: ConfigDict) -> DiffusionTask:
     if unknown:
         raise UserError(f"model.conditions holds {unknown[0]!r}; conditions are: label")
     networks = {"unet": unet}
-    # Told now, not when the first picture is due.
-    sampler(config.sample), ladder(config.sample, made_schedule), labels(config, config.sample)
+    check_sampling(config, made_schedule)
     return DiffusionTask(
         network=pick("network.name", config.network.name, networks)(config),
         parameterization=prediction,
@@ -161,8 +161,9 @@ def unet(config: ConfigDict) -> UNet:
         check_sides(height, width, levels=len(network.channel_mults))
     except ValueError as error:
         raise UserError(f"{error}: change data.image_size or network.channel_mults") from error
-    for level, mult in enumerate(network.channel_mults):
-        if mult * network.channels % network.attention_heads and level in network.attention_levels:
+    for level in {*network.attention_levels, len(network.channel_mults) - 1}:  # the middle attends at the last level
+        mult = network.channel_mults[level]
+        if mult * network.channels % network.attention_heads:
             raise UserError(
                 f"network.attention_heads={network.attention_heads} does not divide {mult * network.channels} channels"
             )
@@ -194,6 +195,9 @@ def classifier(config: ConfigDict) -> ClassifierTask:
 
 
 def convnet(config: ConfigDict) -> Classifier:
+    least = 2 ** (len(config.network.channel_mults) - 1)
+    if min(config.data.shape[:2]) < least:
+        raise UserError(f"network.channel_mults={config.network.channel_mults} needs sides of at least {least}")
     return Classifier(
         num_classes=len(config.data.class_names),
         channels=config.network.channels,
@@ -245,9 +249,14 @@ def ema(config: ConfigDict) -> Ema:
 
 def sampler(sample: ConfigDict) -> samplers.Sampler:
     """The solver that `config.sample` asks for."""
-    heun = partial(samplers.Heun, steps=sample.steps, s_churn=sample.s_churn, s_min=sample.s_min)
+
+    def heun() -> samplers.Heun:
+        s_max = math.inf if sample.s_max is None else sample.s_max
+        churn = {"s_churn": sample.s_churn, "s_min": sample.s_min, "s_max": s_max, "s_noise": sample.s_noise}
+        return samplers.Heun(steps=sample.steps, **churn)
+
     families: dict[str, Callable[[], samplers.Sampler]] = {
-        "heun": partial(heun, s_max=sample.s_max, s_noise=sample.s_noise),
+        "heun": heun,
         "euler": lambda: samplers.DDIM(eta=0.0),
         "ddim": lambda: samplers.DDIM(eta=sample.eta),
         "euler_ancestral": lambda: samplers.DDIM(eta=1.0),
@@ -280,27 +289,36 @@ def ladder(sample: ConfigDict, made_schedule: schedules.Schedule) -> ladders.Lad
     return subsequences[name](sample.steps, made_schedule)
 
 
-def labels(config: ConfigDict, sample: ConfigDict) -> np.ndarray | None:
-    """The label of each image that `sample` asks for; None from a model without labels."""
+def check_sampling(config: ConfigDict, made_schedule: schedules.Schedule) -> None:
+    """Raises UserError where `config.sample` cannot work, so that this is told before the first picture is due."""
+    sampler(config.sample)
+    ladder(config.sample, made_schedule)
+    conditions(config, config.sample)
+
+
+def conditions(config: ConfigDict, sample: ConfigDict) -> dict[str, np.ndarray]:
+    """What each image that `sample` asks for is conditioned on, [num_images, ...] by name."""
     if "label" not in config.model.conditions:
         if sample.labels:
             raise UserError(f"sample.labels={sample.labels}: this model was trained without labels")
-        return None
+        return {}
     classes = len(config.data.class_names)
     wrong = [label for label in sample.labels if label not in range(classes)]
     if wrong:
         raise UserError(f"sample.labels holds {wrong[0]!r}; labels are 0..{classes - 1}")
     turn = np.asarray(sample.labels or range(classes), np.int32)
-    return turn[np.arange(sample.num_images) % len(turn)]
+    return {"label": turn[np.arange(sample.num_images) % len(turn)]}
 
 
 def settings(config: ConfigDict, **given: Any) -> ConfigDict:
-    """config.sample with what is given (not None) in place of its own; raises UserError for a name it does not have."""
+    """config.sample with what is given (not None) in place of its own; raises UserError for what cannot be right."""
     sample = config.sample.copy_and_resolve_references()
     for name, value in given.items():
         if value is not None:
             try:
-                sample[name] = value
-            except (KeyError, AttributeError, TypeError) as error:
+                value = value.item() if isinstance(value, np.generic) else value
+                sample[name] = float(value) if name == "guidance_scale" else value
+            except (KeyError, AttributeError, TypeError, ValueError) as error:
                 raise UserError(f"sample.{name}={value!r}: {' '.join(str(error).split())}") from error
+    check_sample(sample)
     return sample

@@ -17,8 +17,39 @@ from ml_collections import ConfigDict, config_flags
 from jdiff.common.errors import UserError
 
 FILE = "config.json"
+FLAGS = ("config", "workdir", "mode", "out", "debug", "help")
+DURATIONS = ("train.steps", "train.epochs", "train.images")
 # What may differ between a run and the command that resumes it.
 FREE_ON_RESUME = ("train.steps", "sample.", "eval.", "log.", "checkpoint.", "machine.")
+LEAST = {
+    "train.batch_size": 1,
+    "train.accumulate": 1,
+    "train.max_skipped_in_row": 1,
+    "train.holdout_images": 0,
+    "train.sample_every": 0,
+    "train.trajectory_every": 0,
+    "train.steps": 0,
+    "train.images": 0,
+    "train.epochs": 0,
+    "train.learning_rate": 0,
+    "train.warmup_images": 0,
+    "train.clip_norm": 0,
+    "train.ema_halflife_images": 0,
+    "train.ema_rampup": 0,
+    "seed": 0,
+    "data.image_size": 0,
+    "model.schedule_steps": 1,
+    "log.every": 1,
+    "checkpoint.every": 1,
+    "checkpoint.keep": 1,
+    "machine.fsdp": 1,
+    "machine.workers": 0,
+    "machine.threads": 1,
+    "machine.prefetch": 1,
+    "network.channels": 1,
+    "network.blocks_per_level": 1,
+    "network.attention_heads": 1,
+}
 
 
 def defaults() -> ConfigDict:
@@ -37,12 +68,12 @@ def load(path: str | Path) -> ConfigDict:
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is not a Python file; a config is one, with a function get_config()")
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.absolute().parents[1]))  # for `from configs import base`
+    sys.path.insert(0, str(path.absolute().parent.parent))  # for `from configs import base`
     try:
         spec.loader.exec_module(module)
         return module.get_config()
-    except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: {_one_line(error)}") from error
+    except Exception as error:  # whatever the user's file does
+        raise UserError(f"{path}: {type(error).__name__}: {_one_line(error)}") from error
     finally:
         sys.path.pop(0)
 
@@ -71,11 +102,17 @@ def _update(config: ConfigDict, values: dict[str, Any]) -> None:
 def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
     """`config` with --config.group.key=value arguments applied, each value read by its key's type."""
     names = [name for name, _ in items(config)]
+    optional = [name for name, value in items(defaults()) if value is None]
     last: dict[str, str] = {}  # of several values for a key the last one counts (config_flags would join tuples)
     for argument in _joined(arguments):
-        name = argument.split("=")[0].lstrip("-").removeprefix("no").removeprefix("config.")
+        flag = argument.split("=")[0].lstrip("-")
+        name = flag.removeprefix("noconfig.").removeprefix("config.")
+        if argument.startswith("-") and not flag.startswith(("config.", "noconfig.")):
+            raise UserError(f"unknown flag --{flag}{_nearest(flag, [*FLAGS, *(f'config.{key}' for key in names)])}")
         if argument.startswith("-") and name not in names:
             raise UserError(f"unknown config key {name!r}{_nearest(name, names)}")
+        if argument.endswith("=None") and name not in optional:
+            raise UserError(f"--{flag}=None: {name} needs a value")
         last[name] = argument
     none = [argument for argument in last.values() if argument.endswith("=None")]
     rest = [argument for argument in last.values() if argument not in none]
@@ -90,7 +127,12 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
         raise UserError(f"{_one_line(error)}") from error
     if extra:
         raise UserError(f"unknown argument {extra[0]!r}; overrides look like --config.train.steps=100")
-    return values.config
+    changed = values.config
+    durations = {name for name in DURATIONS if name in last and config_value(changed, name)}
+    for name in DURATIONS if durations else ():  # the duration given goes before the config's own
+        if name not in durations:
+            changed.train[name.removeprefix("train.")] = 0
+    return changed
 
 
 def _joined(arguments: Sequence[str]) -> Iterator[str]:
@@ -114,52 +156,55 @@ def items(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def check(config: ConfigDict) -> None:
     """Raises UserError where a value cannot be right whatever the data are."""
-    for name, least in (
-        ("train.batch_size", 1),
-        ("train.accumulate", 1),
-        ("train.max_skipped_in_row", 1),
-        ("train.holdout_images", 0),
-        ("train.sample_every", 0),
-        ("train.trajectory_every", 0),
-        ("train.steps", 0),
-        ("train.images", 0),
-        ("train.epochs", 0),
-        ("train.learning_rate", 0),
-        ("sample.num_images", 1),
-        ("sample.batch_size", 1),
-        ("sample.steps", 1),
-        ("sample.seed", 0),
-        ("seed", 0),
-        ("data.image_size", 0),
-        ("log.every", 1),
-        ("checkpoint.every", 1),
-        ("checkpoint.keep", 1),
-        ("machine.fsdp", 1),
-        ("machine.workers", 0),
-        ("machine.threads", 1),
-        ("machine.prefetch", 1),
-        ("network.channels", 1),
-        ("network.blocks_per_level", 1),
-    ):
+    for name, value in items(config):
+        _check_elements(name, value)
+    for name, least in LEAST.items():
         if config_value(config, name) < least:
             raise UserError(f"{name}={config_value(config, name)} must be at least {least}")
-    for name in ("model.drop_rate", "network.dropout", "data.holdout"):
+    for name in ("model.drop_rate", "network.dropout", "data.holdout", "train.b1", "train.b2"):
         if not 0 <= config_value(config, name) < 1:
             raise UserError(f"{name}={config_value(config, name)} must lie in [0, 1)")
-    for name in ("seed", "sample.seed"):
-        if config_value(config, name) >= 2**32:
-            raise UserError(f"{name}={config_value(config, name)} must be below 2^32")
+    for name in ("model.sigma_data", "objective.std", "sample.rho"):
+        if not config_value(config, name) > 0:
+            raise UserError(f"{name}={config_value(config, name)} must be above 0")
+    if config.seed >= 2**32:
+        raise UserError(f"seed={config.seed} must be below 2^32")
+    check_sample(config.sample)
     train = config.train
     if not (train.steps or train.epochs or train.images):
         raise UserError("say how long to train: one of train.steps, train.epochs and train.images must be set")
     if train.batch_size % train.accumulate:
         raise UserError(f"train.batch_size={train.batch_size} does not divide by train.accumulate={train.accumulate}")
     levels = len(config.network.channel_mults)
+    if not levels or min(config.network.channel_mults) < 1:
+        raise UserError(f"network.channel_mults={config.network.channel_mults} must hold whole numbers of at least 1")
+    if config.network.channels % 2:
+        raise UserError(f"network.channels={config.network.channels} must be even")
     if any(level not in range(levels) for level in config.network.attention_levels):
         raise UserError(
             f"network.attention_levels={config.network.attention_levels} must lie in 0..{levels - 1}: "
             f"network.channel_mults has {levels} levels"
         )
+
+
+def check_sample(sample: ConfigDict) -> None:
+    """Raises UserError where a value of the group `sample` cannot be right."""
+    for name in ("num_images", "batch_size", "steps"):
+        if sample[name] < 1:
+            raise UserError(f"sample.{name}={sample[name]} must be at least 1")
+    if not 0 <= sample.seed < 2**32:
+        raise UserError(f"sample.seed={sample.seed} must lie in 0..2^32 - 1")
+    if not 0 <= sample.eta <= 1:
+        raise UserError(f"sample.eta={sample.eta} must lie in [0, 1]")
+
+
+def _check_elements(name: str, value: Any) -> None:
+    """Tuples of a config hold whole numbers; those of names hold text."""
+    kind = str if name in ("model.conditions", "data.class_names") else int
+    wrong = [element for element in value if type(element) is not kind] if isinstance(value, tuple) else []
+    if wrong:
+        what = "names" if kind is str else "whole numbers"
+        raise UserError(f"{name}={value} must hold {what}; {wrong[0]!r} is none")
 
 
 def config_value(config: ConfigDict, name: str) -> Any:
@@ -178,14 +223,26 @@ def one_of(name: str, value: str, allowed: Sequence[str]) -> str:
 
 def check_resumable(saved: ConfigDict, given: ConfigDict, workdir: Path) -> None:
     """Raises UserError that names what differs between the run in `workdir` and the config given."""
+    unlike = _differences(saved, given)
+    if unlike:
+        raise UserError(
+            f"{workdir} holds a run of another config: {unlike}; give another --workdir, or the run's own values"
+        )
+
+
+def check_same_model(saved: ConfigDict, given: ConfigDict, workdir: Path) -> None:
+    """Raises UserError that names what cannot be overridden any more, the model being trained."""
+    unlike = _differences(saved, given)
+    if unlike:
+        raise UserError(f"the model in {workdir} is trained already: {unlike}; override the group sample alone")
+
+
+def _differences(saved: ConfigDict, given: ConfigDict) -> str:
+    """What differs of the keys that may not, in words; "" where nothing does."""
     before, now = dict(items(saved)), dict(items(given))
     unlike = [name for name in now if before.get(name) != now[name] and not name.startswith(FREE_ON_RESUME)]
-    if unlike:
-        facts = "; ".join(f"{name} is {before.get(name)!r} there, {now[name]!r} here" for name in unlike[:5])
-        more = f" and {len(unlike) - 5} more" if len(unlike) > 5 else ""
-        raise UserError(
-            f"{workdir} holds a run of another config: {facts}{more}; give another --workdir, or the run's own values"
-        )
+    facts = "; ".join(f"{name} is {before.get(name)!r} there, {now[name]!r} here" for name in unlike[:5])
+    return facts + (f" and {len(unlike) - 5} more" if len(unlike) > 5 else "")
 
 
 def to_json(config: ConfigDict) -> str:

@@ -45,8 +45,11 @@ def run(options: flags.FlagValues, overrides: Sequence[str]) -> int:
             raise UserError(f"--mode={mode} needs --workdir=DIR, the folder of a trained run")
         workdir = Path(options.workdir or f"runs/{Path(options.config).stem}")
         config = jdiff.config.of_run(workdir)
-    config = jdiff.config.override(config, overrides)
-    jdiff.config.check(config)
+    given = jdiff.config.override(config, overrides)
+    jdiff.config.check(given)
+    if mode != "train":
+        jdiff.config.check_same_model(jdiff.config.of_run(workdir), given, workdir)
+    config = given
     prepare_jax(config)
 
     if mode == "train":
@@ -67,6 +70,8 @@ def prepare_jax(config: Any) -> None:
 
     use_all_cores(config.train.batch_size // config.train.accumulate)
     keep_freed_memory()
+    if config.machine.distributed:
+        jax.distributed.initialize()  # finds its peers through Slurm, Open MPI or a cloud's TPU metadata
     if config.machine.compilation_cache:
         folder = Path(config.machine.compilation_cache).expanduser()
         jax.config.update("jax_compilation_cache_dir", str(folder))
@@ -76,8 +81,6 @@ def prepare_jax(config: Any) -> None:
 def main(arguments: Sequence[str]) -> int:
     options = make_flags()
     debug = "--debug" in arguments
-    if not debug:
-        keep_background_quiet()
     try:
         overrides = options(["jdiff", *arguments], known_only=True)[1:]
         if options.help:
@@ -111,4 +114,6 @@ def keep_background_quiet() -> None:
 
 
 if __name__ == "__main__":
+    if "--debug" not in sys.argv:
+        keep_background_quiet()
     sys.exit(main(sys.argv[1:]))

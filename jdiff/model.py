@@ -43,20 +43,16 @@ def restore(config: ConfigDict, workdir: Path, checkpoint: str | int | None = No
     if not folder.is_dir():
         raise UserError(f"{workdir} holds no checkpoint yet; train it first: --config=FILE --workdir={workdir}")
     task, mesh = build.task(config), sharding.make_mesh()
-    with Checkpoints(folder, keep_last=config.checkpoint.keep) as checkpoints:
+    with Checkpoints(folder, read_only=True) as checkpoints:
         step = checkpoints.find(wanted)
         if step is None:
             raise UserError(f"{workdir} holds no checkpoint yet; train it first: --config=FILE --workdir={workdir}")
-        params, task_state = jax.eval_shape(lambda: task.init(jax.random.key(0), example(config)))
+        params, task_state = jax.eval_shape(
+            lambda: task.init(jax.random.key(0), build.view(config, train=False).example(1))
+        )
         abstract = sharding.abstract(mesh, {"ema": params, "task_state": task_state})
         weights = checkpoints.restore_weights(step, abstract)
     return Model(config, task, mesh, weights["ema"], step=step)
-
-
-def example(config: ConfigDict, rows: int = 1) -> PyTree:
-    """A batch of the form that a resolved config's data have."""
-    cond = {"label": jnp.zeros(rows, jnp.int32)} if config.data.class_names else {}
-    return {"x0": jnp.zeros((rows, *config.data.shape), jnp.uint8), "cond": cond}
 
 
 class Model:
@@ -73,7 +69,7 @@ class Model:
         labels: Sequence[int] | None = None,
         sampler: str | None = None,
         steps: int | None = None,
-        guidance_scale: float | None = None,
+        guidance_scale: float | Sequence[float] | None = None,
         seed: int | None = None,
         batch_size: int | None = None,
         progress: bool = False,
@@ -83,19 +79,20 @@ class Model:
 
         What is not given is as in the config's `sample` group; `settings` are further keys of that group (eta, ladder,
         s_churn, ...). labels: one an image, or fewer, taken in turn; image i depends on its label, the seed and i
-        alone. guidance_scale: w in w D_cond + (1 - w) D_uncond; 1 is no guidance.
+        alone. guidance_scale: w in w D_cond + (1 - w) D_uncond, a number or one an image; 1 is no guidance.
         """
+        scales = None if np.ndim(guidance_scale) == 0 else np.asarray(guidance_scale)  # type: ignore[arg-type]
         sample = self._settings(
             num_images=num_images if num_images is not None or labels is None else len(labels),
             labels=labels if labels is None else tuple(int(label) for label in labels),
             sampler=sampler,
             steps=steps,
-            guidance_scale=None if guidance_scale is None else float(guidance_scale),
+            guidance_scale=guidance_scale if scales is None else None,
             seed=seed,
             batch_size=batch_size,
             **settings,
         )
-        parts = [images for images, _ in self._batches(sample, progress=progress)]
+        parts = [images for images, _ in self._batches(sample, scales=scales, progress=progress)]
         return np.concatenate(parts)[: sample.num_images]
 
     def trajectory(self, num_images: int = 8, **settings: Any) -> UInt8[np.ndarray, "rungs n h w c"]:
@@ -107,7 +104,7 @@ class Model:
 
     def labels(self) -> np.ndarray | None:
         """The label of each image that the config's `sample` group asks for; None from a model without labels."""
-        return build.labels(self.config, self.config.sample)
+        return build.conditions(self.config, self.config.sample).get("label")
 
     def nfe(self) -> tuple[int, int]:
         """(denoiser calls, network passes) for an image, as the config's `sample` group says."""
@@ -138,18 +135,29 @@ class Model:
         return self._programs[key]
 
     def _batches(
-        self, sample: ConfigDict, *, keep_trajectory: bool = False, progress: bool = False
+        self,
+        sample: ConfigDict,
+        *,
+        scales: np.ndarray | None = None,
+        keep_trajectory: bool = False,
+        progress: bool = False,
     ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        """(images, trajectory) a batch; the last one is filled up, and images beyond the number asked for are spare."""
+        """(images, trajectory) a batch; the last one is filled up, and images beyond the number asked for are spare.
+
+        scales: guidance scales [num_images] in place of the settings' one.
+        """
         if not isinstance(self.task, DiffusionTask):
             raise UserError(f"task={self.config.task!r} does not sample; a diffusion model does")
         solver, task = build.sampler(sample), self.task
         sigmas = build.ladder(sample, task.parameterization.schedule)
-        labels, guided = build.labels(self.config, sample), _guided(sample)
+        guided = scales is not None or _guided(sample)
         if guided and not task.conditions:
-            raise UserError(
-                f"sample.guidance_scale={sample.guidance_scale}: an unconditional model has nothing to guide"
-            )
+            raise UserError("guidance_scale: an unconditional model has nothing to guide; leave it out")
+        if scales is None:
+            scales = np.full(sample.num_images, sample.guidance_scale if guided else 1.0)
+        if len(scales) != sample.num_images:
+            raise UserError(f"guidance_scale holds {len(scales)} numbers for {sample.num_images} images")
+        per_image = {"cond": build.conditions(self.config, sample), "scale": scales.astype(np.float32)}
 
         size = min(sample.batch_size, sample.num_images)
         size += -size % self.mesh.size  # every device holds as many images
@@ -157,13 +165,12 @@ class Model:
             (solver, guided, keep_trajectory),
             lambda: _sampling_program(task, solver, self.config.data.shape, self.mesh, guided, keep_trajectory),
         )
-        scale = np.float32(sample.guidance_scale if guided else 1.0)
 
         def start(first: int) -> Any:
             indices = np.arange(first, first + size, dtype=np.uint32)
-            cond = {} if labels is None else {"label": labels[indices % len(labels)]}
-            rows = jax.device_put((indices, cond), sharding.of_batch(self.mesh))
-            return run(self.params, np.uint32(sample.seed), *rows, sigmas.astype(np.float32), scale)
+            rows = jax.tree.map(lambda values: values[indices % len(values)], per_image) | {"indices": indices}
+            rows = jax.device_put(rows, sharding.of_batch(self.mesh))
+            return run(self.params, np.uint32(sample.seed), sigmas.astype(np.float32), **rows)
 
         # One batch ahead: the device works while the host fetches.
         firsts = list(range(0, sample.num_images, size))
@@ -194,13 +201,13 @@ def _sampling_program(
     guided: bool,
     keep_trajectory: bool,
 ) -> Callable:
-    """(params, seed, indices, cond, sigmas, scale) -> (images, trajectory or None), compiled once a batch size and
+    """(params, seed, sigmas, indices, cond, scale) -> (images, trajectory or None), compiled once a batch size and
     ladder length: seed, conditions and scale are traced.
     """
     schedule = task.parameterization.schedule
 
     @jax.jit
-    def program(params, seed, indices, cond, sigmas, scale):
+    def program(params, seed, sigmas, indices, cond, scale):
         denoise = task.denoiser(params)
         if guided:
             denoise = guidance.classifier_free(denoise, scale)

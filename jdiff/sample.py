@@ -35,6 +35,8 @@ def sample(config: ConfigDict, workdir: Path, out: Path | None) -> int:
     )
     try:
         out.mkdir(parents=True, exist_ok=True)
+        for stale in (*out.glob("trajectory.*"), *out.glob("images/*.png")):  # of an earlier call
+            stale.unlink()
         arrays = {"images": images} if labels is None else {"images": images, "labels": labels}
         np.savez(out / "samples.npz", **arrays)  # type: ignore[arg-type]
         pictures.save_png(out / "grid.png", grid(model, images))
@@ -42,7 +44,9 @@ def sample(config: ConfigDict, workdir: Path, out: Path | None) -> int:
             for index, image in enumerate(images):
                 pictures.save_png(out / "images" / f"{index:06d}.png", image)
         if settings.trajectory:
-            save_trajectory(model, out / "trajectory.png", out / "trajectory.gif")
+            frames = trajectory(model)
+            pictures.save_png(out / "trajectory.png", strip(frames))
+            pictures.save_gif(out / "trajectory.gif", [pictures.grid(frame) for frame in frames])
     except OSError as error:
         raise UserError(f"cannot write the samples to {out}: {error}; give another folder with --out") from error
     print(f"samples: {out / 'samples.npz'}\npicture: {out / 'grid.png'}")
@@ -63,11 +67,6 @@ def strip(frames: UInt8[np.ndarray, "rungs n h w c"]) -> UInt8[np.ndarray, "H W 
     return pictures.grid(rows.reshape(-1, *rows.shape[2:]), len(chosen))
 
 
-def save_trajectory(model: Model, png: Path, gif: Path | None = None) -> UInt8[np.ndarray, "H W c"]:
-    """Draw how the first images come out of the noise; the strip that was written."""
-    frames = model.trajectory(min(STRIP_IMAGES, model.config.sample.num_images))
-    picture = strip(frames)
-    pictures.save_png(png, picture)
-    if gif is not None:
-        pictures.save_gif(gif, [pictures.grid(frame) for frame in frames])
-    return picture
+def trajectory(model: Model) -> UInt8[np.ndarray, "rungs n h w c"]:
+    """How the first images come out of the noise."""
+    return model.trajectory(min(STRIP_IMAGES, model.config.sample.num_images))

@@ -20,7 +20,7 @@ from jdiff.common.errors import UserError
 from jdiff.common.keys import folded, named
 from jdiff.data import pipeline
 from jdiff.data.sources import Source
-from jdiff.model import Model, example
+from jdiff.model import Model
 from jdiff.tasks import Task
 from jdiff.training import sharding
 from jdiff.training.checkpoints import Checkpoints
@@ -60,7 +60,8 @@ def train(config: ConfigDict, workdir: Path) -> int:
                 state, logs = next_state(state, sharding.put_batch(mesh, next(batches)))
                 meter = add_logs(meter, logs)
                 writers.advance()
-                last = step == total or stop_asked(interrupt, step, config.log.every)
+                stopping = stop_asked(interrupt, step, config.log.every)
+                last = step == total or stopping
 
                 if step % config.log.every == 0 or last:
                     means = {name: float(average.compute()) for name, average in meter.items()}
@@ -74,7 +75,7 @@ def train(config: ConfigDict, workdir: Path) -> int:
                         scores = score(state)
                         writers.scalars(step, {f"holdout_{name}": value for name, value in scores.items()})
                         checkpoints.save(state, config=config.to_dict(), holdout_loss=scores.get("loss"))
-                    if not interrupt.signal:
+                    if not stopping:
                         draw(model.with_params(state.ema, step=step), workdir, writers, last=last)
                 if last:
                     break
@@ -108,7 +109,7 @@ def open_folder(workdir: Path) -> Path:
 
 def initial_state(config: ConfigDict, task: Task) -> TrainState:
     key = jax.random.key(config.seed)
-    params, task_state = task.init(named(key, "init"), example(config))
+    params, task_state = task.init(named(key, "init"), build.view(config, train=False).example(1))
     return init_state(params, task_state, build.optimizer(config), named(key, "train"))
 
 
@@ -244,15 +245,21 @@ def draw(model: Model, workdir: Path, writers: Writers, *, last: bool) -> None:
     def due(every: int) -> bool:
         return config.log.pictures and every > 0 and (step % every == 0 or last)
 
+    def show(name: str, path: Path, picture: np.ndarray) -> None:
+        if jax.process_index() > 0:
+            return
+        try:
+            pictures.save_png(path, picture)
+            writers.picture(step, name, picture)
+            say(f"{name}: {path}")
+        except OSError as error:  # not worth a run's life
+            say(f"could not write {path}: {error.strerror or error}; training goes on")
+
     if due(config.train.sample_every):
-        picture = sample.grid(model, model.sample())
-        pictures.save_png(folder / f"step_{step:07d}.png", picture)
-        writers.picture(step, "samples", picture)
-        say(f"samples: {folder / f'step_{step:07d}.png'}")
+        show("samples", folder / f"step_{step:07d}.png", sample.grid(model, model.sample()))
     if due(config.train.trajectory_every):
-        picture = sample.save_trajectory(model, folder / f"step_{step:07d}_trajectory.png")
-        writers.picture(step, "trajectory", picture)
-        say(f"trajectory: {folder / f'step_{step:07d}_trajectory.png'}")
+        frames = sample.trajectory(model)
+        show("trajectory", folder / f"step_{step:07d}_trajectory.png", sample.strip(frames))
 
 
 class Clock:

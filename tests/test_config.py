@@ -32,7 +32,6 @@ def test_every_key_says_what_it_means():
         "network.dropout = 0.0",
         "objective.std = 1.2",
         "sample.s_min = 0.0",
-        'sample.s_max = float("inf")',
         "sample.s_noise = 1.0",
         "sample.sigma_max = placeholder(float)",
         "sample.num_images = 100",
@@ -102,7 +101,9 @@ def test_wrong_keys_and_types(argument, says):
         ("--config.train.accumulate=7", "does not divide by train.accumulate=7"),
         ("--config.network.attention_levels=(2,)", "must lie in 0..1"),
         ("--config.seed=-1", "seed=-1"),
-        (f"--config.sample.seed={2**32}", "below 2^32"),
+        (f"--config.sample.seed={2**32}", "must lie in 0..2^32 - 1"),
+        ("--config.network.channel_mults=()", "must hold whole numbers"),
+        ("--config.network.channel_mults=(1,'a')", "must hold whole numbers; 'a' is none"),
     ],
 )
 def test_values_that_cannot_be_right(argument, says):
@@ -136,6 +137,11 @@ def test_only_what_is_free_may_differ_on_resume(tmp_path):
     for item in ("seed=9", "train.batch_size=64", "data.flip=true", "model.drop_rate=0.5", "train.learning_rate=0.1"):
         with pytest.raises(UserError, match=item.split("=")[0] + " is "):
             config.check_resumable(digits(), config.override(digits(), [f"--config.{item}"]), tmp_path)
+
+
+def test_the_duration_given_goes_before_the_configs_own():
+    train = config.override(digits(), ["--config.train.epochs=2"]).train
+    assert (train.steps, train.epochs, train.images) == (0, 2.0, 0)
 
 
 def test_wrong_names_list_the_right_ones():

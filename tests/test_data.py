@@ -187,6 +187,33 @@ def test_bad_files_are_refused_by_name_or_skipped_and_counted(zoo):
     assert "skipped 2 unreadable of 15" in source.notes[0]
 
 
+def test_folders_as_people_have_them(tmp_path):
+    def image(*parts):
+        path = tmp_path.joinpath(*parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8)).save(path)
+
+    image("one", "train", "a", "1.png")
+    image("one", "train", "b", "1.png")
+    source = Folder(str(tmp_path / "one"), "train")
+    assert source.class_names == ("a", "b")  # "train" alone is a root, not a class
+    (tmp_path / "one" / "train" / "c").mkdir()
+    (tmp_path / "one" / "test").mkdir()
+    source = Folder(str(tmp_path / "one"), "train")
+    assert "sub-folder c" in source.notes[0]
+    image("one", "test", "b", "2.png")
+    test = Folder(str(tmp_path / "one"), "test")
+    assert [test[i]["label"] for i in range(len(test))] == [1]  # numbered as in training
+    image("one", "test", "d", "2.png")
+    with pytest.raises(UserError, match=r"holds classes that .* does not: d"):
+        Folder(str(tmp_path / "one"), "test")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "x").symlink_to(tmp_path / "one" / "train" / "a")
+    (tmp_path / "linked" / "x" / "round").symlink_to(tmp_path / "linked")
+    source = Folder(str(tmp_path / "linked"), "train")
+    assert (len(source), source.class_names) == (1, ("x",))
+
+
 def test_folders_that_cannot_be_used(tmp_path):
     with pytest.raises(UserError, match="not a folder"):
         Folder(str(tmp_path / "nowhere"), "train")

@@ -10,8 +10,10 @@ import pytest
 
 from tests.conftest import TINY, config, run_command
 
+ONE = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
 EIGHT = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-WIDE = (*TINY, "--config.network.channels=16", "--config.log.every=1", "--config.train.learning_rate=5e-4")
+FLAT = tuple(f"--config.network.{setting}" for setting in ("channel_mults=(1,)", "attention_levels=()"))
+WIDE = (*TINY, *FLAT, "--config.network.channels=24", "--config.log.every=1", "--config.train.learning_rate=5e-4")
 
 # Runs in a process of its own, with one device or eight: sys.argv = (workdir, file to write).
 SAMPLE = """
@@ -34,7 +36,6 @@ arrays = {"prior": prior(indices)}
 for size in (1, 7, 64):
     arrays[f"batch_{size}"] = model.sample(64, steps=8, seed=5, batch_size=size, guidance_scale=2.0)
 arrays["noisy"] = model.sample(64, steps=8, seed=5, sampler="ddpm")
-leaf = max(jax.tree.leaves(model.params), key=lambda leaf: leaf.size)
 np.savez(sys.argv[2], devices=jax.device_count(), **arrays)
 """
 
@@ -43,8 +44,9 @@ np.savez(sys.argv[2], devices=jax.device_count(), **arrays)
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("devices")
     arguments = (config("digits"), *WIDE, "--config.train.steps=20")
-    one = run_command(*arguments, "--workdir=one", cwd=folder)
+    one = run_command(*arguments, "--workdir=one", cwd=folder, **ONE)
     assert one.status == 0, one.err
+    assert "1 cpu device" in one.out
     eight = run_command(*arguments, "--config.machine.fsdp=2", "--workdir=eight", cwd=folder, **EIGHT)
     assert eight.status == 0, eight.err
     assert "8 cpu device" in eight.out
@@ -71,7 +73,7 @@ def samples(runs, environment, name):
 
 
 def test_the_same_noise_and_images_for_any_devices_and_batch_size(runs):
-    one, eight = samples(runs, {}, "from_one"), samples(runs, EIGHT, "from_eight")
+    one, eight = samples(runs, ONE, "from_one"), samples(runs, EIGHT, "from_eight")
     assert (one["devices"], eight["devices"]) == (1, 8)
     np.testing.assert_array_equal(one["prior"], eight["prior"])
     reference = one["batch_64"].astype(int)
@@ -84,7 +86,7 @@ def test_the_same_noise_and_images_for_any_devices_and_batch_size(runs):
 
 def test_a_checkpoint_of_one_layout_goes_on_in_another(runs):
     arguments = (config("digits"), *WIDE, "--config.train.steps=25")
-    on_one = run_command(*arguments, "--workdir=eight", cwd=runs)
+    on_one = run_command(*arguments, "--workdir=eight", cwd=runs, **ONE)
     assert on_one.status == 0, on_one.err
     on_eight = run_command(*arguments, "--config.machine.fsdp=4", "--workdir=one", cwd=runs, **EIGHT)
     assert on_eight.status == 0, on_eight.err

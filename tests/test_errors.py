@@ -1,6 +1,7 @@
 """A user's mistake: one clear line on stderr, exit status not zero, nothing lost."""
 
 import json
+import shutil
 import subprocess
 
 import numpy as np
@@ -47,7 +48,12 @@ def refused(*arguments, cwd, status=1, **environment):
         (["--config.objective.draw=steps"], "objective.draw='steps' needs a schedule with steps"),
         (["--config.task=clasifier"], "did you mean 'classifier'"),
         (["--config.log.wandb=true"], "pip install -e '.[wandb]'"),
-        (["--config.machine.fsdp=2"], "machine.fsdp=2 does not divide the 1 devices"),
+        (["--config.machine.fsdp=5"], "machine.fsdp=5 does not divide the"),
+        (["--config.train.steps=None"], "train.steps needs a value"),
+        (["--config.network.attention_heads=5"], "network.attention_heads=5 does not divide 16 channels"),
+        (["--config.data.channels=4"], "digits has images of 1 channels"),
+        (["--config.sample.eta=2"], "sample.eta=2.0 must lie in [0, 1]"),
+        (["--wokdir=x"], "did you mean 'workdir'"),
         (["--mode=evaluate"], "--mode='evaluate' is unknown; it is one of train, sample"),
         (["--mood=train"], "unknown"),
     ],
@@ -111,6 +117,20 @@ def test_a_run_without_a_checkpoint(tiny_run, tmp_path):
     assert "holds no checkpoint yet" in refused("--mode=sample", "--workdir=run", cwd=tmp_path)
     with pytest.raises(ValueError, match="holds no checkpoint yet"):
         jdiff.load(tmp_path / "run")
+
+
+def test_a_trained_model_cannot_be_overridden(tiny_run, tmp_path):
+    line = refused("--mode=sample", f"--workdir={tiny_run.workdir}", "--config.network.channels=16", cwd=tmp_path)
+    assert "network.channels is 8 there, 16 here" in line
+
+
+def test_looking_at_a_run_leaves_its_save_alone(tiny_run, tmp_path):
+    """A notebook may load a model while the run is being saved."""
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run.workdir, run)
+    (run / "checkpoints" / "99.orbax-checkpoint-tmp").mkdir()
+    jdiff.load(run)
+    assert (run / "checkpoints" / "99.orbax-checkpoint-tmp").exists()
 
 
 def test_labels_out_of_range_when_sampling(tiny_run, tmp_path):

@@ -45,6 +45,14 @@ def test_linear_betas_scale_with_the_number_of_steps():
     assert ratio == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 10, 20])
+def test_short_tables_stay_finite(steps):
+    for betas in (linear_betas(steps), cosine_betas(steps)):
+        sigmas = DDPMTable(betas).sigmas
+        assert np.isfinite(sigmas).all()
+        assert (np.diff(sigmas) > 0).all()
+
+
 def test_cosine_betas_follow_alpha_bar_until_they_are_clipped():
     betas = np.array(cosine_betas(1000))
     assert betas.max() == 0.999

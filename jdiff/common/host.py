@@ -1,16 +1,20 @@
 """Making the most of a CPU. Both settings must come before JAX's first computation (see benchmarks/RESULTS.md)."""
 
+import contextlib
 import ctypes
 import os
 
 import jax
 
+MOST_DEVICES = 8  # each holds its own copy of the weights, and a batch is cut into ever thinner slices
+
 
 def use_all_cores(batch_size: int) -> None:
     """One JAX device a core, so that a batch is computed by all of them: XLA runs much of a program on one thread.
 
-    The number of devices divides batch_size. Nothing is changed where the user has set the number (XLA_FLAGS'
-    xla_force_host_platform_device_count, JAX_NUM_CPU_DEVICES), and nothing on other platforms than the CPU.
+    The number of devices divides batch_size and is at most MOST_DEVICES. Nothing is changed where the user has set the
+    number (XLA_FLAGS' xla_force_host_platform_device_count, JAX_NUM_CPU_DEVICES), where JAX has begun to compute
+    already, and on other platforms than the CPU.
     """
     if (
         "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
@@ -18,8 +22,9 @@ def use_all_cores(batch_size: int) -> None:
     ):
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    devices = max(count for count in range(1, cores + 1) if batch_size % count == 0)
-    jax.config.update("jax_num_cpu_devices", devices)
+    devices = max(count for count in range(1, min(cores, MOST_DEVICES) + 1) if batch_size % count == 0)
+    with contextlib.suppress(RuntimeError):  # JAX runs already, in a notebook: its devices stay
+        jax.config.update("jax_num_cpu_devices", devices)
 
 
 def keep_freed_memory() -> None:

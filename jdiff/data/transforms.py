@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+CHANNEL_CHANGES = ((1, 3), (3, 1))  # (channels that images have, channels wanted)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageView:
@@ -27,27 +29,30 @@ class ImageView:
             image = image[:, ::-1]
         return {"x0": image, "cond": {"label": np.int32(record["label"])} if self.labelled else {}}
 
+    def example(self, rows: int) -> dict[str, Any]:
+        """A batch of zeros of the form that this view gives."""
+        labels = {"label": np.zeros(rows, np.int32)} if self.labelled else {}
+        return {"x0": np.zeros((rows, *self.shape), np.uint8), "cond": labels}
+
 
 def resize_and_crop(image: UInt8[np.ndarray, "h w c"], height: int, width: int) -> UInt8[np.ndarray, "h2 w2 c"]:
-    """Scale (bicubic, antialiased) until the image just covers height x width, then cut the centre out."""
+    """The largest central box of height : width, scaled to height x width (bicubic, antialiased)."""
     h, w, channels = image.shape
     if (h, w) == (height, width):
         return image
     scale = max(height / h, width / w)
-    new_h, new_w = max(height, round(h * scale)), max(width, round(w * scale))
+    box_h, box_w = min(h, height / scale), min(w, width / scale)
+    box = ((w - box_w) / 2, (h - box_h) / 2, (w + box_w) / 2, (h + box_h) / 2)
     picture = Image.fromarray(image[..., 0] if channels == 1 else image)
-    resized = np.asarray(picture.resize((new_w, new_h), Image.Resampling.BICUBIC)).reshape(new_h, new_w, channels)
-    top, left = (new_h - height) // 2, (new_w - width) // 2
-    return resized[top : top + height, left : left + width]
+    resized = picture.resize((width, height), Image.Resampling.BICUBIC, box)
+    return np.asarray(resized).reshape(height, width, channels)
 
 
 def to_channels(image: UInt8[np.ndarray, "h w c"], channels: int) -> UInt8[np.ndarray, "h w c2"]:
-    """Grey to colour and back (ITU-R 601 luma); raises ValueError for any other change of the channel count."""
-    have = image.shape[-1]
-    if have == channels:
-        return image
-    if (have, channels) == (1, 3):
+    """Grey to colour and back (ITU-R 601 luma): see CHANNEL_CHANGES."""
+    change = (image.shape[-1], channels)
+    if change == (1, 3):
         return np.repeat(image, 3, axis=-1)
-    if (have, channels) == (3, 1):
+    if change == (3, 1):
         return np.asarray(Image.fromarray(image).convert("L"))[..., None]
-    raise ValueError(f"images of {have} channels cannot become images of {channels}")
+    return image

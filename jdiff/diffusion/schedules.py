@@ -90,9 +90,12 @@ class DDPMTable:
 
 
 def linear_betas(steps: int) -> tuple[float, ...]:
-    """beta_t from 1e-4 to 0.02 in equal steps, both times 1000/T (Ho et al., arXiv 2006.11239, section 4)."""
+    """beta_t from 1e-4 to 0.02 in equal steps, both times 1000/T (Ho et al., arXiv 2006.11239, section 4).
+
+    At most 0.999, which matters below 21 steps.
+    """
     scale = 1000 / steps
-    return tuple(np.linspace(scale * 1e-4, scale * 0.02, steps).tolist())
+    return tuple(np.minimum(np.linspace(scale * 1e-4, scale * 0.02, steps), 0.999).tolist())
 
 
 def cosine_betas(steps: int, *, s: float = 0.008, largest: float = 0.999) -> tuple[float, ...]:

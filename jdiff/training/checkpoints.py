@@ -10,14 +10,14 @@ The last few are kept, and the one with the lowest held-out loss.
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from jdiff.common.errors import UserError
@@ -29,10 +29,11 @@ METRIC = "holdout_loss"
 class Checkpoints:
     """The checkpoints below `directory`; use as a context manager, so that a save under way is finished on leaving.
 
-    keep_last: how many of the newest are kept; the best is kept besides.
+    keep_last: how many of the newest are kept; the best is kept besides. read_only: nothing is written or swept away,
+    so that a run that is being trained can be looked at.
     """
 
-    def __init__(self, directory: Path, *, keep_last: int = 3):
+    def __init__(self, directory: Path, *, keep_last: int = 3, read_only: bool = False):
         self.directory = Path(directory).absolute()
         policies = [
             preservation_policy.LatestN(keep_last),
@@ -47,7 +48,8 @@ class Checkpoints:
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
                     best_fn=lambda metrics: -metrics[METRIC],  # without it, metrics are not written down
-                    cleanup_tmp_directories=True,  # what a crash in the middle of a save has left
+                    cleanup_tmp_directories=not read_only,  # what a crash in the middle of a save has left
+                    read_only=read_only,
                 ),
             )
         except OSError as error:
@@ -91,7 +93,8 @@ class Checkpoints:
             training=ocp.args.StandardSave(training),
             meta=ocp.args.JsonSave({"config": dict(config), "batches_consumed": step}),
         )
-        metrics = None if holdout_loss is None else {METRIC: holdout_loss}
+        known = holdout_loss is not None and math.isfinite(holdout_loss)
+        metrics = {METRIC: holdout_loss} if known else None
         try:
             self._manager.save(step, args=items, metrics=metrics)
         except Exception as error:
@@ -111,7 +114,7 @@ class Checkpoints:
             weights=ocp.args.StandardRestore(weights), training=ocp.args.StandardRestore(training)
         )
         restored = self._manager.restore(step, args=items)
-        return _join(restored["weights"], restored["training"], abstract)
+        return TrainState(**restored["weights"], **restored["training"])
 
     def restore_weights(self, step: int, abstract: PyTree) -> PyTree:
         """The item "weights" of `step` alone: {"ema", "task_state"} of `abstract`'s shapes and shardings."""
@@ -130,24 +133,7 @@ class Checkpoints:
 
 
 def _split(state: TrainState) -> tuple[PyTree, PyTree]:
-    """(weights, training) of a state, the key as plain numbers."""
-    weights = {"ema": state.ema, "task_state": state.task_state}
-    key = jax.eval_shape(jax.random.key_data, state.key) if _abstract(state.key) else jax.random.key_data(state.key)
-    training = {
-        "step": state.step,
-        "key": key,
-        "params": state.params,
-        "opt_state": state.opt_state,
-        "skipped": state.skipped,
-        "skipped_in_row": state.skipped_in_row,
-    }
-    return weights, training
-
-
-def _join(weights: PyTree, training: PyTree, like: TrainState) -> TrainState:
-    key = jax.random.wrap_key_data(training["key"])
-    return dataclasses.replace(like, **weights, **{**training, "key": key})
-
-
-def _abstract(leaf: Array | jax.ShapeDtypeStruct) -> bool:
-    return isinstance(leaf, jax.ShapeDtypeStruct)
+    """(weights, training) of a state."""
+    parts = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    weights = {name: parts.pop(name) for name in ("ema", "task_state")}
+    return weights, parts

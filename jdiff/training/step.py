@@ -29,7 +29,7 @@ class TrainState:
     """
 
     step: Any  # int32 []
-    key: Any  # a typed key []
+    key: Any  # the data of a typed key, uint32 [...], as checkpoints hold it
     params: PyTree
     ema: PyTree
     task_state: PyTree  # what a task keeps beside its parameters, such as a codebook's averages
@@ -42,7 +42,7 @@ def init_state(params: PyTree, task_state: PyTree, optimizer: optax.GradientTran
     zero = jnp.zeros((), jnp.int32)
     return TrainState(
         step=zero,
-        key=key,
+        key=jax.random.key_data(key),
         params=params,
         ema=jax.tree.map(jnp.copy, params),  # copies: the state is donated, and no buffer can be given away twice
         task_state=task_state,
@@ -66,7 +66,7 @@ def train_step(
 
     accumulate: the batch goes through in so many parts, whose gradients are averaged.
     """
-    key = folded(state.key, state.step)
+    key = folded(jax.random.wrap_key_data(state.key), state.step)
     gradient = partial(_gradient, loss, state.params, step=state.step)
     if accumulate == 1:
         grads, task_state, logs = gradient(state.task_state, batch, key)

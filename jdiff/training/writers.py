@@ -32,12 +32,13 @@ class Jsonl:
     """
 
     def __init__(self, path: Path, *, start: int):
-        if path.exists():
-            kept = [line for line in path.read_text().splitlines() if _step(line) <= start]
-            fresh = path.with_suffix(".tmp")
-            fresh.write_text("".join(line + "\n" for line in kept))
-            fresh.replace(path)
-        self._file = path.open("a")
+        try:
+            if path.exists():
+                kept = [line for line in path.read_text().splitlines() if _step(line) <= start]
+                replace_file(path, "".join(line + "\n" for line in kept))
+            self._file = path.open("a")
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror}; make room or mend the permissions") from error
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         row = {name: value if math.isfinite(value) else None for name, value in values.items()}

@@ -4,9 +4,10 @@
     PATH/<class>/**/*.jpg           a class a sub-folder, in the order of their names
     PATH/{train,test}/...           either form, with its own held-out images ("val" where "test" is missing)
 
-Without a test folder, a fixed share of the images is held out.
+Without test images, a fixed share of the images is held out. Links are followed; hidden files and folders are not read.
 """
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,7 @@ from jdiff.common.errors import UserError
 from jdiff.data.decode import decode
 
 HOLDOUT_SEED = 0
+NOT_IMAGES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}  # known to Pillow, not pictures to it
 
 
 class Folder:
@@ -43,20 +45,27 @@ class Folder:
         if not root or not top.is_dir():
             raise UserError(f"data.dir={root!r} is not a folder; give one with --config.data.dir=PATH")
         train_dir, test_dir = _split_dirs(top)
-        files, self.class_names = _list(train_dir, channels)
-        if split == "test" and test_dir:
-            files, test_classes = _list(test_dir, channels)
-            if test_classes != self.class_names:
-                unlike = sorted(set(test_classes) ^ set(self.class_names))
-                raise UserError(f"{train_dir} and {test_dir} hold different classes: {', '.join(unlike)}")
-        elif not test_dir:
-            held_out = round(holdout * len(files)) if len(files) >= 20 else 0
-            order = np.random.default_rng(HOLDOUT_SEED).permutation(len(files))
+        found, self.class_names, empty = _list(train_dir)
+        if not found:
+            raise UserError(
+                f"no images below {train_dir}: it must hold files such as .png, .jpg or .webp, or sub-folders of them"
+            )
+        if test_dir:
+            if split == "test":
+                found, test_classes, _ = _list(test_dir)
+                unknown = sorted(set(test_classes) - set(self.class_names))
+                if unknown:
+                    raise UserError(f"{test_dir} holds classes that {train_dir} does not: {', '.join(unknown)}")
+        else:
+            held_out = round(holdout * len(found)) if len(found) >= 20 else 0
+            order = np.random.default_rng(HOLDOUT_SEED).permutation(len(found))
             chosen = order[:held_out] if split == "test" else order[held_out:]
-            files = [files[i] for i in sorted(chosen)]
+            found = [found[i] for i in sorted(chosen)]
+        number = {name: index for index, name in enumerate(self.class_names)}
+        files = [(path, number.get(name, 0)) for path, name in found]
 
         self.shape = (None, None, channels)
-        self.notes: tuple[str, ...] = ()
+        notes = [f"sub-folder {name} of {train_dir} holds no images and is no class" for name in empty]
         self._channels = channels
         bad = _bad_files([file for file, _ in files], channels, progress)
         if bad and on_bad_file == "error":
@@ -65,10 +74,11 @@ class Folder:
             raise UserError(f"{file} cannot be read: {why}{more}; mend or remove it, or set data.on_bad_file=skip")
         if bad:
             first = next(iter(bad))
-            self.notes = (f"skipped {len(bad)} unreadable of {len(files)} {split} images below {top} (first: {first})",)
+            notes.append(f"skipped {len(bad)} unreadable of {len(files)} {split} images below {top} (first: {first})")
             files = [entry for entry in files if entry[0] not in bad]
         if split == "train" and not files:
             raise UserError(f"no readable image is left for training below {top}")
+        self.notes = tuple(notes) if split == "train" or bad else ()
         self._files = [str(file) for file, _ in files]
         self._labels = [label for _, label in files]
 
@@ -78,7 +88,7 @@ class Folder:
     def __getitem__(self, index: int) -> dict[str, Any]:
         try:
             record: dict[str, Any] = {"image": decode(self._files[index], self._channels)}
-        except (OSError, ValueError) as error:
+        except Exception as error:
             raise UserError(f"{self._files[index]} could be read at the start and cannot now: {error}") from error
         if self.class_names:
             record["label"] = self._labels[index]
@@ -90,26 +100,33 @@ class Folder:
 
 def _split_dirs(top: Path) -> tuple[Path, Path | None]:
     """(where training images lie, where held-out ones lie or None)."""
-    tests = [top / name for name in ("test", "val") if (top / name).is_dir()]
-    if tests and (top / "train").is_dir():
-        return top / "train", tests[0]
-    return top, None
+    names = {path.name for path in top.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    if "train" not in names or names - {"train", "test", "val"}:
+        return top, None
+    tests = [top / name for name in ("test", "val") if name in names and _list(top / name)[0]]
+    return top / "train", tests[0] if tests else None
 
 
-def _list(top: Path, channels: int) -> tuple[list[tuple[Path, int]], tuple[str, ...]]:
-    """Every image file below `top` with its class's number (0 where there are no classes), sorted; and the classes."""
-    known = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    found = [
-        path
-        for path in sorted(top.rglob("*"))
-        if path.suffix.lower() in known
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(top).parts)
-    ]
-    if not found:
-        raise UserError(
-            f"no images below {top}: it must hold files such as .png, .jpg or .webp, or sub-folders of them"
-        )
+def _list(top: Path) -> tuple[list[tuple[Path, str]], tuple[str, ...], list[str]]:
+    """Every image file below `top` with its class's name ("" where there are no classes), sorted; the classes; and the
+    sub-folders without images.
+    """
+    known = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN.keys() - NOT_IMAGES}
+    found: list[Path] = []
+    seen = set()  # real paths of folders: links may lead in a circle
+    for folder, subfolders, names in os.walk(top, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        found += [
+            Path(folder, name)
+            for name in names
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in known
+        ]
+    found.sort()
     nested = [path for path in found if path.parent != top]
     if nested and len(nested) < len(found):
         loose = next(path for path in found if path.parent == top)
@@ -118,9 +135,10 @@ def _list(top: Path, channels: int) -> tuple[list[tuple[Path, int]], tuple[str, 
             f"({nested[0].relative_to(top)}, ...): "
             "put each into the sub-folder of its class, or all into one folder"
         )
-    names = tuple(sorted({path.relative_to(top).parts[0] for path in nested}))
-    number = {name: index for index, name in enumerate(names)}
-    return [(path, number[path.relative_to(top).parts[0]] if names else 0) for path in found], names
+    classes = {path.relative_to(top).parts[0] for path in nested}
+    empty = sorted(path.name for path in top.iterdir() if path.is_dir() and path.name not in classes)
+    empty = [name for name in empty if nested and not name.startswith(".")]
+    return [(path, path.relative_to(top).parts[0] if nested else "") for path in found], tuple(sorted(classes)), empty
 
 
 def _bad_files(files: list[Path], channels: int, progress: Callable[[Iterable, int], Iterable]) -> dict[Path, str]:
@@ -129,7 +147,7 @@ def _bad_files(files: list[Path], channels: int, progress: Callable[[Iterable, i
     def fault(file: Path) -> str | None:
         try:
             decode(file, channels)
-        except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
+        except Exception as error:  # Pillow's plugins raise whatever they like on a damaged file
             return f"{error or type(error).__name__}".replace("\n", " ")
         return None
 

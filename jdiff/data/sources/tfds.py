@@ -6,6 +6,10 @@ from typing import Any
 from jdiff.common.errors import UserError
 
 
+class SplitMissingError(UserError):
+    pass
+
+
 class Tfds:
     """The set `name` ("cifar10", "name/config:version") under `data_dir`, features "image" and perhaps "label".
 
@@ -23,7 +27,7 @@ class Tfds:
             if not info.splits:
                 raise FileNotFoundError("nothing is there")
             if split not in info.splits:
-                raise UserError(f"data set {name!r} has no split {split!r}; it has {', '.join(info.splits)}")
+                raise SplitMissingError(f"data set {name!r} has no split {split!r}; it has {', '.join(info.splits)}")
             self._records = builder.as_data_source(split)
         except UserError:
             raise
@@ -35,8 +39,8 @@ class Tfds:
             raise UserError(f"data set {name!r} has no feature 'image'; it has {', '.join(info.features)}")
         height, width, channels = info.features["image"].shape
         self.shape = (height, width, channels or 3)
-        self._labelled = "label" in info.features
-        self.class_names = tuple(info.features["label"].names) if self._labelled else ()
+        label = info.features["label"] if "label" in info.features else None
+        self.class_names = tuple(getattr(label, "names", ()))  # of a ClassLabel; a number has none
 
     def __len__(self) -> int:
         return len(self._records)
@@ -46,7 +50,7 @@ class Tfds:
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         records = self._records.__getitems__([int(index) for index in indices])
-        names = ("image", "label") if self._labelled else ("image",)
+        names = ("image", "label") if self.class_names else ("image",)
         return [{name: record[name] for name in names} for record in records]
 
 
