@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -105,6 +106,11 @@ def resolve(config: ConfigDict, source: Source) -> ConfigDict:
 def view(config: ConfigDict, *, train: bool) -> ImageView:
     """What makes an example of a record; held-out images are not flipped."""
     return ImageView(shape=config.data.shape, flip=config.data.flip and train, labelled=bool(config.data.class_names))
+
+
+def example(config: ConfigDict, rows: int = 1) -> Any:
+    """A batch of zeros of the form that a resolved config's data have."""
+    return jax.tree.map(jnp.asarray, view(config, train=False).example(rows))
 
 
 # Models

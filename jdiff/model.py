@@ -47,9 +47,7 @@ def restore(config: ConfigDict, workdir: Path, checkpoint: str | int | None = No
         step = checkpoints.find(wanted)
         if step is None:
             raise UserError(f"{workdir} holds no checkpoint yet; train it first: --config=FILE --workdir={workdir}")
-        params, task_state = jax.eval_shape(
-            lambda: task.init(jax.random.key(0), build.view(config, train=False).example(1))
-        )
+        params, task_state = jax.eval_shape(lambda: task.init(jax.random.key(0), build.example(config)))
         abstract = sharding.abstract(mesh, {"ema": params, "task_state": task_state})
         weights = checkpoints.restore_weights(step, abstract)
     return Model(config, task, mesh, weights["ema"], step=step)

@@ -109,7 +109,7 @@ def open_folder(workdir: Path) -> Path:
 
 def initial_state(config: ConfigDict, task: Task) -> TrainState:
     key = jax.random.key(config.seed)
-    params, task_state = task.init(named(key, "init"), build.view(config, train=False).example(1))
+    params, task_state = task.init(named(key, "init"), build.example(config))
     return init_state(params, task_state, build.optimizer(config), named(key, "train"))
 
 

@@ -1,9 +1,11 @@
 """The main job as a user runs it: train on digits, then sample. One run serves all of these tests."""
 
 import json
+import time
 from functools import cache
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -143,6 +145,33 @@ def test_every_sampler_draws_digits(digits_run, sampler):
     accuracy = read_right(images.reshape(200, 64) / 127.5 - 1, labels)
     print(f"{sampler}: {accuracy:.1%}")
     assert accuracy > 0.9
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_sampling_costs_its_network_passes(digits_run, scale):
+    """1,000 images: at most 1.1 times their passes times one forward pass at the batch that is used."""
+    model = jdiff.load(digits_run.workdir)
+    rows, steps, calls = 100 if scale == 1 else 200, 4, 7
+    denoise = jax.jit(lambda params, x, sigma, cond: model.task.denoiser(params)(x, sigma, cond).x0)
+    drop = {} if scale == 1 else {"drop": {"label": jnp.arange(rows) % 2 == 1}}
+    inputs = (jnp.zeros((rows, 8, 8, 1)), jnp.ones(rows), {"label": jnp.zeros(rows, int), **drop})
+
+    def forward():
+        jax.block_until_ready([denoise(model.params, *inputs) for _ in range(calls)])
+
+    def sample():
+        model.sample(1000, batch_size=100, guidance_scale=scale, steps=steps)
+
+    def seconds(run):
+        began = time.perf_counter()
+        run()
+        return time.perf_counter() - began
+
+    forward(), sample()
+    # In turns, as the machine's speed drifts: forward passes before and after each call.
+    ratios = [seconds(sample) / (5 * (seconds(forward) + seconds(forward))) for _ in range(5)]
+    print(f"guidance {scale}: sampling costs {np.median(ratios):.2f} of its passes ({np.round(ratios, 2)})")
+    assert np.median(ratios) <= 1.1
 
 
 def test_settings_that_are_wrong(digits_run):

@@ -12,7 +12,7 @@ so image i does not depend on the batch size, on the number of devices, or on th
 import zlib
 
 import jax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Integer, Key
 
 
 def named(key: Key[Array, "*b"], name: str) -> Key[Array, "*b"]:
@@ -20,7 +20,7 @@ def named(key: Key[Array, "*b"], name: str) -> Key[Array, "*b"]:
     return folded(key, zlib.crc32(name.encode()))
 
 
-def folded(key: Key[Array, "*b"], number: int | Int[Array, ""]) -> Key[Array, "*b"]:
+def folded(key: Key[Array, "*b"], number: int | Integer[Array, ""]) -> Key[Array, "*b"]:
     """fold_in(key, number), for one key or for each of an array of keys."""
     fold = jax.random.fold_in
     for _ in range(key.ndim):
@@ -28,7 +28,7 @@ def folded(key: Key[Array, "*b"], number: int | Int[Array, ""]) -> Key[Array, "*
     return fold(key, number)
 
 
-def image_keys(seed: int | Int[Array, ""], indices: Int[Array, " b"]) -> Key[Array, " b"]:
+def image_keys(seed: int | Integer[Array, ""], indices: Integer[Array, " b"]) -> Key[Array, " b"]:
     """key_i = fold_in(key(seed), i) for each index i."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), indices)
 

@@ -49,7 +49,7 @@ class Checkpoints:
                     preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
                     best_fn=lambda metrics: -metrics[METRIC],  # without it, metrics are not written down
                     cleanup_tmp_directories=not read_only,  # what a crash in the middle of a save has left
-                    read_only=read_only,
+                    create=not read_only,
                 ),
             )
         except OSError as error:

@@ -39,7 +39,7 @@ class Tfds:
             raise UserError(f"data set {name!r} has no feature 'image'; it has {', '.join(info.features)}")
         height, width, channels = info.features["image"].shape
         self.shape = (height, width, channels or 3)
-        label = info.features["label"] if "label" in info.features else None
+        label = dict(info.features).get("label")
         self.class_names = tuple(getattr(label, "names", ()))  # of a ClassLabel; a number has none
 
     def __len__(self) -> int:
