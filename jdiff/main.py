@@ -68,10 +68,11 @@ def prepare_jax(config: Any) -> None:
 
     from jdiff.common.host import keep_freed_memory, use_all_cores
 
-    use_all_cores(config.train.batch_size // config.train.accumulate)
-    keep_freed_memory()
     if config.machine.distributed:
-        jax.distributed.initialize()  # finds its peers through Slurm, Open MPI or a cloud's TPU metadata
+        jax.distributed.initialize()  # finds its peers through Slurm, Open MPI, Kubernetes or a cloud's TPU metadata
+    else:
+        use_all_cores(config.train.batch_size // config.train.accumulate)
+    keep_freed_memory()
     if config.machine.compilation_cache:
         folder = Path(config.machine.compilation_cache).expanduser()
         jax.config.update("jax_compilation_cache_dir", str(folder))

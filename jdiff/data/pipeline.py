@@ -6,6 +6,9 @@ depend on how many processes, workers or threads read it, and training resumes a
 iterator's state.
 """
 
+import contextlib
+import itertools
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -53,8 +56,20 @@ def train_batches(
         if not flags.FLAGS.is_parsed():  # Grain's workers read absl's flags, which a notebook never parses
             flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch)
-        batches = batches.mp_prefetch(options)
+        with _no_interrupt():
+            ahead = iter(batches.mp_prefetch(options))
+            return itertools.chain([next(ahead)], ahead)
     return iter(batches)
+
+
+@contextlib.contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Processes started within ignore Ctrl-C, which a terminal sends to all of them: the main one decides."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def fixed_batch(source: Source, view: View, count: int) -> Batch:
