@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, PyTree, UInt8
+from jaxtyping import Array, Num, PyTree, UInt8
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -110,7 +110,7 @@ class Model:
         calls = build.sampler(sample).nfe(sample.steps)
         return calls, calls * (2 if _guided(sample) else 1)
 
-    def classify(self, images: Float[Array, "b h w c"] | UInt8[Array, "b h w c"]) -> np.ndarray:
+    def classify(self, images: Num[Array | np.ndarray, "b h w c"]) -> np.ndarray:
         """A classifier's probabilities [B, classes] for images, uint8 or float32 in [-1, 1]."""
         if not isinstance(self.task, ClassifierTask):
             raise UserError(f"task={self.config.task!r} does not classify")

@@ -25,7 +25,8 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 # A network so small that it compiles and trains in seconds.
 TINY = (
     "--config.network.channels=8",
-    "--config.network.channel_mults=(1,2)",
+    "--config.network.channel_mults=(1,)",
+    "--config.network.attention_levels=()",
     "--config.train.batch_size=16",
     "--config.train.holdout_images=32",
     "--config.train.sample_every=0",
@@ -45,7 +46,11 @@ class Result:
     seconds: float
 
 
-def start_command(*arguments: str, cwd: Path, **environment: str) -> subprocess.Popen:
+FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
+
+def start_command(*arguments: str, cwd: Path, xla: str = FAST_COMPILE, **environment: str) -> subprocess.Popen:
+    environment["XLA_FLAGS"] = f"{xla} {environment.get('XLA_FLAGS', '')}"
     command = [sys.executable, "-m", "jdiff.main", *arguments]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, cwd=cwd, env={**os.environ, **environment}, text=True, **pipes)
@@ -86,7 +91,7 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The README's main job, run to its end in a fresh folder with an empty compilation cache."""
     folder = tmp_path_factory.mktemp("digits")
     cache = f"--config.machine.compilation_cache={folder / 'xla'}"
-    result = run_command(config("digits"), cache, cwd=folder)
+    result = run_command(config("digits"), cache, cwd=folder, xla="")
     assert result.status == 0, result.err
     return Run(folder / "runs" / "digits", result)
 

@@ -12,8 +12,7 @@ from tests.conftest import TINY, config, run_command
 
 ONE = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
 EIGHT = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-FLAT = tuple(f"--config.network.{setting}" for setting in ("channel_mults=(1,)", "attention_levels=()"))
-WIDE = (*TINY, *FLAT, "--config.network.channels=24", "--config.log.every=1", "--config.train.learning_rate=5e-4")
+WIDE = (*TINY, "--config.network.channels=24", "--config.log.every=1", "--config.train.learning_rate=5e-4")
 
 # Runs in a process of its own, with one device or eight: sys.argv = (workdir, file to write).
 SAMPLE = """

@@ -15,7 +15,6 @@ DIGITS = (config("digits"), *TINY, "--config.train.steps=4", "--config.log.progr
 FOLDER = (
     config("folder"),
     *TINY,
-    "--config.network.attention_levels=(1,)",
     "--config.train.steps=2",
     "--config.log.progress=false",
     "--workdir=run",
@@ -50,7 +49,7 @@ def refused(*arguments, cwd, status=1, **environment):
         (["--config.log.wandb=true"], "pip install -e '.[wandb]'"),
         (["--config.machine.fsdp=5"], "machine.fsdp=5 does not divide the"),
         (["--config.train.steps=None"], "train.steps needs a value"),
-        (["--config.network.attention_heads=5"], "network.attention_heads=5 does not divide 16 channels"),
+        (["--config.network.attention_heads=5"], "network.attention_heads=5 does not divide 8 channels"),
         (["--config.data.channels=4"], "digits has images of 1 channels"),
         (["--config.sample.eta=2"], "sample.eta=2.0 must lie in [0, 1]"),
         (["--wokdir=x"], "did you mean 'workdir'"),
@@ -89,7 +88,11 @@ def test_folders_of_images(tmp_path):
     assert "torn.jpg cannot be read" in line
     assert "data.on_bad_file=skip" in line
     assert "sides must be multiples of 2" in refused(
-        *folder, "--config.data.image_size=15", "--config.data.on_bad_file=skip", cwd=tmp_path
+        *folder,
+        "--config.data.image_size=15",
+        "--config.data.on_bad_file=skip",
+        "--config.network.channel_mults=(1,1)",
+        cwd=tmp_path,
     )
     result = run_command(*folder, "--config.data.on_bad_file=skip", cwd=tmp_path)
     assert result.status == 0, result.err

@@ -9,7 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Num, PyTree
 
 from jdiff.common.pictures import to_float
 
@@ -30,7 +30,7 @@ class ClassifierTask:
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
         return loss, (state, {"accuracy": jnp.mean(jnp.argmax(logits, axis=-1) == labels)})
 
-    def classify(self, params: PyTree, images: Float[Array, "b h w c"]) -> tuple[Array, Array]:
+    def classify(self, params: PyTree, images: Num[Array, "b h w c"]) -> tuple[Array, Array]:
         """(logits [B, classes], features [B, F]) of images."""
         return self._apply(params, images)
 
