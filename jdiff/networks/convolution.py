@@ -1,7 +1,7 @@
 """Two-dimensional convolution, in the form that each backend runs fastest.
 
 XLA:CPU runs 3x3 convolutions of stride 1 well. Kernels of 1x1, strides, and inputs of few channels it runs two to three
-times slower, forward and backward, than the matrix products that they are; so there they are written as these
+times slower, taken alone, than the matrix products that they are; so there they are written as these
 (benchmarks/RESULTS.md has the measurements). Both forms are slices, concatenations and products: every JAX transform
 goes through.
 """
