@@ -38,18 +38,15 @@ def run(options: flags.FlagValues, overrides: Sequence[str]) -> int:
     if mode == "train":
         if not options.config:
             raise UserError("--mode=train needs --config=FILE, such as --config=configs/digits.py")
-        config = jdiff.config.load(options.config)
         workdir = Path(options.workdir or f"runs/{Path(options.config).stem}")
+        config = jdiff.config.override(jdiff.config.load(options.config), overrides)
     else:
         if not (options.workdir or options.config):
             raise UserError(f"--mode={mode} needs --workdir=DIR, the folder of a trained run")
         workdir = Path(options.workdir or f"runs/{Path(options.config).stem}")
-        config = jdiff.config.of_run(workdir)
-    given = jdiff.config.override(config, overrides)
-    jdiff.config.check(given)
-    if mode != "train":
-        jdiff.config.check_same_model(jdiff.config.of_run(workdir), given, workdir)
-    config = given
+        config = jdiff.config.override(jdiff.config.of_run(workdir), overrides)
+        jdiff.config.check_same_model(jdiff.config.of_run(workdir), config, workdir)
+    jdiff.config.check(config)
     prepare_jax(config)
 
     if mode == "train":

@@ -166,10 +166,11 @@ def test_sampling_costs_its_network_passes(digits_run, scale):
         return time.perf_counter() - began
 
     forward(), sample()
-    # In turns, as the machine's speed drifts: forward passes before and after each call.
-    ratios = [seconds(sample) / (5 * (seconds(forward) + seconds(forward))) for _ in range(5)]
-    print(f"guidance {scale}: sampling costs {np.median(ratios):.2f} of its passes ({np.round(ratios, 2)})")
-    assert np.median(ratios) <= 1.1
+    # In turns, and the quickest of each: what else the machine does can only add to a time.
+    pairs = [(seconds(sample), seconds(forward)) for _ in range(6)]
+    whole, passes = np.min(pairs, axis=0)
+    print(f"guidance {scale}: sampling costs {whole / (10 * passes):.2f} of its passes")
+    assert whole <= 1.1 * 10 * passes
 
 
 def test_settings_that_are_wrong(digits_run):
