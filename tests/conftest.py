@@ -50,7 +50,7 @@ FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_
 
 
 def start_command(*arguments: str, cwd: Path, xla: str = FAST_COMPILE, **environment: str) -> subprocess.Popen:
-    environment["XLA_FLAGS"] = f"{xla} {environment.get('XLA_FLAGS', '')}"
+    environment["XLA_FLAGS"] = f"{xla} {environment.get('XLA_FLAGS', '')}".strip()
     command = [sys.executable, "-m", "jdiff.main", *arguments]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, cwd=cwd, env={**os.environ, **environment}, text=True, **pipes)

@@ -50,8 +50,10 @@ def test_presets_have_the_published_sizes(name, millions):
     assert count == pytest.approx(millions, abs=0.05 if millions == 35.7 else 0.01)
 
 
-@pytest.mark.parametrize("shape", [(8, 8, 1), (12, 20, 3), (4, 8, 5), (2, 2, 2)])
-@pytest.mark.parametrize("resample", ["conv", "residual"])
+@pytest.mark.parametrize(
+    ("shape", "resample"),
+    [((8, 8, 1), "conv"), ((12, 20, 3), "residual"), ((4, 8, 5), "conv"), ((2, 2, 2), "residual")],
+)
 def test_any_rectangle_and_any_channels(shape, resample):
     network = UNet(out_channels=shape[-1], resample=resample, **SMALL)
     x = jax.random.normal(jax.random.key(0), (3, *shape))
