@@ -80,7 +80,8 @@ class Model:
         alone. guidance_scale: w in w D_cond + (1 - w) D_uncond, a number or one an image; 1 is no guidance.
         """
         scales = None if np.ndim(guidance_scale) == 0 else np.asarray(guidance_scale)  # type: ignore[arg-type]
-        sample = self._settings(
+        sample = build.settings(
+            self.config,
             num_images=num_images if num_images is not None or labels is None else len(labels),
             labels=labels if labels is None else tuple(int(label) for label in labels),
             sampler=sampler,
@@ -95,7 +96,7 @@ class Model:
 
     def trajectory(self, num_images: int = 8, **settings: Any) -> UInt8[np.ndarray, "rungs n h w c"]:
         """x at every rung of the ladder on the way to `num_images` images, scaled by 1/sqrt(1 + sigma^2) to be seen."""
-        sample = self._settings(num_images=num_images, batch_size=num_images, **settings)
+        sample = build.settings(self.config, num_images=num_images, batch_size=num_images, **settings)
         ((_, frames),) = self._batches(sample, keep_trajectory=True)
         assert frames is not None
         return frames[:, :num_images]
@@ -123,9 +124,6 @@ class Model:
         model = Model(self.config, self.task, self.mesh, params, step=step)
         model._programs = self._programs
         return model
-
-    def _settings(self, **given: Any) -> ConfigDict:
-        return build.settings(self.config, **given)
 
     def _program(self, key: Any, make: Callable[[], Callable]) -> Callable:
         if key not in self._programs:
