@@ -1,6 +1,7 @@
 """Every key with its default and its meaning. Other configs start from this one and change what they need.
 
-On resume, train.steps, sample.*, log.*, checkpoint.* and machine.* may differ from the run's config; nothing else may.
+On resume, train.steps, sample.*, guidance.*, log.*, checkpoint.* and machine.* may differ from the run's config;
+nothing else may.
 """
 
 from ml_collections import ConfigDict
@@ -26,10 +27,18 @@ def get_config() -> ConfigDict:
     config.model = model = ConfigDict()
     model.conditions = ("label",)  # what the model is given, of what the data carry; (): unconditional
     model.drop_rate = 0.1  # how often a condition is dropped in training, for classifier-free guidance
-    model.schedule = "edm"  # edm; linear, cosine (DDPM tables)
-    model.schedule_steps = 1000  # T of a DDPM table
-    model.prediction = "edm"  # what the network predicts: edm; eps
+    model.schedule = "edm"  # edm, ve, vp, cosine_continuous, flow; tables: linear, scaled_linear, sigmoid, cosine,
+    # sigmoid_alpha_bar
+    model.schedule_steps = 1000  # T of a table
+    model.beta_start = 1e-4  # linear, scaled_linear, sigmoid; vp takes both ends times 1000
+    model.beta_end = 0.02
+    model.zero_terminal_snr = False  # tables: the last step has no signal left
+    model.flow_shift = 1.0  # flow: above 1 spends more time at high noise
+    model.sigma_min = placeholder(float)  # edm, ve: the ends of the noise levels; None: 0.002 and 80, 0.01 and 50
+    model.sigma_max = placeholder(float)
+    model.prediction = "edm"  # what the network predicts: edm, eps, x0, v, flow
     model.sigma_data = 0.5  # edm: standard deviation of the data in [-1, 1]
+    model.learned_variance = False  # tables: the network also predicts the variance of ddpm's steps
 
     config.network = network = ConfigDict()
     network.name = "unet"  # unet; convnet (the classifier's)
@@ -47,10 +56,17 @@ def get_config() -> ConfigDict:
     network.remat = False  # unet: recompute blocks in the backward pass: less memory, more time
 
     config.objective = objective = ConfigDict()
-    objective.draw = "lognormal"  # how training draws sigma: lognormal; steps (of a DDPM table, uniformly)
-    objective.mean = -1.2  # lognormal: of ln sigma
-    objective.std = 1.2
-    objective.weight = "simple"  # simple: weight 1 on what the network predicts (edm: EDM's own weight)
+    objective.draw = "lognormal"  # how training draws sigma: lognormal, log_uniform, logit_normal (of flow's t),
+    # uniform (in the schedule's time), steps (of a table, uniformly)
+    objective.stratified = False  # spread a batch's draws evenly
+    objective.mean = placeholder(float)  # lognormal: of ln sigma (None: -1.2); logit_normal: of logit t (None: 0)
+    objective.std = placeholder(float)  # likewise (None: 1.2; 1)
+    objective.weight = "simple"  # simple (1 on what the network predicts), edm, min_snr, soft_min_snr, p2, v_uniform
+    objective.gamma = placeholder(float)  # min_snr, soft_min_snr (None: 5); p2 (None: 1)
+    objective.loss = "l2"  # l2, l1, huber
+    objective.huber_delta = 1.0
+    objective.uncertainty = False  # learn how hard each noise level is, and weigh by it (EDM2)
+    objective.vlb = 0.001  # weight of the variational term, with model.learned_variance
 
     config.train = train = ConfigDict()
     train.steps = 0  # how long to train, in steps; or else
@@ -77,23 +93,45 @@ def get_config() -> ConfigDict:
     sample.name = "samples"  # --mode=sample writes to WORKDIR/samples/<name> unless --out is given
     sample.num_images = 100
     sample.batch_size = 100  # images at a time, over all devices
-    sample.sampler = "heun"  # heun, euler, ddim, euler_ancestral, ddpm
-    sample.steps = 18  # rungs of the ladder
-    sample.eta = 0.0  # ddim: 0 deterministic .. 1 as noisy as ddpm
+    sample.sampler = "heun"  # ddpm, ddim, euler, euler_ancestral, heun, dpm2, dpmpp_2s_ancestral, dpmpp_2m, dpmpp_3m,
+    # dpmpp_2m_sde, dpmpp_sde, lms, unipc, langevin, predictor_corrector, ode
+    sample.steps = 18  # rungs of the ladder; ode chooses its own steps between its ladder's two ends
+    sample.eta = placeholder(float)  # noise, 0 none .. 1 ddpm's: ddim (None: 0), the ancestral and sde ones (None: 1)
+    sample.variance = "small"  # ddpm: small, large, learned (with model.learned_variance)
+    sample.order = placeholder(int)  # unipc (None: 2), lms (None: 4)
+    sample.langevin_step = placeholder(float)  # in units of sigma^2: langevin (None: 0.25), predictor_corrector (0.1)
+    sample.moves = 1  # langevin, predictor_corrector: Langevin moves at each rung
+    sample.rtol = 1e-2  # ode: tolerated error of a step, relative and absolute
+    sample.atol = 1e-2
     sample.s_churn = 0.0  # heun: EDM's noise parameters
     sample.s_min = 0.0
     sample.s_max = placeholder(float)  # None: no upper end
     sample.s_noise = 1.0
-    sample.ladder = "auto"  # karras; leading, trailing, linspace (DDPM tables); auto: trailing for tables, else karras
+    sample.ladder = "auto"  # karras, logsnr, flow, uniform (in the schedule's time), by_hand; leading, trailing,
+    # linspace, quadratic, exponential (tables); auto: trailing for tables, karras for edm and ve, else uniform
     sample.rho = 7.0  # karras
-    sample.sigma_min = placeholder(float)  # karras: the ends of the ladder; None: the schedule's own
-    sample.sigma_max = placeholder(float)
+    sample.flow_shift = 1.0  # flow
+    sample.sigmas = ()  # by_hand: the sigmas themselves, falling
+    sample.sigma_min = placeholder(float)  # karras, logsnr: the lower end; None: the schedule's own
+    sample.sigma_max = placeholder(float)  # karras, logsnr, flow, uniform: the upper end
     sample.guidance_scale = placeholder(float)  # w in w D_cond + (1 - w) D_uncond; None or 1: no guidance
     sample.labels = ()  # classes in turn; (): every class in turn
     sample.seed = 0
     sample.checkpoint = "latest"  # latest, best (lowest held-out loss), or a step
     sample.save_images = False  # also a PNG an image
     sample.trajectory = False  # also trajectory.png and trajectory.gif, of the first images
+    sample.compare_steps = ()  # also steps.png: the first images from the same noise in so many steps each, (5, 10, 20)
+
+    config.guidance = guidance = ConfigDict()  # what sample.guidance_scale does
+    guidance.method = "classifier_free"  # classifier_free, cfg_plus_plus (scale in [0, 1]), autoguidance, classifier
+    guidance.weak_workdir = ""  # autoguidance: the run of the weaker model
+    guidance.weak_checkpoint = "latest"  # of that run
+    guidance.classifier_workdir = ""  # classifier: a run of task "classifier", which reads the denoised image
+    guidance.rescale = 0.0  # phi: how far the image's spread is brought back to the unguided one's
+    guidance.sigma_low = 0.0  # guided where sigma_low < sigma <= sigma_high alone
+    guidance.sigma_high = placeholder(float)  # None: no upper end
+    guidance.threshold = "none"  # of the denoised image: none, static (to [-1, 1]), dynamic
+    guidance.quantile = 0.995  # dynamic
 
     config.log = log = ConfigDict()
     log.every = 100  # steps between log points

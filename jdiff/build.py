@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -22,8 +23,11 @@ from jdiff.data.sources.digits import Digits
 from jdiff.data.sources.folder import Folder
 from jdiff.data.sources.tfds import SplitMissingError, Tfds
 from jdiff.data.transforms import CHANNEL_CHANGES, ImageView
-from jdiff.diffusion import ladders, objective, parameterization, samplers, schedules
+from jdiff.diffusion import draws, guidance, ladders, parameterization, samplers, schedules, tables, weights
+from jdiff.diffusion.denoiser import Denoise
+from jdiff.diffusion.objective import Objective
 from jdiff.networks.classifier import Classifier
+from jdiff.networks.uncertainty import Uncertainty
 from jdiff.networks.unet import UNet, check_sides
 from jdiff.tasks import Task
 from jdiff.tasks.classifier import ClassifierTask
@@ -117,47 +121,128 @@ def example(config: ConfigDict, rows: int = 1) -> Any:
 
 
 def schedule(config: ConfigDict) -> schedules.Schedule:
-    steps = config.model.schedule_steps
-    families: dict[str, Callable[[], schedules.Schedule]] = {
-        "edm": schedules.EDM,
-        "linear": lambda: schedules.DDPMTable(schedules.linear_betas(steps)),
-        "cosine": lambda: schedules.DDPMTable(schedules.cosine_betas(steps)),
+    model, steps = config.model, config.model.schedule_steps
+    ends = {name: model[name] for name in ("sigma_min", "sigma_max") if model[name] is not None}
+    betas = {"beta_start": model.beta_start, "beta_end": model.beta_end}
+    processes: dict[str, Callable[[], schedules.Schedule]] = {
+        "edm": lambda: schedules.EDM(**ends),
+        "ve": lambda: schedules.VE(**ends),
+        "vp": lambda: schedules.VP(beta_min=1000 * model.beta_start, beta_max=1000 * model.beta_end),
+        "cosine_continuous": schedules.Cosine,
+        "flow": lambda: schedules.Flow(shift=model.flow_shift),
     }
-    return pick("model.schedule", config.model.schedule, families)()
+    in_steps: dict[str, Callable[[], tuple[float, ...]]] = {
+        "linear": lambda: tables.linear_betas(steps, **betas),
+        "scaled_linear": lambda: tables.scaled_linear_betas(steps, **betas),
+        "sigmoid": lambda: tables.sigmoid_betas(steps, **betas),
+        "cosine": lambda: tables.cosine_betas(steps),
+        "sigmoid_alpha_bar": lambda: tables.sigmoid_alpha_bar_betas(steps),
+    }
+    name = one_of("model.schedule", model.schedule, [*processes, *in_steps])
+    if name not in in_steps:
+        if model.zero_terminal_snr:
+            raise UserError(
+                f"model.zero_terminal_snr needs a table ({', '.join(in_steps)}), not model.schedule={name!r}"
+            )
+        made = processes[name]()
+        if not 0 < made.sigma_min < made.sigma_max:
+            raise UserError(
+                f"model.sigma_min={made.sigma_min} and model.sigma_max={made.sigma_max} must rise from above 0"
+            )
+        return made
+    if not model.zero_terminal_snr:
+        return tables.DDPMTable(in_steps[name]())
+    if steps < 2:
+        raise UserError("model.zero_terminal_snr needs model.schedule_steps of at least 2")
+    return tables.DDPMTable(tables.zero_terminal_snr(in_steps[name]()))
 
 
-def diffusion(config: ConfigDict) -> DiffusionTask:
+def prediction(config: ConfigDict) -> parameterization.Parameterization:
     made_schedule = schedule(config)
     predictions: dict[str, Callable[[], parameterization.Parameterization]] = {
         "edm": lambda: parameterization.Edm(made_schedule, config.model.sigma_data),
         "eps": lambda: parameterization.Eps(made_schedule),
+        "x0": lambda: parameterization.X0(made_schedule),
+        "v": lambda: parameterization.V(made_schedule),
+        "flow": lambda: parameterization.Flow(made_schedule),
     }
-    prediction = pick("model.prediction", config.model.prediction, predictions)()
+    made = pick("model.prediction", config.model.prediction, predictions)()
+    if config.model.prediction == "eps" and made_schedule.sigma_max >= schedules.LARGEST_SIGMA:
+        raise UserError(
+            "model.prediction='eps' says nothing of the image where there is no signal, and this schedule ends there; "
+            "predict v, x0 or edm, or choose another schedule (or model.zero_terminal_snr=False)"
+        )
+    return made
 
-    def uniform_steps() -> objective.Draw:
-        if not isinstance(made_schedule, schedules.DDPMTable):
-            raise UserError("objective.draw='steps' needs a schedule with steps: model.schedule is linear or cosine")
-        return objective.UniformSteps(made_schedule)
 
-    draws: dict[str, Callable[[], objective.Draw]] = {
-        "lognormal": lambda: objective.LogNormal(config.objective.mean, config.objective.std),
-        "steps": uniform_steps,
+def objective(config: ConfigDict, predicted: parameterization.Parameterization) -> Objective:
+    """How training draws sigma, and what an error costs there."""
+    wanted, made_schedule = config.objective, predicted.schedule
+
+    def lognormal(mean: float, std: float) -> draws.LogNormal:
+        return draws.LogNormal(mean if wanted.mean is None else wanted.mean, std if wanted.std is None else wanted.std)
+
+    def logit_normal() -> draws.Draw:
+        """ln sigma = ln shift + logit t."""
+        normal = lognormal(0.0, 1.0)
+        return draws.LogNormal(normal.mean + math.log(config.model.flow_shift), normal.std)
+
+    def steps() -> draws.Draw:
+        if not isinstance(made_schedule, tables.DDPMTable):
+            raise UserError(
+                f"objective.draw='steps' needs a table, and model.schedule={config.model.schedule!r} is none"
+            )
+        return draws.Steps(made_schedule)
+
+    draw_families: dict[str, Callable[[], draws.Draw]] = {
+        "lognormal": lambda: lognormal(-1.2, 1.2),
+        "log_uniform": lambda: draws.LogUniform(made_schedule),
+        "logit_normal": logit_normal,
+        "uniform": lambda: draws.Uniform(made_schedule),
+        "steps": steps,
     }
-    weights: dict[str, Callable[[], objective.Weight]] = {"simple": lambda: objective.Simple(prediction)}
+
+    def gamma(default: float) -> float:
+        return default if wanted.gamma is None else wanted.gamma
+
+    weight_families: dict[str, Callable[[], weights.Weight]] = {
+        "simple": lambda: weights.Simple(predicted),
+        "edm": lambda: weights.Edm(config.model.sigma_data),
+        "min_snr": lambda: weights.MinSNR(gamma(5.0)),
+        "soft_min_snr": lambda: weights.SoftMinSNR(gamma(5.0)),
+        "p2": lambda: weights.P2(gamma(1.0)),
+        "v_uniform": weights.VUniform,
+    }
+    return Objective(
+        draw=pick("objective.draw", wanted.draw, draw_families)(),
+        weight=pick("objective.weight", wanted.weight, weight_families)(),
+        rho=one_of("objective.loss", wanted.loss, ("l2", "l1", "huber")),  # type: ignore[arg-type]
+        huber_delta=wanted.huber_delta,
+        stratified=wanted.stratified,
+        vlb=wanted.vlb,
+    )
+
+
+def diffusion(config: ConfigDict) -> DiffusionTask:
+    predicted = prediction(config)
+    learned_variance = config.model.learned_variance
+    if learned_variance and not isinstance(predicted.schedule, tables.DDPMTable):
+        raise UserError(f"model.learned_variance needs a table, and model.schedule={config.model.schedule!r} is none")
+    if learned_variance and config.objective.draw != "steps":
+        raise UserError("model.learned_variance learns the variance of a table's steps: set objective.draw='steps'")
     unknown = [name for name in config.model.conditions if name not in ("label",)]
     if unknown:
         raise UserError(f"model.conditions holds {unknown[0]!r}; conditions are: label")
     networks = {"unet": unet}
-    check_sampling(config, made_schedule)
+    check_sampling(config, predicted.schedule)
     return DiffusionTask(
         network=pick("network.name", config.network.name, networks)(config),
-        parameterization=prediction,
-        objective=objective.Objective(
-            pick("objective.draw", config.objective.draw, draws)(),
-            pick("objective.weight", config.objective.weight, weights)(),
-        ),
+        parameterization=predicted,
+        objective=objective(config, predicted),
         conditions=config.model.conditions,
         drop_rate=config.model.drop_rate,
+        learned_variance=learned_variance,
+        uncertainty=Uncertainty() if config.objective.uncertainty else None,
     )
 
 
@@ -174,7 +259,7 @@ def unet(config: ConfigDict) -> UNet:
                 f"network.attention_heads={network.attention_heads} does not divide {mult * network.channels} channels"
             )
     return UNet(
-        out_channels=channels,
+        out_channels=channels * (2 if config.model.learned_variance else 1),
         channels=network.channels,
         channel_mults=network.channel_mults,
         blocks_per_level=network.blocks_per_level,
@@ -256,55 +341,238 @@ def ema(config: ConfigDict) -> Ema:
 def sampler(sample: ConfigDict) -> samplers.Sampler:
     """The solver that `config.sample` asks for."""
 
+    def given(name: str, default: Any) -> Any:
+        return default if sample[name] is None else sample[name]
+
     def heun() -> samplers.Heun:
-        s_max = math.inf if sample.s_max is None else sample.s_max
-        churn = {"s_churn": sample.s_churn, "s_min": sample.s_min, "s_max": s_max, "s_noise": sample.s_noise}
-        return samplers.Heun(steps=sample.steps, **churn)
+        churn = {"s_churn": sample.s_churn, "s_min": sample.s_min, "s_max": given("s_max", math.inf)}
+        return samplers.Heun(steps=sample.steps, s_noise=sample.s_noise, **churn)
+
+    def ddpm() -> samplers.Sampler:
+        variances: dict[str, Callable[[], samplers.Sampler]] = {
+            "small": lambda: samplers.DDIM(eta=1.0),
+            "large": lambda: samplers.DDPM(variance="large"),
+            "learned": lambda: samplers.DDPM(variance="learned"),
+        }
+        return pick("sample.variance", sample.variance, variances)()
 
     families: dict[str, Callable[[], samplers.Sampler]] = {
-        "heun": heun,
+        "ddpm": ddpm,
+        "ddim": lambda: samplers.DDIM(eta=given("eta", 0.0)),
         "euler": lambda: samplers.DDIM(eta=0.0),
-        "ddim": lambda: samplers.DDIM(eta=sample.eta),
-        "euler_ancestral": lambda: samplers.DDIM(eta=1.0),
-        "ddpm": lambda: samplers.DDIM(eta=1.0),
+        "euler_ancestral": lambda: samplers.DDIM(eta=given("eta", 1.0)),
+        "heun": heun,
+        "dpm2": samplers.DPM2,
+        "dpmpp_2s_ancestral": lambda: samplers.DPMpp2SAncestral(eta=given("eta", 1.0)),
+        "dpmpp_2m": samplers.DPMpp2M,
+        "dpmpp_3m": samplers.DPMpp3M,
+        "dpmpp_2m_sde": lambda: samplers.DPMpp2MSDE(eta=given("eta", 1.0)),
+        "dpmpp_sde": lambda: samplers.DPMppSDE(eta=given("eta", 1.0)),
+        "lms": lambda: samplers.LMS(order=given("order", 4)),
+        "unipc": lambda: samplers.UniPC(order=given("order", 2)),
+        "langevin": lambda: samplers.Langevin(r=given("langevin_step", 0.25), moves=sample.moves),
+        "predictor_corrector": lambda: samplers.PredictorCorrector(r=given("langevin_step", 0.1), moves=sample.moves),
+        "ode": lambda: samplers.ODE(rtol=sample.rtol, atol=sample.atol),
     }
     return pick("sample.sampler", sample.sampler, families)()
 
 
 def ladder(sample: ConfigDict, made_schedule: schedules.Schedule) -> ladders.Ladder:
-    """The sigmas that `config.sample` asks for, [steps + 1]."""
-    is_table = isinstance(made_schedule, schedules.DDPMTable)
-    subsequences: dict[str, Callable[[int, schedules.DDPMTable], ladders.Ladder]] = {
-        "leading": ladders.leading,
-        "trailing": ladders.trailing,
-        "linspace": ladders.linspace,
+    """The sigmas that `config.sample` asks for, [steps + 1]; of the adaptive solver, [start, end, 0]."""
+    sigma_min = made_schedule.sigma_min if sample.sigma_min is None else sample.sigma_min
+    sigma_max = made_schedule.sigma_max if sample.sigma_max is None else sample.sigma_max
+    if not 0 < sigma_min < sigma_max:
+        raise UserError(f"sample.sigma_min={sigma_min} and sample.sigma_max={sigma_max} must rise from above 0")
+
+    def by_hand() -> ladders.Ladder:
+        try:
+            return ladders.by_hand(sample.sigmas)
+        except ValueError as error:
+            raise UserError(f"sample.sigmas={error}") from error
+
+    def of_table(subsequence: Callable[[int, tables.DDPMTable], ladders.Ladder]) -> Callable[[], ladders.Ladder]:
+        def take() -> ladders.Ladder:
+            if not isinstance(made_schedule, tables.DDPMTable):
+                raise UserError(
+                    f"sample.ladder={sample.ladder!r} takes the steps of a table, and this model has none; use karras"
+                )
+            if sample.steps > len(made_schedule.betas):
+                raise UserError(
+                    f"sample.steps={sample.steps} is more than the table's {len(made_schedule.betas)} steps"
+                )
+            return subsequence(sample.steps, made_schedule)
+
+        return take
+
+    families: dict[str, Callable[[], ladders.Ladder]] = {
+        "karras": lambda: ladders.karras(sample.steps, sigma_min=sigma_min, sigma_max=sigma_max, rho=sample.rho),
+        "logsnr": lambda: ladders.logsnr(sample.steps, sigma_min=sigma_min, sigma_max=sigma_max),
+        "flow": lambda: ladders.flow(sample.steps, sigma_max=sigma_max, shift=sample.flow_shift),
+        "uniform": lambda: ladders.uniform(sample.steps, made_schedule, sigma_max=sigma_max),
+        "by_hand": by_hand,
+        "leading": of_table(ladders.leading),
+        "trailing": of_table(ladders.trailing),
+        "linspace": of_table(ladders.linspace),
+        "quadratic": of_table(ladders.quadratic),
+        "exponential": of_table(ladders.exponential),
     }
-    name = one_of("sample.ladder", sample.ladder, ("auto", "karras", *subsequences))
-    if name == "auto":
-        name = "trailing" if is_table else "karras"
-    if name == "karras":
-        sigma_min = made_schedule.sigma_min if sample.sigma_min is None else sample.sigma_min
-        sigma_max = made_schedule.sigma_max if sample.sigma_max is None else sample.sigma_max
-        if not 0 < sigma_min < sigma_max:
-            raise UserError(f"sample.sigma_min={sigma_min} and sample.sigma_max={sigma_max} must rise from above 0")
-        return ladders.karras(sample.steps, sigma_min=sigma_min, sigma_max=sigma_max, rho=sample.rho)
-    if not isinstance(made_schedule, schedules.DDPMTable):
-        raise UserError(f"sample.ladder={name!r} takes the steps of a DDPM table, and this model has none; use karras")
-    if sample.steps > len(made_schedule.betas):
-        raise UserError(f"sample.steps={sample.steps} is more than the table's {len(made_schedule.betas)} steps")
-    return subsequences[name](sample.steps, made_schedule)
+
+    def auto() -> ladders.Ladder:
+        if sample.sampler == "ode":
+            return ladders.by_hand((sigma_max, sigma_min))
+        if isinstance(made_schedule, tables.DDPMTable):
+            return families["trailing"]()
+        return families["karras" if isinstance(made_schedule, (schedules.EDM, schedules.VE)) else "uniform"]()
+
+    rungs = pick("sample.ladder", sample.ladder, {"auto": auto, **families})()
+    if rungs[0] > made_schedule.sigma_max * (1 + 1e-6):
+        raise UserError(
+            f"the ladder starts at sigma {rungs[0]:g}, above this model's sigmas ({made_schedule.sigma_min:g} to "
+            f"{made_schedule.sigma_max:g}); lower sample.sigma_max or sample.sigmas"
+        )
+    return rungs
+
+
+FIRST_ORDER = ("ddpm", "ddim", "euler", "euler_ancestral")
+ALWAYS_NOISY = ("ddpm", "langevin", "predictor_corrector")
+ETA_UNLESS_SET = {"ddim": 0.0, "euler_ancestral": 1.0, "dpmpp_2s_ancestral": 1.0, "dpmpp_2m_sde": 1.0, "dpmpp_sde": 1.0}
+
+
+def is_noiseless(sample: ConfigDict) -> bool:
+    """Whether the sampler follows the probability flow alone, so that it can also be walked upwards."""
+    eta = ETA_UNLESS_SET.get(sample.sampler, 0.0) if sample.eta is None else sample.eta
+    if sample.sampler in ETA_UNLESS_SET:
+        return eta == 0
+    return sample.sampler not in ALWAYS_NOISY and not (sample.sampler == "heun" and sample.s_churn)
+
+
+def is_guided(config: ConfigDict) -> bool:
+    """Whether guidance changes anything: a scale of 1 is the model alone, save where the scale is a strength."""
+    scale = config.sample.guidance_scale
+    if config.guidance.method == "classifier":
+        return bool(scale)
+    return scale is not None and (scale != 1 or config.guidance.method == "cfg_plus_plus")
 
 
 def check_sampling(config: ConfigDict, made_schedule: schedules.Schedule) -> None:
-    """Raises UserError where `config.sample` cannot work, so that this is told before the first picture is due."""
+    """Raises UserError where `config.sample` and `config.guidance` cannot work, so that this is told before the first
+    picture is due.
+    """
     sampler(config.sample)
     ladder(config.sample, made_schedule)
-    conditions(config, config.sample)
+    conditions(config)
+    sample, wanted = config.sample, config.guidance
+    if sample.sampler == "ddpm" and sample.variance == "learned" and not config.model.learned_variance:
+        raise UserError(
+            "sample.variance='learned': this model learned none (model.learned_variance); use small or large"
+        )
+    method = one_of("guidance.method", wanted.method, list(GUIDANCE))
+    one_of("guidance.threshold", wanted.threshold, ("none", "static", "dynamic"))
+    for name, low, high in (("rescale", 0, 1), ("quantile", 0, 1)):
+        if not low <= wanted[name] <= high:
+            raise UserError(f"guidance.{name}={wanted[name]} must lie in [{low}, {high}]")
+    if not is_guided(config):
+        return
+    if method in ("classifier_free", "cfg_plus_plus") and not config.model.conditions:
+        raise UserError("guidance_scale: an unconditional model has nothing to guide; leave it out")
+    if method == "cfg_plus_plus":
+        if sample.sampler not in FIRST_ORDER:
+            raise UserError(f"guidance.method='cfg_plus_plus' goes with the samplers {', '.join(FIRST_ORDER)} alone")
+        if not 0 <= sample.guidance_scale <= 1:
+            raise UserError(f"sample.guidance_scale={sample.guidance_scale} of cfg_plus_plus must lie in [0, 1]")
+    if method == "autoguidance" and not wanted.weak_workdir:
+        raise UserError("guidance.method='autoguidance' needs a second, weaker run: set guidance.weak_workdir")
+    if method == "classifier" and not wanted.classifier_workdir:
+        raise UserError("guidance.method='classifier' needs a classifier's run: set guidance.classifier_workdir")
+    if method == "classifier" and not config.data.class_names:
+        raise UserError("guidance.method='classifier' guides to a class, and this model's data have none")
 
 
-def conditions(config: ConfigDict, sample: ConfigDict) -> dict[str, np.ndarray]:
-    """What each image that `sample` asks for is conditioned on, [num_images, ...] by name."""
-    if "label" not in config.model.conditions:
+# What each method makes of the denoiser; helpers are the other runs' tasks, with their weights beside the model's.
+
+
+def _classifier_free(denoise: Denoise, scale: Any, rescale: Any, weights: Any, helpers: Any) -> Denoise:
+    return guidance.classifier_free(denoise, scale, rescale=rescale)
+
+
+def _cfg_plus_plus(denoise: Denoise, scale: Any, rescale: Any, weights: Any, helpers: Any) -> Denoise:
+    return guidance.cfg_plus_plus(denoise, scale)
+
+
+def _autoguidance(denoise: Denoise, scale: Any, rescale: Any, weights: Any, helpers: Any) -> Denoise:
+    weak = helpers["weak"].denoiser(weights["weak"])
+    return guidance.autoguidance(denoise, weak, scale, rescale=rescale)
+
+
+def _classifier(denoise: Denoise, scale: Any, rescale: Any, weights: Any, helpers: Any) -> Denoise:
+    def log_probability(x: Array, sigma: Array, cond: Any) -> Array:
+        """ln p(class | D(x)): a classifier of clean images reads the denoised one."""
+        logits, _ = helpers["classifier"].classify(weights["classifier"], denoise(x, sigma, cond).x0)
+        return jnp.take_along_axis(jax.nn.log_softmax(logits), cond["label"][:, None], axis=1)[:, 0]
+
+    return guidance.classifier(denoise, log_probability, scale)
+
+
+GUIDANCE: dict[str, Callable[..., Denoise]] = {
+    "classifier_free": _classifier_free,
+    "cfg_plus_plus": _cfg_plus_plus,
+    "autoguidance": _autoguidance,
+    "classifier": _classifier,
+}
+
+
+def guidance_runs(config: ConfigDict) -> dict[str, tuple[str, str]]:
+    """The other runs that the guidance needs, name -> (workdir, checkpoint)."""
+    if not is_guided(config):
+        return {}
+    wanted = config.guidance
+    if wanted.method == "autoguidance":
+        return {"weak": (wanted.weak_workdir, wanted.weak_checkpoint)}
+    return {"classifier": (wanted.classifier_workdir, "latest")} if wanted.method == "classifier" else {}
+
+
+def guidance_numbers(config: ConfigDict) -> dict[str, np.float32]:
+    """The guidance's numbers, which a compiled program takes as they come."""
+    wanted = config.guidance
+    numbers = {
+        "rescale": wanted.rescale,
+        "sigma_low": wanted.sigma_low,
+        "sigma_high": math.inf if wanted.sigma_high is None else wanted.sigma_high,
+        "quantile": wanted.quantile,
+    }
+    return {name: np.float32(value) for name, value in numbers.items()}
+
+
+def guide(config: ConfigDict, task: DiffusionTask, helpers: Mapping[str, Any], *, guided: bool) -> tuple[Any, Callable]:
+    """(a key that tells this form of guidance from others, (weights, rows) -> the guided denoiser).
+
+    weights: "model", each helper's, and "guidance", the numbers; rows: "scale" [B].
+    """
+    wanted = config.guidance
+    limited = wanted.sigma_low > 0 or wanted.sigma_high is not None
+    form = (guided, wanted.method, bool(wanted.rescale), limited, wanted.threshold, *guidance_runs(config).values())
+    method, threshold, has_rescale = GUIDANCE[wanted.method], wanted.threshold, bool(wanted.rescale)
+
+    def make(weights: Any, rows: Any) -> Denoise:
+        plain, numbers = task.denoiser(weights["model"]), weights["guidance"]
+        denoise = plain
+        if guided:
+            rescale = numbers["rescale"] if has_rescale else 0.0
+            denoise = method(plain, rows["scale"], rescale, weights, helpers)
+            if limited:
+                denoise = guidance.interval(denoise, plain, numbers["sigma_low"], numbers["sigma_high"])
+        if threshold == "static":
+            return guidance.static_clip(denoise)
+        return guidance.dynamic_threshold(denoise, numbers["quantile"]) if threshold == "dynamic" else denoise
+
+    return form, make
+
+
+def conditions(config: ConfigDict) -> dict[str, np.ndarray]:
+    """What each image that `config.sample` asks for is conditioned on, [num_images, ...] by name."""
+    sample = config.sample
+    of_classifier = config.guidance.method == "classifier" and is_guided(config)
+    if "label" not in config.model.conditions and not of_classifier:
         if sample.labels:
             raise UserError(f"sample.labels={sample.labels}: this model was trained without labels")
         return {}
@@ -317,14 +585,17 @@ def conditions(config: ConfigDict, sample: ConfigDict) -> dict[str, np.ndarray]:
 
 
 def settings(config: ConfigDict, **given: Any) -> ConfigDict:
-    """config.sample with what is given (not None) in place of its own; raises UserError for what cannot be right."""
-    sample = config.sample.copy_and_resolve_references()
+    """The config with what is given (not None) in place of its keys of the groups sample and guidance; raises UserError
+    for what cannot be right.
+    """
+    config = config.copy_and_resolve_references()
     for name, value in given.items():
         if value is not None:
+            group = "guidance" if name in config.guidance else "sample"
             try:
                 value = value.item() if isinstance(value, np.generic) else value
-                sample[name] = float(value) if name == "guidance_scale" else value
+                config[group][name] = float(value) if name == "guidance_scale" else value
             except (KeyError, AttributeError, TypeError, ValueError) as error:
-                raise UserError(f"sample.{name}={value!r}: {' '.join(str(error).split())}") from error
-    check_sample(sample)
-    return sample
+                raise UserError(f"{group}.{name}={value!r}: {' '.join(str(error).split())}") from error
+    check_sample(config.sample)
+    return config

@@ -20,7 +20,7 @@ FILE = "config.json"
 FLAGS = ("config", "workdir", "mode", "out", "debug", "help")
 DURATIONS = ("train.steps", "train.epochs", "train.images")
 # What may differ between a run and the command that resumes it.
-FREE_ON_RESUME = ("train.steps", "sample.", "eval.", "log.", "checkpoint.", "machine.")
+FREE_ON_RESUME = ("train.steps", "sample.", "guidance.", "eval.", "log.", "checkpoint.", "machine.")
 LEAST = {
     "train.batch_size": 1,
     "train.accumulate": 1,
@@ -39,6 +39,7 @@ LEAST = {
     "seed": 0,
     "data.image_size": 0,
     "model.schedule_steps": 1,
+    "objective.vlb": 0,
     "log.every": 1,
     "checkpoint.every": 1,
     "checkpoint.keep": 1,
@@ -50,6 +51,21 @@ LEAST = {
     "network.blocks_per_level": 1,
     "network.attention_heads": 1,
 }
+# What must be above 0, where it is set at all.
+POSITIVE = (
+    "model.sigma_data",
+    "model.beta_start",
+    "model.beta_end",
+    "model.flow_shift",
+    "objective.std",
+    "objective.gamma",
+    "objective.huber_delta",
+    "sample.rho",
+    "sample.flow_shift",
+    "sample.langevin_step",
+    "sample.rtol",
+    "sample.atol",
+)
 
 
 def defaults() -> ConfigDict:
@@ -164,9 +180,9 @@ def check(config: ConfigDict) -> None:
     for name in ("model.drop_rate", "network.dropout", "data.holdout", "train.b1", "train.b2"):
         if not 0 <= config_value(config, name) < 1:
             raise UserError(f"{name}={config_value(config, name)} must lie in [0, 1)")
-    for name in ("model.sigma_data", "objective.std", "sample.rho"):
-        if not config_value(config, name) > 0:
-            raise UserError(f"{name}={config_value(config, name)} must be above 0")
+    for name in POSITIVE:
+        if (value := config_value(config, name)) is not None and not value > 0:
+            raise UserError(f"{name}={value} must be above 0")
     if config.seed >= 2**32:
         raise UserError(f"seed={config.seed} must be below 2^32")
     check_sample(config.sample)
@@ -189,21 +205,27 @@ def check(config: ConfigDict) -> None:
 
 def check_sample(sample: ConfigDict) -> None:
     """Raises UserError where a value of the group `sample` cannot be right."""
-    for name in ("num_images", "batch_size", "steps"):
+    for name in ("num_images", "batch_size", "steps", "moves"):
         if sample[name] < 1:
             raise UserError(f"sample.{name}={sample[name]} must be at least 1")
     if not 0 <= sample.seed < 2**32:
         raise UserError(f"sample.seed={sample.seed} must lie in 0..2^32 - 1")
-    if not 0 <= sample.eta <= 1:
+    if sample.eta is not None and not 0 <= sample.eta <= 1:
         raise UserError(f"sample.eta={sample.eta} must lie in [0, 1]")
+    if sample.order is not None and sample.order not in (1, 2, 3, 4):
+        raise UserError(f"sample.order={sample.order} must be 1, 2, 3 or 4")
 
 
 def _check_elements(name: str, value: Any) -> None:
-    """Tuples of a config hold whole numbers; those of names hold text."""
-    kind = str if name in ("model.conditions", "data.class_names") else int
-    wrong = [element for element in value if type(element) is not kind] if isinstance(value, tuple) else []
+    """Tuples of a config hold whole numbers, save a few."""
+    kinds: dict[str, tuple[tuple[type, ...], str]] = {
+        "model.conditions": ((str,), "names"),
+        "data.class_names": ((str,), "names"),
+        "sample.sigmas": ((float, int), "numbers"),
+    }
+    kind, what = kinds.get(name, ((int,), "whole numbers"))
+    wrong = [element for element in value if type(element) not in kind] if isinstance(value, tuple) else []
     if wrong:
-        what = "names" if kind is str else "whole numbers"
         raise UserError(f"{name}={value} must hold {what}; {wrong[0]!r} is none")
 
 

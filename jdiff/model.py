@@ -8,22 +8,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Num, PyTree, UInt8
+from jaxtyping import Array, Float, Num, PyTree, UInt8
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 import jdiff.config
-from jdiff import build
+from jdiff import build, programs
+from jdiff.common.arrays import slerp
 from jdiff.common.errors import UserError
 from jdiff.common.keys import image_keys
-from jdiff.common.pictures import to_uint8
-from jdiff.diffusion import drivers, guidance
-from jdiff.diffusion.samplers import Sampler
+from jdiff.common.pictures import to_float, to_uint8
+from jdiff.diffusion import drivers
+from jdiff.diffusion.tables import DDPMTable
 from jdiff.tasks import Task
 from jdiff.tasks.classifier import ClassifierTask
 from jdiff.tasks.diffusion import DiffusionTask
 from jdiff.training import sharding
 from jdiff.training.checkpoints import Checkpoints
+
+Images = UInt8[np.ndarray, "n h w c"]
+
+# How the probability flow is followed where the way back matters, unless another sampler is asked for.
+PRECISE = {"sampler": "ode", "rtol": 1e-4, "atol": 1e-4}
 
 
 def load(workdir: str | Path, checkpoint: str | int | None = None) -> "Model":
@@ -54,62 +60,169 @@ def restore(config: ConfigDict, workdir: Path, checkpoint: str | int | None = No
 
 
 class Model:
-    """config: the run's, resolved. params: the averaged weights. step: the step that they are of."""
+    """config: the run's, resolved. params: the averaged weights. step: the step that they are of.
+
+    The methods' keyword `settings` are keys of the config's groups `sample` and `guidance` (sampler, steps, seed, eta,
+    ladder, guidance_scale, labels, rescale, ...); what is not given is as in the config. labels: one an image, or
+    fewer, taken in turn. guidance_scale: w in w D_cond + (1 - w) D_uncond, a number or one an image; 1 is no guidance.
+    Image i depends on its label, the seed and i alone. Images are given as uint8, or as floats in [-1, 1].
+    """
 
     def __init__(self, config: ConfigDict, task: Task, mesh: Mesh, params: PyTree, *, step: int):
         self.config, self.task, self.mesh, self.params, self.step = config, task, mesh, params, step
         self._programs: dict[Any, Callable] = {}
+        self._others: dict[tuple[str, str], Model] = {}
+        self._counted_calls: int | None = None
 
     def sample(
         self,
         num_images: int | None = None,
         *,
-        labels: Sequence[int] | None = None,
-        sampler: str | None = None,
-        steps: int | None = None,
-        guidance_scale: float | Sequence[float] | None = None,
-        seed: int | None = None,
-        batch_size: int | None = None,
+        noise: Float[np.ndarray, "n h w c"] | None = None,
         progress: bool = False,
         **settings: Any,
-    ) -> UInt8[np.ndarray, "n h w c"]:
-        """New images, uint8.
-
-        What is not given is as in the config's `sample` group; `settings` are further keys of that group (eta, ladder,
-        s_churn, ...). labels: one an image, or fewer, taken in turn; image i depends on its label, the seed and i
-        alone. guidance_scale: w in w D_cond + (1 - w) D_uncond, a number or one an image; 1 is no guidance.
-        """
-        scales = None if np.ndim(guidance_scale) == 0 else np.asarray(guidance_scale)  # type: ignore[arg-type]
-        sample = build.settings(
-            self.config,
-            num_images=num_images if num_images is not None or labels is None else len(labels),
-            labels=labels if labels is None else tuple(int(label) for label in labels),
-            sampler=sampler,
-            steps=steps,
-            guidance_scale=guidance_scale if scales is None else None,
-            seed=seed,
-            batch_size=batch_size,
-            **settings,
-        )
-        parts = [images for images, _ in self._batches(sample, scales=scales, progress=progress)]
-        return np.concatenate(parts)[: sample.num_images]
+    ) -> Images:
+        """New images. noise: what they start from, of unit variance, such as `encode` and `noise` give."""
+        if num_images is None:
+            given = noise if noise is not None else settings.get("labels")
+            num_images = None if given is None else len(given)
+        wanted, scales = self._settings(num_images, settings)
+        extra = {} if noise is None else {"noise": np.asarray(noise, np.float32)}
+        return self._walk(wanted, scales, extra, progress=progress)[0]
 
     def trajectory(self, num_images: int = 8, **settings: Any) -> UInt8[np.ndarray, "rungs n h w c"]:
         """x at every rung of the ladder on the way to `num_images` images, scaled by 1/sqrt(1 + sigma^2) to be seen."""
-        sample = build.settings(self.config, num_images=num_images, batch_size=num_images, **settings)
-        ((_, frames),) = self._batches(sample, keep_trajectory=True)
+        wanted, scales = self._settings(num_images, {"batch_size": num_images, **settings})
+        frames = self._walk(wanted, scales, {}, keep_trajectory=True)[1]
         assert frames is not None
-        return frames[:, :num_images]
+        return frames
+
+    def compare_steps(
+        self, steps: Sequence[int] = (5, 10, 20, 50), num_images: int = 8, **settings: Any
+    ) -> UInt8[np.ndarray, "counts n h w c"]:
+        """The same images, from the same noise, in several numbers of steps."""
+        return np.stack([self.sample(num_images, **{**settings, "steps": count}) for count in steps])
+
+    def noise(self, indices: Sequence[int], seed: int | None = None) -> Float[np.ndarray, "n h w c"]:
+        """The noise of unit variance that the images of these numbers start from."""
+        keys = image_keys(self.config.sample.seed if seed is None else seed, jnp.asarray(indices, jnp.uint32))
+        return np.asarray(drivers.prior_noise(keys, jnp.zeros((len(indices), *self.config.data.shape))))
+
+    def forward(self, images: Any, *, frames: int = 10, **settings: Any) -> UInt8[np.ndarray, "frames n h w c"]:
+        """The forward process: images with the noise of `frames` rungs of the ladder, from none to the most."""
+        x0 = self._images(images)
+        rungs = self._ladder(self._settings(len(x0), settings)[0])[::-1]
+        rungs = rungs[np.unique(np.round(np.linspace(0, len(rungs) - 1, frames)).astype(int))].astype(np.float32)
+        noisy = to_float(x0) + rungs[:, None, None, None, None] * self.noise(range(len(x0)), settings.get("seed"))
+        return np.asarray(to_uint8(programs.seen(jnp.asarray(noisy), jnp.asarray(rungs))))
+
+    def encode(self, images: Any, **settings: Any) -> Float[np.ndarray, "n h w c"]:
+        """The noise, of unit variance, that a deterministic sampler (default: ode) leads from to these images."""
+        image = self._images(images)
+        wanted, scales = self._settings(len(image), {**PRECISE, **settings})
+        if not build.is_noiseless(wanted.sample):
+            raise UserError(
+                f"sample.sampler={wanted.sample.sampler!r} adds noise: encode with ode, heun or ddim (eta 0)"
+            )
+        task, solver = self._diffusion(), build.sampler(wanted.sample)
+        form, guided, weights = self._guided(wanted, scales)
+        rungs = self._ladder(wanted)[-2::-1]
+        run = self._program(
+            ("encode", solver, form), lambda: programs.encode(guided, solver, task.parameterization.schedule)
+        )
+        return self._rowwise(run, weights, wanted.sample, rungs, {**self._rows(wanted, scales), "image": image})
+
+    def reconstruct(self, images: Any, **settings: Any) -> Images:
+        """Images encoded into noise and sampled back from it."""
+        settings = {**PRECISE, **settings}
+        return self.sample(noise=self.encode(images, **settings), **settings)
+
+    def interpolate(
+        self, first: Any, last: Any, frames: int = 8, *, label: int | None = None, **settings: Any
+    ) -> UInt8[np.ndarray, "frames h w c"]:
+        """From one image to another through the noise, along a great circle (slerp).
+
+        first, last: numbers of images of this seed, or images [h, w, c], which are encoded. label: of all frames, where
+        the model has labels (default: the config's first).
+        """
+        if "label" in self.config.model.conditions:
+            settings["labels"] = (label if label is not None else (self.config.sample.labels or (0,))[0],)
+
+        def start(end: Any) -> np.ndarray:
+            if np.ndim(end) == 0:
+                return self.noise([end], settings.get("seed"))[0]
+            return self.encode(np.asarray(end)[None], **settings)[0]
+
+        path = slerp(jnp.asarray(start(first)), jnp.asarray(start(last)), jnp.linspace(0, 1, frames))
+        return self.sample(noise=np.asarray(path), **{**PRECISE, **settings})
+
+    def img2img(self, images: Any, *, sigma: float, **settings: Any) -> Images:
+        """New images that keep what noise of `sigma` leaves of these: noised to there, then walked down the rungs
+        below (SDEdit, arXiv 2108.01073). About 1 keeps the layout; 0 would keep all.
+        """
+        image = self._images(images)
+        wanted, scales = self._settings(len(image), settings)
+        rungs = self._ladder(wanted)
+        if not 0 < sigma <= rungs[0]:
+            raise UserError(f"sigma={sigma} must lie above 0 and not above the ladder's first rung, {rungs[0]:g}")
+        rungs = np.append(sigma, rungs[rungs < sigma])
+        return self._walk(wanted, scales, {"image": image}, rungs=rungs)[0]
+
+    def inpaint(self, images: Any, masks: Any, *, repeats: int = 5, **settings: Any) -> Images:
+        """The images with what lies under `masks` (true) painted anew, the rest kept (RePaint, arXiv 2201.09865).
+
+        masks: bool [n, h, w], [n, h, w, 1], or one [h, w] for all. repeats: how often every step is made, so that new
+        and old come to agree.
+        """
+        image = self._images(images)
+        mask = np.asarray(masks)
+        mask = mask[..., 0] if mask.ndim == 4 and mask.shape[-1] == 1 else mask
+        if mask.dtype != bool or mask.shape not in (image.shape[:3], image.shape[1:3]):
+            raise UserError(
+                f"masks are {mask.dtype} {list(mask.shape)}; they must be bool {list(image.shape[:3])}, "
+                "true where to paint"
+            )
+        wanted, scales = self._settings(len(image), settings)
+        extra = {"image": image, "mask": np.broadcast_to(mask, image.shape[:3])[..., None]}
+        return self._walk(wanted, scales, extra, repeats=repeats)[0]
+
+    def bits_per_dim(
+        self, images: Any, *, method: str = "ode", exact: bool = False, **settings: Any
+    ) -> Float[np.ndarray, " n"]:
+        """How many bits a pixel value the model needs to tell each image, an estimate.
+
+        method: "ode", the density along the probability flow, with Hutchinson's estimate of the trace or the exact one
+        (as many Jacobian products as pixel values); "bound", the variational bound over a table's steps, or over
+        `steps` rungs of a model without a table. Unguided unless guidance_scale is given.
+        """
+        image, schedule = self._images(images), self._diffusion().parameterization.schedule
+        usual: dict[str, dict] = {"ode": PRECISE, "bound": {"sampler": "ddpm", "steps": 1000}}
+        chosen = usual[jdiff.config.one_of("method", method, tuple(usual))]
+        wanted, scales = self._settings(len(image), {**chosen, "guidance_scale": 1.0, **settings})
+        form, guided, weights = self._guided(wanted, scales)
+        if method == "bound" and isinstance(schedule, DDPMTable) and "steps" not in settings:
+            rungs = schedule.sigmas
+        else:
+            rungs = self._ladder(wanted)[-2::-1]
+        rtol, atol = wanted.sample.rtol, wanted.sample.atol
+        make = {
+            "ode": lambda: programs.ode_bits(guided, schedule, exact=exact, rtol=rtol, atol=atol),
+            "bound": lambda: programs.bound_bits(guided, schedule),
+        }[method]
+        key = (exact, rtol, atol)
+        run = self._program((method, form, key), make)
+        return self._rowwise(run, weights, wanted.sample, rungs, {**self._rows(wanted, scales), "image": image})
 
     def labels(self) -> np.ndarray | None:
         """The label of each image that the config's `sample` group asks for; None from a model without labels."""
-        return build.conditions(self.config, self.config.sample).get("label")
+        return build.conditions(self.config).get("label")
 
-    def nfe(self) -> tuple[int, int]:
-        """(denoiser calls, network passes) for an image, as the config's `sample` group says."""
-        sample = self.config.sample
-        calls = build.sampler(sample).nfe(sample.steps)
-        return calls, calls * (2 if _guided(sample) else 1)
+    def nfe(self, **settings: Any) -> tuple[int, int]:
+        """(denoiser calls, network passes) for an image; of the adaptive solver, as counted in the last sampling."""
+        wanted, _ = self._settings(None, settings)
+        calls = build.sampler(wanted.sample).nfe(len(self._ladder(wanted)) - 1)
+        calls = self._counted_calls or 0 if calls is None else calls
+        return calls, calls * (2 if build.is_guided(wanted) else 1)
 
     def classify(self, images: Num[Array | np.ndarray, "b h w c"]) -> np.ndarray:
         """A classifier's probabilities [B, classes] for images, uint8 or float32 in [-1, 1]."""
@@ -122,51 +235,125 @@ class Model:
     def with_params(self, params: PyTree, *, step: int) -> "Model":
         """The same model with other weights; compiled programs are shared."""
         model = Model(self.config, self.task, self.mesh, params, step=step)
-        model._programs = self._programs
+        model._programs, model._others = self._programs, self._others
         return model
 
-    def _program(self, key: Any, make: Callable[[], Callable]) -> Callable:
-        if key not in self._programs:
-            self._programs[key] = make()
-        return self._programs[key]
-
-    def _batches(
-        self,
-        sample: ConfigDict,
-        *,
-        scales: np.ndarray | None = None,
-        keep_trajectory: bool = False,
-        progress: bool = False,
-    ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        """(images, trajectory) a batch; the last one is filled up, and images beyond the number asked for are spare.
-
-        scales: guidance scales [num_images] in place of the settings' one.
-        """
+    def _diffusion(self) -> DiffusionTask:
         if not isinstance(self.task, DiffusionTask):
             raise UserError(f"task={self.config.task!r} does not sample; a diffusion model does")
-        solver, task = build.sampler(sample), self.task
-        sigmas = build.ladder(sample, task.parameterization.schedule)
-        guided = scales is not None or _guided(sample)
-        if guided and not task.conditions:
-            raise UserError("guidance_scale: an unconditional model has nothing to guide; leave it out")
-        if scales is None:
-            scales = np.full(sample.num_images, sample.guidance_scale if guided else 1.0)
-        if len(scales) != sample.num_images:
-            raise UserError(f"guidance_scale holds {len(scales)} numbers for {sample.num_images} images")
-        per_image = {"cond": build.conditions(self.config, sample), "scale": scales.astype(np.float32)}
+        return self.task
 
+    def _settings(self, num_images: int | None, given: dict[str, Any]) -> tuple[ConfigDict, np.ndarray]:
+        """(the config with what is given, checked; the guidance's scale for each image)."""
+        task = self._diffusion()
+        scale, labels = given.pop("guidance_scale", None), given.pop("labels", None)
+        labels = labels if labels is None else tuple(int(label) for label in labels)
+        wanted = build.settings(self.config, num_images=num_images, labels=labels, **given)
+        count, sample = wanted.sample.num_images, wanted.sample
+        if scale is not None:
+            scales = np.asarray(scale, np.float32)
+            if scales.ndim and len(scales) != count:
+                raise UserError(f"guidance_scale holds {len(scales)} numbers for {count} images")
+            for extreme in (scales.min(), scales.max()):
+                sample.guidance_scale = float(extreme)
+                build.check_sampling(wanted, task.parameterization.schedule)
+            # One of them stands for all where it is asked whether there is guidance at all.
+            sample.guidance_scale = float(next((s for s in scales.ravel() if s != 1), 1.0))
+            return wanted, np.broadcast_to(scales, count)
+        build.check_sampling(wanted, task.parameterization.schedule)
+        return wanted, np.full(count, 1.0 if sample.guidance_scale is None else sample.guidance_scale, np.float32)
+
+    def _ladder(self, wanted: ConfigDict) -> np.ndarray:
+        return build.ladder(wanted.sample, self._diffusion().parameterization.schedule)
+
+    def _guided(self, wanted: ConfigDict, scales: np.ndarray) -> tuple[Any, programs.Guided, PyTree]:
+        """(what tells this form of guidance from others, weights and rows -> denoiser, the weights)."""
+        runs = build.guidance_runs(wanted)
+        for place in runs.values():
+            if place not in self._others:
+                self._others[place] = load(*place)
+                self._check_helper(place[0], self._others[place])
+        others = {name: self._others[place] for name, place in runs.items()}
+        helpers = {name: other.task for name, other in others.items()}
+        form, guided = build.guide(wanted, self._diffusion(), helpers, guided=build.is_guided(wanted))
+        weights = {name: other.params for name, other in others.items()}
+        return form, guided, {"model": self.params, "guidance": build.guidance_numbers(wanted), **weights}
+
+    def _check_helper(self, workdir: str, other: "Model") -> None:
+        if other.config.data.shape != self.config.data.shape:
+            raise UserError(
+                f"{workdir} is of images {other.config.data.shape}, this model of {self.config.data.shape}: "
+                "guidance needs the same"
+            )
+
+    def _images(self, images: Any) -> Num[np.ndarray, "n h w c"]:
+        """Images as uint8 or float32, checked against the model's."""
+        images, shape = np.asarray(images), tuple(self.config.data.shape)
+        if images.ndim != 4 or images.shape[1:] != shape:
+            raise UserError(f"images are {list(images.shape)}; this model's are [n, {', '.join(map(str, shape))}]")
+        return images if images.dtype == np.uint8 else images.astype(np.float32)
+
+    def _rows(self, wanted: ConfigDict, scales: np.ndarray) -> dict[str, Any]:
+        return {"cond": build.conditions(wanted), "scale": scales}
+
+    def _walk(
+        self,
+        wanted: ConfigDict,
+        scales: np.ndarray,
+        extra: dict[str, np.ndarray],
+        *,
+        rungs: np.ndarray | None = None,
+        repeats: int = 1,
+        keep_trajectory: bool = False,
+        progress: bool = False,
+    ) -> tuple[Images, np.ndarray | None]:
+        """(images, trajectory or None)."""
+        task, solver = self._diffusion(), build.sampler(wanted.sample)
+        form, guided, weights = self._guided(wanted, scales)
+        run = self._program(
+            ("walk", solver, form, repeats, keep_trajectory),
+            lambda: programs.walk(
+                guided,
+                solver,
+                task.parameterization.schedule,
+                self.config.data.shape,
+                self.mesh,
+                repeats=repeats,
+                keep_trajectory=keep_trajectory,
+            ),
+        )
+        rungs = self._ladder(wanted) if rungs is None else rungs
+        rows = {**self._rows(wanted, scales), **extra}
+        parts = list(self._run(run, weights, wanted.sample, rungs, rows, progress=progress))
+        calls = [int(called) for _, _, called in parts if called is not None]
+        self._counted_calls = max(calls, default=None)
+        images = np.concatenate([part for part, _, _ in parts])[: len(scales)]
+        frames = np.concatenate([part for _, part, _ in parts], axis=1)[:, : len(scales)] if keep_trajectory else None
+        return images, frames
+
+    def _rowwise(self, run: Callable, weights: PyTree, sample: ConfigDict, rungs: np.ndarray, rows: dict) -> np.ndarray:
+        """What a program that answers with rows says of all of them."""
+        return np.concatenate(list(self._run(run, weights, sample, rungs, rows)))[: sample.num_images]
+
+    def _run(
+        self,
+        run: Callable,
+        weights: PyTree,
+        sample: ConfigDict,
+        rungs: np.ndarray,
+        rows: dict[str, Any],
+        *,
+        progress: bool = False,
+    ) -> Iterator[Any]:
+        """A program's answers, a batch at a time; the last batch is filled up with rows to spare."""
         size = min(sample.batch_size, sample.num_images)
         size += -size % self.mesh.size  # every device holds as many images
-        run = self._program(
-            (solver, guided, keep_trajectory),
-            lambda: _sampling_program(task, solver, self.config.data.shape, self.mesh, guided, keep_trajectory),
-        )
 
         def start(first: int) -> Any:
             indices = np.arange(first, first + size, dtype=np.uint32)
-            rows = jax.tree.map(lambda values: values[indices % len(values)], per_image) | {"indices": indices}
-            rows = jax.device_put(rows, sharding.of_batch(self.mesh))
-            return run(self.params, np.uint32(sample.seed), sigmas.astype(np.float32), **rows)
+            batch = jax.tree.map(lambda values: values[indices % len(values)], rows) | {"indices": indices}
+            batch = jax.device_put(batch, sharding.of_batch(self.mesh))
+            return run(weights, np.uint32(sample.seed), rungs.astype(np.float32), batch)
 
         # One batch ahead: the device works while the host fetches.
         firsts = list(range(0, sample.num_images, size))
@@ -175,9 +362,10 @@ class Model:
             now, ahead = ahead, None if following is None else start(following)
             yield jax.tree.map(_whole, now)
 
-
-def _guided(sample: ConfigDict) -> bool:
-    return sample.guidance_scale is not None and sample.guidance_scale != 1
+    def _program(self, key: Any, make: Callable[[], Callable]) -> Callable:
+        if key not in self._programs:
+            self._programs[key] = make()
+        return self._programs[key]
 
 
 def _whole(array: Array) -> np.ndarray:
@@ -187,35 +375,3 @@ def _whole(array: Array) -> np.ndarray:
 
         array = multihost_utils.process_allgather(array, tiled=True)
     return np.asarray(array)
-
-
-def _sampling_program(
-    task: DiffusionTask,
-    solver: Sampler,
-    shape: tuple[int, int, int],
-    mesh: Mesh,
-    guided: bool,
-    keep_trajectory: bool,
-) -> Callable:
-    """(params, seed, sigmas, indices, cond, scale) -> (images, trajectory or None), compiled once a batch size and
-    ladder length: seed, conditions and scale are traced.
-    """
-    schedule = task.parameterization.schedule
-
-    @jax.jit
-    def program(params, seed, sigmas, indices, cond, scale):
-        denoise = task.denoiser(params)
-        if guided:
-            denoise = guidance.classifier_free(denoise, scale)
-        keys = image_keys(seed, indices)
-        like = jax.lax.with_sharding_constraint(
-            jnp.zeros((len(indices), *shape)), sharding.of_batch(mesh, len(indices))
-        )
-        x = drivers.prior(keys, like, sigmas[0], schedule)
-        walk = drivers.scan(solver, denoise, x, sigmas, cond, keys, keep_trajectory=keep_trajectory)
-        if walk.trajectory is None:
-            return to_uint8(walk.x0), None
-        to_be_seen = 1 / jnp.sqrt(1 + sigmas**2)
-        return to_uint8(walk.x0), to_uint8(walk.trajectory * to_be_seen[:, None, None, None, None])
-
-    return program

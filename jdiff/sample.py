@@ -35,7 +35,11 @@ def sample(config: ConfigDict, workdir: Path, out: Path | None) -> int:
     )
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for stale in (*out.glob("trajectory.*"), *out.glob("images/*.png")):  # of an earlier call
+        for stale in (
+            *out.glob("trajectory.*"),
+            *out.glob("steps.png"),
+            *out.glob("images/*.png"),
+        ):  # of an earlier call
             stale.unlink()
         arrays = {"images": images} if labels is None else {"images": images, "labels": labels}
         np.savez(out / "samples.npz", **arrays)  # type: ignore[arg-type]
@@ -47,6 +51,9 @@ def sample(config: ConfigDict, workdir: Path, out: Path | None) -> int:
             frames = trajectory(model)
             pictures.save_png(out / "trajectory.png", strip(frames))
             pictures.save_gif(out / "trajectory.gif", [pictures.grid(frame) for frame in frames])
+        if settings.compare_steps:
+            compared = model.compare_steps(settings.compare_steps, min(STRIP_IMAGES, settings.num_images))
+            pictures.save_png(out / "steps.png", columns(compared))
     except OSError as error:
         raise UserError(f"cannot write the samples to {out}: {error}; give another folder with --out") from error
     print(f"samples: {out / 'samples.npz'}\npicture: {out / 'grid.png'}")
@@ -63,8 +70,13 @@ def grid(model: Model, images: UInt8[np.ndarray, "n h w c"]) -> UInt8[np.ndarray
 def strip(frames: UInt8[np.ndarray, "rungs n h w c"]) -> UInt8[np.ndarray, "H W c2"]:
     """A row an image, from noise on the left to the image on the right."""
     chosen = np.unique(np.round(np.linspace(0, len(frames) - 1, STRIP_FRAMES)).astype(int))
-    rows = frames[chosen].swapaxes(0, 1)
-    return pictures.grid(rows.reshape(-1, *rows.shape[2:]), len(chosen))
+    return columns(frames[chosen])
+
+
+def columns(stages: UInt8[np.ndarray, "stages n h w c"]) -> UInt8[np.ndarray, "H W c2"]:
+    """A row an image, a column a stage."""
+    rows = stages.swapaxes(0, 1)
+    return pictures.grid(rows.reshape(-1, *rows.shape[2:]), len(stages))
 
 
 def trajectory(model: Model) -> UInt8[np.ndarray, "rungs n h w c"]:

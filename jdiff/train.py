@@ -53,6 +53,8 @@ def train(config: ConfigDict, workdir: Path) -> int:
         score = make_score(config, task, mesh, held_out)
         next_state = make_step(config, task)
         batches = open_batches(config, source, start)
+        if not start:
+            draw_forward(model, source, workdir)
         meter, clock = None, Clock(start)
 
         with Writers(config.log, workdir, config, start=start, total=total) as writers:
@@ -260,6 +262,20 @@ def draw(model: Model, workdir: Path, writers: Writers, *, last: bool) -> None:
     if due(config.train.trajectory_every):
         frames = sample.trajectory(model)
         show("trajectory", folder / f"step_{step:07d}_trajectory.png", sample.strip(frames))
+
+
+def draw_forward(model: Model, source: Source, workdir: Path) -> None:
+    """The first training images and the noise that they are to be found in again, once, beside the denoising strips."""
+    config = model.config
+    if not (config.log.pictures and config.train.trajectory_every) or jax.process_index() > 0:
+        return
+    images = pipeline.fixed_batch(source, build.view(config, train=False), sample.STRIP_IMAGES)["x0"]
+    path = workdir / "samples" / "forward.png"
+    try:
+        pictures.save_png(path, sample.strip(model.forward(images)))
+        say(f"forward process: {path}")
+    except OSError as error:
+        say(f"could not write {path}: {error.strerror or error}; training goes on")
 
 
 class Clock:

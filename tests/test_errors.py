@@ -44,7 +44,7 @@ def refused(*arguments, cwd, status=1, **environment):
         (["--config.sample.labels=(3,10)"], "sample.labels holds 10; labels are 0..9"),
         (["--config.sample.sampler=dpm9"], "sample.sampler='dpm9' is unknown"),
         (["--config.model.conditions=('text',)"], "model.conditions holds 'text'"),
-        (["--config.objective.draw=steps"], "objective.draw='steps' needs a schedule with steps"),
+        (["--config.objective.draw=steps"], "objective.draw='steps' needs a table"),
         (["--config.task=clasifier"], "did you mean 'classifier'"),
         (["--config.log.wandb=true"], "pip install -e '.[wandb]'"),
         (["--config.machine.fsdp=5"], "machine.fsdp=5 does not divide the"),

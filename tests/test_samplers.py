@@ -1,18 +1,92 @@
-"""Samplers against the exact solution for Gaussian data, in float64."""
+"""Samplers against closed forms, in float64: Gaussians and mixtures of Gaussians, in 2 and 16 dimensions."""
+
+from functools import cache
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdiff.common.keys import image_keys
+from jdiff.common.keys import folded, image_keys, normal
 from jdiff.diffusion import drivers
+from jdiff.diffusion.denoiser import Denoised
 from jdiff.diffusion.ladders import karras
-from jdiff.diffusion.samplers import DDIM, Heun
+from jdiff.diffusion.samplers import (
+    DDIM,
+    DDPM,
+    DPM2,
+    LMS,
+    ODE,
+    DPMpp2M,
+    DPMpp2MSDE,
+    DPMpp2SAncestral,
+    DPMpp3M,
+    DPMppSDE,
+    Heun,
+    Langevin,
+    PredictorCorrector,
+    UniPC,
+)
 from jdiff.diffusion.schedules import EDM
-from tests.closed_forms import MEAN, STD, gaussian_denoiser, gaussian_flow
+from tests.closed_forms import PROBLEMS, gaussian, gaussian_flow
 
 SIGMA_MAX, SIGMA_END = 5.0, 0.1
+KARRAS_7 = karras(7, sigma_min=0.01, sigma_max=5)
+
+ORDERS = {
+    DDIM(): 1,
+    Heun(): 2,
+    DPM2(): 2,
+    DPMpp2M(): 2,
+    DPMpp3M(): 3,
+    UniPC(order=1): 2,
+    UniPC(order=2): 3,
+    UniPC(order=3): 4,
+    UniPC(order=2, corrector=False): 2,
+    DPMpp2SAncestral(eta=0.0): 2,
+    DPMppSDE(eta=0.0): 2,
+    DPMpp2MSDE(eta=0.0): 2,
+}
+
+# Sampler -> steps at which its moments are within their standard errors: 2-D and 16-D mixtures need about as many.
+STOCHASTIC = {
+    DDIM(eta=1.0): 400,
+    DDIM(eta=0.5): 400,
+    DDPM(variance="large"): 400,
+    DDPM(variance="learned"): 400,
+    Heun(steps=100, s_churn=10.0): 100,
+    Heun(steps=100, s_churn=40.0, s_min=0.3, s_max=2.0): 100,
+    DPMpp2SAncestral(): 100,
+    DPMpp2MSDE(): 50,
+    DPMppSDE(): 50,
+    PredictorCorrector(r=0.1): 200,
+    Langevin(r=0.2, moves=2): 2000,
+}
+
+CHURNING = Heun(steps=7, s_churn=7.0)
+
+# Every sampler, for what holds of all.
+ALL = [
+    DDIM(),
+    DDIM(eta=1.0),
+    DDPM(variance="large"),
+    Heun(),
+    CHURNING,
+    DPM2(),
+    DPMpp2SAncestral(),
+    DPMpp2M(),
+    DPMpp3M(),
+    DPMpp2MSDE(),
+    DPMppSDE(),
+    LMS(),
+    UniPC(),
+    UniPC(order=3),
+    Langevin(),
+    Langevin(moves=2),
+    PredictorCorrector(),
+    ODE(),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -21,9 +95,30 @@ def _float64():
         yield
 
 
-def walk(sampler, x, sigmas, seed=0):
+def walk(sampler, problem, x, sigmas, seed=0):
     keys = image_keys(seed, jnp.arange(len(x)))
-    return jax.jit(lambda x, s: drivers.scan(sampler, gaussian_denoiser, x, s, {}, keys).x0)(x, jnp.asarray(sigmas))
+    program = jax.jit(lambda x, s: drivers.scan(sampler, problem.denoise, x, s, {}, keys).x0)
+    return np.asarray(program(x, jnp.asarray(sigmas)))
+
+
+@cache
+def compiled_step(sampler, problem):
+    def step(x, carry, sigma, sigma_next, index, keys):
+        def denoise(x, sigma):
+            return problem.denoise(x, sigma, {})
+
+        return sampler.step(denoise, carry, x, sigma, sigma_next, folded(keys, index))
+
+    return jax.jit(step)
+
+
+def march(sampler, problem, x, sigmas, seed=0):
+    """As `walk`, on the host: compiled once for ladders of any length."""
+    keys = image_keys(seed, jnp.arange(len(x)))
+    step, carry = compiled_step(sampler, problem), sampler.init(jnp.asarray(x), keys)
+    for index, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
+        x, carry = step(x, carry, sigma, sigma_next, index, keys)
+    return np.asarray(x)
 
 
 def ladder_to(end, steps):
@@ -31,30 +126,121 @@ def ladder_to(end, steps):
     return karras(steps + 1, sigma_min=end, sigma_max=SIGMA_MAX)[:-1]
 
 
-@pytest.mark.parametrize(("sampler", "order"), [(DDIM(eta=0.0), 1), (Heun(), 2)])
-def test_global_error_falls_with_the_order(sampler, order):
-    x = SIGMA_MAX * jax.random.normal(jax.random.key(0), (64, 2))
-    exact = gaussian_flow(np.asarray(x), SIGMA_MAX, SIGMA_END)
-    counts = [20, 40, 80, 160]
-    errors = [np.abs(walk(sampler, x, ladder_to(SIGMA_END, n)) - exact).max() for n in counts]
-    slope = -np.polyfit(np.log(counts), np.log(errors), 1)[0]
-    assert slope == pytest.approx(order, abs=0.3)
+@cache
+def exact(name):
+    """(starts [64, D], where the probability-flow ODE leads from there)."""
+    problem = PROBLEMS[name]
+    x = np.asarray(problem.draw(jax.random.key(0), 64, SIGMA_MAX))
+    if name.startswith("gaussian"):
+        return x, gaussian_flow(problem, x, SIGMA_MAX, SIGMA_END)
+    return x, walk(ODE(rtol=1e-12, atol=1e-12), problem, x, np.array([SIGMA_MAX, SIGMA_END]))
 
 
-@pytest.mark.parametrize(
-    "sampler",
-    [DDIM(eta=1.0), DDIM(eta=0.5), Heun(steps=400, s_churn=40.0), Heun(steps=400, s_churn=40.0, s_min=0.3, s_max=2.0)],
-)
-def test_noisy_samplers_keep_the_exact_moments(sampler):
+def measured_order(sampler, name, counts=(40, 80, 160, 320)):
+    x, end = exact(name)
+    errors = [np.sqrt(np.mean((march(sampler, PROBLEMS[name], x, ladder_to(SIGMA_END, n)) - end) ** 2)) for n in counts]
+    return -np.polyfit(np.log(counts), np.log(errors), 1)[0]
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("sampler", ORDERS, ids=str)
+def test_global_error_falls_with_the_order(sampler, name):
+    assert measured_order(sampler, name) == pytest.approx(ORDERS[sampler], abs=0.3)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("order", [2, 3, 4])
+def test_linear_multistep_is_at_least_of_second_order(order, name):
+    """Its first steps, of lower order, show in the end."""
+    assert measured_order(LMS(order=order), name) > 1.7
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_the_adaptive_solver_keeps_to_its_tolerance(name):
+    x, end = exact(name)
+    for tolerance in (1e-3, 1e-5, 1e-7):
+        solved = walk(ODE(rtol=tolerance, atol=tolerance), PROBLEMS[name], x, np.array([SIGMA_MAX, SIGMA_END]))
+        assert np.abs(solved - end).max() < 200 * tolerance
+
+
+def test_the_adaptive_solver_steps_for_each_image():
+    """An image's result does not depend on a difficult one beside it, and the calls are counted."""
+    calls = []
+
+    def denoise(x, sigma, cond):
+        jax.debug.callback(lambda: calls.append(1))
+        std = jnp.where(jnp.arange(len(x)) > 0, 1e-3, 0.5)[:, None]
+        x0 = std**2 / (std**2 + jnp.broadcast_to(sigma, len(x))[:, None] ** 2) * x
+        return Denoised(x0=x0, x0_dir=x0)
+
+    def solve(x):
+        keys = image_keys(0, jnp.arange(len(x)))
+        walked = drivers.scan(ODE(), denoise, x, jnp.array([SIGMA_MAX, 1e-4]), {}, keys)
+        jax.block_until_ready(walked)
+        jax.effects_barrier()
+        return walked
+
+    alone, several = solve(jnp.ones((1, 2))), solve(jnp.ones((3, 2)))
+    np.testing.assert_allclose(several.x0[0], alone.x0[0], rtol=1e-12)
+    assert int(alone.carry) < int(several.carry)
+    assert int(alone.carry) + int(several.carry) == len(calls)
+
+
+def moments_cases():
+    for sampler in STOCHASTIC:
+        for name in PROBLEMS:
+            slow = name != "mixture, 2-D" or isinstance(sampler, Langevin)
+            yield pytest.param(sampler, name, marks=[pytest.mark.slow] if slow else [], id=f"{sampler} {name}")
+
+
+@pytest.mark.parametrize(("sampler", "name"), moments_cases())
+def test_noisy_samplers_keep_the_exact_moments(sampler, name):
     """Started at the exact marginal and stopped at SIGMA_END: mean and covariance within five standard errors."""
-    n = 40_000
-    noise = jax.random.normal(jax.random.key(1), (n, 2))
-    x = MEAN + np.sqrt(STD**2 + SIGMA_MAX**2) * noise
-    out = np.asarray(walk(sampler, x, ladder_to(SIGMA_END, 400), seed=3))
-    variance = STD**2 + SIGMA_END**2
-    assert (np.abs(out.mean(0) - MEAN) < 5 * np.sqrt(variance / n)).all()
-    assert (np.abs(out.var(0) - variance) < 5 * variance * np.sqrt(2 / n) + 0.01 * variance).all()
-    assert abs(np.corrcoef(out.T)[0, 1]) < 5 / np.sqrt(n)
+    n, steps, problem = 100_000, STOCHASTIC[sampler], PROBLEMS[name]
+    if isinstance(sampler, DDPM) and sampler.variance == "learned":
+        problem = HalfLearned(problem)
+    with jax.enable_x64(False):  # the error looked for is the sampler's, 1e-3 and not 1e-7
+        start = problem.draw(jax.random.key(1), n, SIGMA_MAX)
+        out = walk(sampler, problem, start, ladder_to(SIGMA_END, steps).astype(np.float32), seed=3).astype(np.float64)
+    mean, covariance = problem.moments(SIGMA_END)
+    assert (np.abs(out.mean(0) - mean) < 5 * np.sqrt(np.diag(covariance) / n)).all()
+    products = (out - mean)[:, :, None] * (out - mean)[:, None, :]
+    assert (np.abs(products.mean(0) - covariance) < 5 * products.std(0) / np.sqrt(n)).all()
+
+
+class HalfLearned:
+    """A problem whose denoiser also answers with a variance between the small and the large one."""
+
+    def __init__(self, problem):
+        self.draw, self.moments, self._denoise = problem.draw, problem.moments, problem.denoise
+
+    def denoise(self, x, sigma, cond):
+        return self._denoise(x, sigma, cond).replace(variance=jnp.full_like(x, 0.5))
+
+
+@pytest.mark.parametrize("sampler", [DPMpp2MSDE(), DPMppSDE()], ids=str)
+def test_refining_the_ladder_refines_the_same_brownian_path(sampler):
+    """The end in N steps nears the end in many, image by image: the noise is that of one path."""
+    problem = PROBLEMS["mixture, 2-D"]
+    x = problem.draw(jax.random.key(0), 64, SIGMA_MAX)
+    finest = march(sampler, problem, x, ladder_to(SIGMA_END, 512))
+    errors = [np.sqrt(np.mean((march(sampler, problem, x, ladder_to(SIGMA_END, n)) - finest) ** 2)) for n in (16, 128)]
+    assert errors[1] < 0.3 * errors[0]
+    assert errors[1] < 0.1 * finest.std()
+    other_noise = np.sqrt(np.mean((march(sampler, problem, x, ladder_to(SIGMA_END, 128), seed=1) - finest) ** 2))
+    assert other_noise > 5 * errors[1]
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("sampler", [ODE(rtol=1e-9, atol=1e-9), Heun(), DPMpp3M(), UniPC(order=3)], ids=str)
+def test_inversion_and_back_returns_the_start(sampler, name):
+    x = np.asarray(PROBLEMS[name].draw(jax.random.key(2), 16, SIGMA_END))
+    down = np.array([SIGMA_MAX, SIGMA_END]) if isinstance(sampler, ODE) else ladder_to(SIGMA_END, 400)
+    noise = march(sampler, PROBLEMS[name], x, down[::-1])
+    back = march(sampler, PROBLEMS[name], noise, down)
+    tolerance = {ODE: 1e-6, Heun: 2e-3}.get(type(sampler), 1e-4)
+    np.testing.assert_allclose(back, x, atol=tolerance)
+    assert noise.std() > 0.5 * SIGMA_MAX
 
 
 def test_ddim_step_is_the_papers():
@@ -63,12 +249,12 @@ def test_ddim_step_is_the_papers():
     alpha, alpha_next = 1 / (1 + s**2), 1 / (1 + s_next**2)
     x = jax.random.normal(jax.random.key(0), (5, 2))
     keys = image_keys(0, jnp.arange(5))
-    sampler = DDIM(eta=eta)
-    ours, _ = sampler.step(
-        lambda x, sigma: gaussian_denoiser(x, sigma, {}), (), x, jnp.float64(s), jnp.float64(s_next), keys
+    problem = gaussian(2)
+    ours, _ = DDIM(eta=eta).step(
+        lambda x, sigma: problem.denoise(x, sigma, {}), (), x, jnp.float64(s), jnp.float64(s_next), keys
     )
     x_t = np.sqrt(alpha) * x
-    x0 = gaussian_denoiser(x, jnp.float64(s), {}).x0
+    x0 = problem.denoise(x, jnp.float64(s), {}).x0
     eps = (x_t - np.sqrt(alpha) * x0) / np.sqrt(1 - alpha)
     std = eta * np.sqrt((1 - alpha_next) / (1 - alpha)) * np.sqrt(1 - alpha / alpha_next)
     z = jax.vmap(lambda key: jax.random.normal(key, (2,), jnp.float64))(keys)
@@ -76,54 +262,109 @@ def test_ddim_step_is_the_papers():
     np.testing.assert_allclose(ours, theirs / np.sqrt(alpha_next), rtol=1e-10)
 
 
-def test_the_last_step_answers_with_the_denoiser():
+@pytest.mark.parametrize("sampler", [sampler for sampler in ALL if sampler != CHURNING], ids=str)
+def test_a_single_step_to_zero_answers_with_the_denoiser(sampler):
     x = jax.random.normal(jax.random.key(0), (5, 2))
-    for sampler in (DDIM(eta=1.0), Heun()):
-        last = walk(sampler, x, np.array([0.5, 0.0]))
-        np.testing.assert_allclose(last, gaussian_denoiser(x, 0.5, {}).x0, rtol=1e-12)
+    last = walk(sampler, gaussian(2), x, np.array([0.5, 0.0]))
+    np.testing.assert_allclose(last, gaussian(2).denoise(x, 0.5, {}).x0, rtol=1e-12)
 
 
-@pytest.mark.parametrize("sampler", [DDIM(eta=1.0), Heun(steps=2, s_churn=80.0)])
-def test_the_longest_step_stays_finite_in_float32(sampler):
-    x = jnp.ones((1000, 2), jnp.float32)
-    assert np.isfinite(walk(sampler, x, np.array([80.0, 0.002, 0.0], np.float32))).all()
+@pytest.mark.parametrize("sampler", ALL, ids=str)
+def test_the_longest_steps_stay_finite_in_float32(sampler):
+    with jax.enable_x64(False):
+        x = 2.0**20 * jnp.ones((100, 2), jnp.float32)
+        ends = walk(sampler, gaussian(2), x, np.array([2.0**20, 80.0, 0.002, 0.0], np.float32))
+    assert np.isfinite(ends).all()
 
 
-@pytest.mark.parametrize("sampler", [DDIM(), DDIM(eta=1.0), Heun(), Heun(steps=7, s_churn=7.0)])
-def test_nfe_counts_the_denoisers_calls(sampler):
+@pytest.mark.parametrize("sampler", ALL, ids=str)
+def test_nfe_counts_the_denoisers_calls_in_one_compiled_program(sampler):
+    """The whole ladder is one program whose only word to the host is what the denoiser here says itself."""
     calls = []
 
     def counting(x, sigma, cond):
         jax.debug.callback(lambda: calls.append(1))
-        return gaussian_denoiser(x, sigma, cond)
+        return gaussian(2).denoise(x, sigma, cond)
 
     keys = image_keys(0, jnp.arange(3))
-    sigmas = jnp.asarray(karras(7, sigma_min=0.01, sigma_max=5))
-    drivers.scan(sampler, counting, jnp.ones((3, 2)), sigmas, {}, keys).x0.block_until_ready()
+    sigmas = jnp.asarray([5.0, 0.01, 0.0]) if isinstance(sampler, ODE) else jnp.asarray(KARRAS_7)
+    program = jax.jit(lambda x, s: drivers.scan(sampler, counting, x, s, {}, keys))
+    walked = jax.block_until_ready(program(jnp.ones((3, 2)), sigmas))
     jax.effects_barrier()
-    assert len(calls) == sampler.nfe(7)
+    expected = int(walked.carry) if sampler.nfe(7) is None else sampler.nfe(7)
+    assert len(calls) == expected
+    assert program._cache_size() == 1
+
+
+@pytest.mark.parametrize("sampler", ALL, ids=str)
+def test_no_host_round_trip_and_no_memory_for_more_steps(sampler):
+    def memory(steps, keep):
+        x, sigmas = jax.ShapeDtypeStruct((64, 256), jnp.float32), jax.ShapeDtypeStruct((steps + 1,), jnp.float32)
+        keys = jax.eval_shape(lambda: image_keys(0, jnp.arange(64)))
+        denoise = gaussian(256).denoise
+        program = jax.jit(lambda x, s, k: drivers.scan(sampler, denoise, x, s, {}, k, keep_trajectory=keep))
+        lowered = program.lower(x, sigmas, keys)
+        assert "callback" not in lowered.as_text()
+        used = lowered.compile().memory_analysis()
+        return used.temp_size_in_bytes + used.output_size_in_bytes
+
+    with jax.enable_x64(False):
+        few, many = memory(4, False), memory(400, False)
+        one_image_set = 64 * 256 * 4
+        assert many - few < one_image_set
+        if isinstance(sampler, DDIM):
+            assert memory(400, True) - many > 390 * one_image_set
 
 
 def test_a_trajectory_is_kept_only_if_asked_for():
-    x = jnp.ones((3, 2))
-    keys = image_keys(0, jnp.arange(3))
-    sigmas = jnp.asarray(karras(7, sigma_min=0.01, sigma_max=5))
-    assert drivers.scan(Heun(), gaussian_denoiser, x, sigmas, {}, keys).trajectory is None
-    kept = drivers.scan(Heun(), gaussian_denoiser, x, sigmas, {}, keys, keep_trajectory=True)
+    x, keys, sigmas = jnp.ones((3, 2)), image_keys(0, jnp.arange(3)), jnp.asarray(KARRAS_7)
+    assert drivers.scan(Heun(), gaussian(2).denoise, x, sigmas, {}, keys).trajectory is None
+    kept = drivers.scan(Heun(), gaussian(2).denoise, x, sigmas, {}, keys, keep_trajectory=True)
     assert kept.trajectory.shape == (8, 3, 2)
     np.testing.assert_array_equal(kept.trajectory[0], x)
     np.testing.assert_array_equal(kept.trajectory[-1], kept.x0)
 
 
-def test_an_image_does_not_depend_on_those_beside_it():
-    sigmas = jnp.asarray(karras(7, sigma_min=0.01, sigma_max=5))
+@pytest.mark.parametrize("sampler", [s for s in ALL if s not in (LMS(), UniPC(order=3))], ids=str)
+def test_an_image_does_not_depend_on_those_beside_it(sampler):
+    sigmas = jnp.asarray(KARRAS_7)
 
+    @jax.jit
     def sample(indices):
-        keys = image_keys(7, jnp.asarray(indices))
+        keys = image_keys(7, indices)
         x = drivers.prior(keys, jnp.zeros((len(indices), 2)), sigmas[0], EDM())
-        return x, drivers.scan(DDIM(eta=1.0), gaussian_denoiser, x, sigmas, {}, keys).x0
+        return x, drivers.scan(sampler, gaussian(2).denoise, x, sigmas, {}, keys).x0
 
-    prior, together = sample([0, 1, 2, 3])
-    prior_alone, alone = sample([2])
+    prior, together = sample(jnp.array([0, 1, 2, 3]))
+    prior_alone, alone = sample(jnp.array([2]))
     np.testing.assert_array_equal(prior[2], prior_alone[0])
     np.testing.assert_allclose(together[2], alone[0], rtol=1e-12)
+
+
+def test_repainting_keeps_what_is_known_and_agrees_with_it():
+    """Correlated Gaussian data, the first number known: the second's mean and variance are the conditional ones."""
+    known, rho, n = 1.2, 0.9, 4000
+    covariance = np.array([[1, rho], [rho, 1]])
+
+    def denoise(x, sigma, cond):
+        x0 = x @ jnp.linalg.solve(covariance + sigma**2 * jnp.eye(2), jnp.asarray(covariance))
+        return Denoised(x0=x0, x0_dir=x0)
+
+    def project(x, sigma, keys):
+        return x.at[:, 0].set(known + sigma * normal(keys, x)[:, 0])
+
+    keys, sigmas = image_keys(0, jnp.arange(n)), jnp.asarray(karras(60, sigma_min=0.01, sigma_max=20))
+    x = 20 * normal(keys, jnp.zeros((n, 2)))
+    painted = {}
+    for repeats in (1, 10):
+        run = jax.jit(
+            lambda x, repeats=repeats: (
+                drivers.scan(DDIM(eta=1.0), denoise, x, sigmas, {}, keys, project=project, repeats=repeats).x0
+            )
+        )
+        painted[repeats] = np.asarray(run(x))
+        np.testing.assert_array_equal(painted[repeats][:, 0], known)
+    bias = {repeats: abs(ends[:, 1].mean() - rho * known) for repeats, ends in painted.items()}
+    assert bias[10] < 0.03
+    assert bias[10] < bias[1]
+    assert painted[10][:, 1].var() == pytest.approx(1 - rho**2, rel=0.15)

@@ -9,9 +9,11 @@ import optax
 import pytest
 
 from jdiff.common.keys import named
-from jdiff.diffusion.objective import LogNormal, Objective, Simple
+from jdiff.diffusion.draws import LogNormal
+from jdiff.diffusion.objective import Objective
 from jdiff.diffusion.parameterization import Edm
 from jdiff.diffusion.schedules import EDM
+from jdiff.diffusion.weights import Simple
 from jdiff.networks.unet import UNet
 from jdiff.tasks.diffusion import DiffusionTask
 from jdiff.training.ema import Ema

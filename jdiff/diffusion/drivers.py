@@ -1,7 +1,8 @@
 """Drivers: walk a ladder with a sampler."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,19 +13,27 @@ from jdiff.diffusion.denoiser import Cond, Denoise
 from jdiff.diffusion.samplers import Sampler
 from jdiff.diffusion.schedules import Schedule
 
+Project = Callable[[Array, Array, Array], Array]  # (x [B, ...], sigma [], keys [B]) -> x
+
 
 class Walk(NamedTuple):
     """x0: the images [B, ...]. trajectory: x at every rung, the start and x0 included [N + 1, B, ...]; None unless
-    kept.
+    kept. carry: what the sampler remembers at the end.
     """
 
     x0: Float[Array, "b ..."]
     trajectory: Float[Array, "n b ..."] | None
+    carry: Any
 
 
 def prior(keys: Key[Array, " b"], like: Float[Array, "b ..."], sigma_max: Array, schedule: Schedule) -> Array:
     """Where a walk starts: x = prior_std z, z ~ N(0, 1), image i from its own key; of `like`'s shape and dtype."""
-    return schedule.prior_std(sigma_max) * keylib.normal(keylib.named(keys, "prior"), like)
+    return schedule.prior_std(sigma_max) * prior_noise(keys, like)
+
+
+def prior_noise(keys: Key[Array, " b"], like: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
+    """The z that a walk starts from, which is the same for every ladder and sampler."""
+    return keylib.normal(keylib.named(keys, "prior"), like)
 
 
 def scan(
@@ -35,24 +44,43 @@ def scan(
     cond: Cond,
     keys: Key[Array, " b"],
     *,
+    project: Project | None = None,
+    repeats: int = 1,
     keep_trajectory: bool = False,
 ) -> Walk:
-    """Walk x down the ladder `sigmas` inside one compiled loop (lax.scan); the noise of rung i comes from
+    """Walk x along the ladder `sigmas` inside one compiled loop (lax.scan); the noise of rung i comes from
     fold_in(key, i).
 
-    Memory does not grow with the number of rungs unless the trajectory is kept.
+    project: applied after each step, at the sigma it led to. repeats: how often each step is made, x being brought back
+    up in between by sqrt(s^2 - s'^2) z, so that what `project` imposes and what the model draws come to agree (the
+    resampling of RePaint). Memory does not grow with the number of rungs unless the trajectory is kept.
     """
     denoise_given = partial(_with_cond, denoise, cond)
 
     def rung(state, now):
-        x, carry = state
+        x, before = state
         index, sigma, sigma_next = now
-        x, carry = sampler.step(denoise_given, carry, x, sigma, sigma_next, keylib.folded(keys, index))
+        keys_here = keylib.folded(keys, index)
+
+        def attempt(number, x, keys_now):
+            if number:
+                back_up = jnp.sqrt(jnp.maximum(sigma**2 - sigma_next**2, 0.0))
+                x += back_up * keylib.normal(keylib.named(keys_now, "back up"), x)
+            x, carry = sampler.step(denoise_given, before, x, sigma, sigma_next, keys_now)
+            return (x if project is None else project(x, sigma_next, keylib.named(keys_now, "project"))), carry
+
+        x, carry = attempt(0, x, keys_here)
+        if repeats > 1:
+
+            def again(state, number):
+                return attempt(1, state[0], keylib.folded(keylib.named(keys_here, "repeat"), number)), None
+
+            (x, carry), _ = jax.lax.scan(again, (x, carry), jnp.arange(repeats - 1))
         return (x, carry), x if keep_trajectory else None
 
     rungs = (jnp.arange(len(sigmas) - 1), sigmas[:-1], sigmas[1:])
-    (x0, _), visited = jax.lax.scan(rung, (x, sampler.init(x)), rungs)
-    return Walk(x0, jnp.concatenate([x[None], visited]) if keep_trajectory else None)
+    (x_last, carry), visited = jax.lax.scan(rung, (x, sampler.init(x, keys)), rungs)
+    return Walk(x_last, jnp.concatenate([x[None], visited]) if keep_trajectory else None, carry)
 
 
 def _with_cond(denoise: Denoise, cond: Cond, x: Array, sigma: Array):

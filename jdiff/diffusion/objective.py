@@ -1,67 +1,51 @@
-"""Objectives: how training draws sigma, and what the loss weighs there.
+"""The objective: where training draws sigma, and what a denoiser's error costs there.
 
-    loss = E_{sigma ~ draw} weight(sigma) |D(x0 + sigma eps, sigma) - x0|^2
+    loss = E_{sigma ~ draw} mean over pixels of rho(sqrt(weight(sigma)) (D(x0 + sigma eps, sigma) - x0))
 
-A weight on |D - x0|^2 is the weight on the raw network's |F - F*|^2 divided by c_out^2.
+with rho(e) = e^2 ("l2"), |e| ("l1"), or Huber's: e^2/2 where |e| < delta, else delta (|e| - delta/2). With the simple
+weight, e is F - F*, the error of what the network predicts.
 """
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal
 
-import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, Key
 
-from jdiff.diffusion.parameterization import Parameterization
-from jdiff.diffusion.schedules import DDPMTable
+from jdiff.common.arrays import per_image
+from jdiff.diffusion.draws import Draw, stratified, uniform
+from jdiff.diffusion.weights import Weight
 
-
-@runtime_checkable
-class Draw(Protocol):
-    def __call__(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]: ...
-
-
-@runtime_checkable
-class Weight(Protocol):
-    def __call__(self, sigma: Float[Array, "*b"]) -> Float[Array, "*b"]: ...
+Rho = Literal["l2", "l1", "huber"]
 
 
 @dataclass(frozen=True)
 class Objective:
+    """vlb: weight of the variational term, where the model learns its variance."""
+
     draw: Draw
     weight: Weight
+    rho: Rho = "l2"
+    huber_delta: float = 1.0
+    stratified: bool = False
+    vlb: float = 0.001
+
+    def sigmas(self, key: Key[Array, ""], count: int) -> Float[Array, " count"]:
+        """A batch's sigmas."""
+        return self.draw((stratified if self.stratified else uniform)(key, count))
+
+    def losses(
+        self, x0: Float[Array, "b ..."], denoised: Float[Array, "b ..."], sigma: Float[Array, " b"]
+    ) -> Float[Array, " b"]:
+        """The loss of each image, a mean over its pixels."""
+        error = jnp.sqrt(per_image(self.weight(sigma), x0)) * (denoised - x0)
+        rho = {"l2": jnp.square, "l1": jnp.abs, "huber": lambda e: optax.losses.huber_loss(e, delta=self.huber_delta)}
+        return jnp.mean(rho[self.rho](error), axis=tuple(range(1, x0.ndim)))
 
 
-@dataclass(frozen=True)
-class LogNormal:
-    """ln sigma ~ N(mean, std^2) (Karras et al., arXiv 2206.00364, table 1: -1.2, 1.2)."""
-
-    mean: float = -1.2
-    std: float = 1.2
-
-    def __call__(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
-        return jnp.exp(self.mean + self.std * jax.random.normal(key, shape))
-
-
-@dataclass(frozen=True)
-class UniformSteps:
-    """A table's steps 0 .. T-1 with equal chances (Ho et al., arXiv 2006.11239, algorithm 1)."""
-
-    table: DDPMTable
-
-    def __call__(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
-        steps = jax.random.randint(key, shape, 0, len(self.table.betas))
-        return jnp.asarray(self.table.sigmas, jnp.float32)[steps]
-
-
-@dataclass(frozen=True)
-class Simple:
-    """Weight 1 on |F - F*|^2: "L_simple", so 1 / c_out^2 here (Ho et al., arXiv 2006.11239, eq. 14).
-
-    With EDM's parameterization this is EDM's weight, (sigma^2 + s^2) / (sigma s)^2 (2206.00364, table 1).
+def uncertain(losses: Float[Array, " b"], u: Float[Array, " b"]) -> Float[Array, " b"]:
+    """loss / exp(u) + u, u = u(sigma) learned along: each noise level weighs by how well it can be done (Karras et al.,
+    arXiv 2312.02696, eq. 21).
     """
-
-    parameterization: Parameterization
-
-    def __call__(self, sigma: Float[Array, "*b"]) -> Float[Array, "*b"]:
-        return 1 / self.parameterization(sigma).c_out ** 2
+    return losses / jnp.exp(u) + u

@@ -2,11 +2,17 @@
 
     D(x, sigma) = c_skip x + c_out F(c_in x, c_noise)
 
-A parameterization holds its schedule, which says what c_noise is.
+A parameterization holds its schedule, which says what c_noise is. The network's target is
+F* = (x0 - c_skip x) / c_out; with alpha = 1/sqrt(1 + sigma^2), VP's, and s = sigma_data:
 
-    name      c_skip               c_out                        c_in
-    edm       s^2/(s^2+sigma^2)    sigma s/sqrt(s^2+sigma^2)    1/sqrt(s^2+sigma^2), s = sigma_data
-    eps (VP)  1                    -sigma                       1/sqrt(1+sigma^2)
+    name  c_skip             c_out                      c_in                   F*
+    eps   1                  -sigma                     alpha                  eps
+    x0    0                  1                          alpha                  x0
+    v     alpha^2            -sigma alpha               alpha                  alpha eps - sigma alpha x0
+    edm   s^2/(s^2+sigma^2)  sigma s/sqrt(s^2+sigma^2)  1/sqrt(s^2+sigma^2)
+    flow  1/(1+sigma)        -sigma/(1+sigma)           1/(1+sigma)            eps - x0
+
+One model's answers as another prediction follow through D: `target` is F*.
 """
 
 from dataclasses import dataclass
@@ -15,6 +21,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jdiff.common.arrays import per_image
 from jdiff.diffusion.schedules import Schedule
 
 
@@ -32,6 +39,52 @@ class Parameterization(Protocol):
     @property
     def schedule(self) -> Schedule: ...
     def __call__(self, sigma: Float[Array, "*b"]) -> Coefficients: ...
+
+
+def target(
+    parameterization: Parameterization, x0: Float[Array, "b ..."], x: Float[Array, "b ..."], sigma: Float[Array, "*b"]
+) -> Float[Array, "b ..."]:
+    """F* = (x0 - c_skip x) / c_out: what a network must answer at x for the denoiser to answer x0."""
+    c_skip, c_out, _, _ = parameterization(sigma)
+    return (x0 - per_image(c_skip, x) * x) / per_image(c_out, x)
+
+
+@dataclass(frozen=True)
+class Eps:
+    """The network predicts eps (Ho et al., arXiv 2006.11239)."""
+
+    schedule: Schedule
+
+    def __call__(self, sigma: Float[Array, "*b"]) -> Coefficients:
+        return Coefficients(
+            c_skip=jnp.ones_like(sigma), c_out=-sigma, c_in=_alpha(sigma), c_noise=self.schedule.c_noise(sigma)
+        )
+
+
+@dataclass(frozen=True)
+class X0:
+    """The network predicts x0 itself (Salimans & Ho, arXiv 2202.00512, section 4)."""
+
+    schedule: Schedule
+
+    def __call__(self, sigma: Float[Array, "*b"]) -> Coefficients:
+        return Coefficients(
+            c_skip=jnp.zeros_like(sigma),
+            c_out=jnp.ones_like(sigma),
+            c_in=_alpha(sigma),
+            c_noise=self.schedule.c_noise(sigma),
+        )
+
+
+@dataclass(frozen=True)
+class V:
+    """The network predicts v = alpha eps - sigma_t x0 (Salimans & Ho, arXiv 2202.00512, section 4)."""
+
+    schedule: Schedule
+
+    def __call__(self, sigma: Float[Array, "*b"]) -> Coefficients:
+        alpha = _alpha(sigma)
+        return Coefficients(c_skip=alpha**2, c_out=-sigma * alpha, c_in=alpha, c_noise=self.schedule.c_noise(sigma))
 
 
 @dataclass(frozen=True)
@@ -52,15 +105,19 @@ class Edm:
 
 
 @dataclass(frozen=True)
-class Eps:
-    """The network predicts eps from x_t = alpha_t x, alpha_t = 1/sqrt(1 + sigma^2) (Ho et al., 2006.11239)."""
+class Flow:
+    """The network predicts the velocity eps - x0 of x_t = (1 - t) x0 + t eps (Liu et al., arXiv 2209.03003)."""
 
     schedule: Schedule
 
     def __call__(self, sigma: Float[Array, "*b"]) -> Coefficients:
         return Coefficients(
-            c_skip=jnp.ones_like(sigma),
-            c_out=-sigma,
-            c_in=1 / jnp.sqrt(1 + sigma**2),
+            c_skip=1 / (1 + sigma),
+            c_out=-sigma / (1 + sigma),
+            c_in=1 / (1 + sigma),
             c_noise=self.schedule.c_noise(sigma),
         )
+
+
+def _alpha(sigma: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    return 1 / jnp.sqrt(1 + sigma**2)

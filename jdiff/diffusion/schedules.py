@@ -4,18 +4,27 @@ A forward process x_t = alpha_t x0 + sigma_t eps, divided by alpha_t, is x = x0 
 sigma = sigma_t / alpha_t. In these coordinates processes differ in three things only: how time maps to sigma, what the
 network is told about sigma (c_noise), and the spread of x where a walk starts (prior_std).
 
-    EDM         sigma(t) = t                              c_noise = ln(sigma) / 4       prior_std = sigma_max
-    DDPM table  sigma(t) = sqrt((1 - abar_t) / abar_t)    c_noise = t in 0 .. T-1       prior_std = sqrt(1 +
-    sigma_max^2)
+    name      sigma(t)                                        c_noise          prior_std
+    edm       t                                               ln(sigma) / 4    sigma_max
+    ve        sigma_min (sigma_max / sigma_min)^t             ln(sigma) / 4    sigma_max
+    vp        sqrt(exp(beta_min t + beta_d t^2 / 2) - 1)      1000 t           sqrt(1 + sigma_max^2)
+    cosine    tan(pi t / 2)                                   1000 t           sqrt(1 + sigma_max^2)
+    flow      shift t / (1 - t)                               1000 t (shift 1) sigma_max
+    table     sqrt((1 - abar_t) / abar_t)  (see tables)       t in 0 .. T-1    sqrt(1 + sigma_max^2)
+
+A sigma that would be infinite (flow and cosine at t = 1) is cut at LARGEST_SIGMA, where the signal is a millionth of
+the noise.
 """
 
+import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
+
+LARGEST_SIGMA = 2.0**20
+EARLIEST = 1e-3  # the least time of the processes over [0, 1], where sigma would be 0
 
 
 @runtime_checkable
@@ -52,54 +61,112 @@ class EDM:
         return sigma_max
 
 
-@dataclass(frozen=True)
-class DDPMTable:
-    """sigma(t) = sqrt((1 - abar_t) / abar_t), abar_t = prod_{i <= t} (1 - beta_i), t in 0 .. T-1.
+@dataclass(frozen=True, kw_only=True)
+class VE:
+    """sigma(t) = sigma_min (sigma_max / sigma_min)^t, t in [0, 1] (Song et al., arXiv 2011.13456, appendix C)."""
 
-    Between the steps ln sigma is interpolated linearly, so that a discrete model accepts any sigma between its first
-    and its last; outside them it answers as at the nearest (Ho et al., arXiv 2006.11239; Karras et al., appendix C.3).
+    sigma_min: float = 0.01
+    sigma_max: float = 50.0
+
+    def sigma(self, t: Float[Array, "*b"]) -> Float[Array, "*b"]:
+        return self.sigma_min * (self.sigma_max / self.sigma_min) ** t
+
+    def time(self, sigma: Float[Array, "*b"]) -> Float[Array, "*b"]:
+        return jnp.log(sigma / self.sigma_min) / math.log(self.sigma_max / self.sigma_min)
+
+    def c_noise(self, sigma: Float[Array, "*b"]) -> Float[Array, "*b"]:
+        return jnp.log(sigma) / 4
+
+    def prior_std(self, sigma_max: Float[Array, ""]) -> Float[Array, ""]:
+        return sigma_max
+
+
+@dataclass(frozen=True, kw_only=True)
+class VP:
+    """The continuous DDPM: beta(t) = beta_min + beta_d t, t in [0, 1], so alpha_t = exp(-beta_min t/2 - beta_d t^2/4)
+    (Song et al., arXiv 2011.13456, eq. 32-33; Karras et al., arXiv 2206.00364, table 1).
     """
 
-    betas: tuple[float, ...]
-
-    @cached_property
-    def sigmas(self) -> Float[np.ndarray, " T"]:
-        """The table's sigmas, rising, in float64."""
-        alphas_bar = np.cumprod(1.0 - np.asarray(self.betas, np.float64))
-        return np.sqrt((1.0 - alphas_bar) / alphas_bar)
+    beta_min: float = 0.1
+    beta_max: float = 20.0
 
     @property
     def sigma_min(self) -> float:
-        return float(self.sigmas[0])
+        return math.sqrt(math.expm1(self.beta_min * EARLIEST + (self.beta_max - self.beta_min) * EARLIEST**2 / 2))
 
     @property
     def sigma_max(self) -> float:
-        return float(self.sigmas[-1])
+        return math.sqrt(math.expm1((self.beta_min + self.beta_max) / 2))
 
     def sigma(self, t: Float[Array, "*b"]) -> Float[Array, "*b"]:
-        return jnp.exp(jnp.interp(t, np.arange(len(self.betas)), np.log(self.sigmas)))
+        return jnp.sqrt(jnp.expm1(self.beta_min * t + (self.beta_max - self.beta_min) * t**2 / 2))
 
     def time(self, sigma: Float[Array, "*b"]) -> Float[Array, "*b"]:
-        return jnp.interp(jnp.log(sigma), np.log(self.sigmas), np.arange(len(self.betas)))
+        # The root of beta_d t^2 / 2 + beta_min t = ln(1 + sigma^2), in the form that does not cancel near 0.
+        log = jnp.log1p(sigma**2)
+        root = jnp.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * log)
+        return 2 * log / (root + self.beta_min)
 
     def c_noise(self, sigma: Float[Array, "*b"]) -> Float[Array, "*b"]:
-        return self.time(sigma)
+        return 1000 * self.time(sigma)
 
     def prior_std(self, sigma_max: Float[Array, ""]) -> Float[Array, ""]:
-        return jnp.sqrt(1.0 + sigma_max**2)
+        return jnp.sqrt(1 + sigma_max**2)
 
 
-def linear_betas(steps: int) -> tuple[float, ...]:
-    """beta_t from 1e-4 to 0.02 in equal steps, both times 1000/T (Ho et al., arXiv 2006.11239, section 4).
+@dataclass(frozen=True)
+class Cosine:
+    """alpha_t = cos(pi t / 2), sigma_t = sin(pi t / 2), t in [0, 1] (Salimans & Ho, arXiv 2202.00512, section 2)."""
 
-    At most 0.999, which matters below 21 steps.
+    @property
+    def sigma_min(self) -> float:
+        return math.tan(math.pi / 2 * EARLIEST)
+
+    @property
+    def sigma_max(self) -> float:
+        return LARGEST_SIGMA
+
+    def sigma(self, t: Float[Array, "*b"]) -> Float[Array, "*b"]:
+        # tan(pi t / 2) = cot(pi (1 - t) / 2), which is exact to the last bit near t = 1 and never negative.
+        late = 1 / jnp.tan(jnp.pi / 2 * jnp.maximum(1 - t, 1e-7))
+        return jnp.minimum(jnp.where(t < 0.5, jnp.tan(jnp.pi / 2 * t), late), LARGEST_SIGMA)
+
+    def time(self, sigma: Float[Array, "*b"]) -> Float[Array, "*b"]:
+        return 2 / jnp.pi * jnp.arctan(sigma)
+
+    def c_noise(self, sigma: Float[Array, "*b"]) -> Float[Array, "*b"]:
+        return 1000 * self.time(sigma)
+
+    def prior_std(self, sigma_max: Float[Array, ""]) -> Float[Array, ""]:
+        return jnp.sqrt(1 + sigma_max**2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flow:
+    """x_t = (1 - t) x0 + t eps, so sigma = t / (1 - t) (Liu et al., arXiv 2209.03003; Lipman et al., 2210.02747).
+
+    shift moves the times: sigma(t) = shift t / (1 - t) (Esser et al., arXiv 2403.03206, eq. 23, in sigma coordinates).
+    The network is told the share of noise in what it sees, sigma / (1 + sigma), whatever the shift.
     """
-    scale = 1000 / steps
-    return tuple(np.minimum(np.linspace(scale * 1e-4, scale * 0.02, steps), 0.999).tolist())
 
+    shift: float = 1.0
 
-def cosine_betas(steps: int, *, s: float = 0.008, largest: float = 0.999) -> tuple[float, ...]:
-    """beta_t = min(1 - f(t+1)/f(t), largest), f(t) = cos^2((t/T + s)/(1 + s) pi/2) (Nichol & Dhariwal, 2102.09672)."""
-    t = np.linspace(0.0, 1.0, steps + 1)
-    f = np.cos((t + s) / (1 + s) * np.pi / 2) ** 2
-    return tuple(np.minimum(1.0 - f[1:] / f[:-1], largest).tolist())
+    @property
+    def sigma_min(self) -> float:
+        return self.shift * EARLIEST / (1 - EARLIEST)
+
+    @property
+    def sigma_max(self) -> float:
+        return LARGEST_SIGMA
+
+    def sigma(self, t: Float[Array, "*b"]) -> Float[Array, "*b"]:
+        return jnp.minimum(self.shift * t / (1 - t), LARGEST_SIGMA)
+
+    def time(self, sigma: Float[Array, "*b"]) -> Float[Array, "*b"]:
+        return sigma / (self.shift + sigma)
+
+    def c_noise(self, sigma: Float[Array, "*b"]) -> Float[Array, "*b"]:
+        return 1000 * sigma / (1 + sigma)
+
+    def prior_std(self, sigma_max: Float[Array, ""]) -> Float[Array, ""]:
+        return sigma_max

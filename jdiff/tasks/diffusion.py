@@ -1,9 +1,9 @@
 """The diffusion task: learn the denoiser D(x0 + sigma eps, sigma, cond) of x0.
 
-loss = mean over images and pixels of weight(sigma) |D(x0 + sigma eps, sigma, cond) - x0|^2,   sigma ~ draw
+loss = mean over images of objective.losses(x0, D(x0 + sigma eps, sigma, cond), sigma),   sigma ~ objective.draw
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import flax.linen as nn
@@ -11,18 +11,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from jdiff.common.arrays import per_image
 from jdiff.common.keys import named
 from jdiff.common.pictures import to_float
-from jdiff.diffusion.denoiser import Cond, Denoise, make_denoiser, per_image
-from jdiff.diffusion.objective import Objective
+from jdiff.diffusion import variational
+from jdiff.diffusion.denoiser import Cond, Denoise, make_denoiser
+from jdiff.diffusion.objective import Objective, uncertain
 from jdiff.diffusion.parameterization import Parameterization
+from jdiff.diffusion.tables import DDPMTable
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionTask:
     """conditions: the names in a batch's "cond" that the model is given. drop_rate: how often, in training, an
     example's condition is replaced by the learned null, so that the model also learns to do without (classifier-free
-    guidance).
+    guidance). learned_variance: the network answers with twice the channels (denoiser.make_denoiser). uncertainty:
+    learns u(ln sigma) along, for objective.uncertain; its parameters lie beside the network's.
     """
 
     network: nn.Module
@@ -30,11 +34,16 @@ class DiffusionTask:
     objective: Objective
     conditions: tuple[str, ...] = ()
     drop_rate: float = 0.1
+    learned_variance: bool = False
+    uncertainty: nn.Module | None = None
 
     def init(self, key: Array, batch: PyTree) -> tuple[PyTree, PyTree]:
         x0 = to_float(batch["x0"])
-        variables = self.network.init(key, x0, jnp.zeros(x0.shape[0]), self._cond(batch))
-        return variables["params"], {}
+        sigma = jnp.ones(x0.shape[0])
+        params = {"network": self.network.init(key, x0, sigma, self._cond(batch))["params"]}
+        if self.uncertainty:
+            params["uncertainty"] = self.uncertainty.init(named(key, "uncertainty"), sigma)["params"]
+        return params, {}
 
     def loss(
         self, params: PyTree, state: PyTree, batch: PyTree, key: Array, step: Array, *, train: bool = True
@@ -44,12 +53,21 @@ class DiffusionTask:
         if train and cond:
             rows = jax.random.bernoulli(named(key, "drop"), self.drop_rate, (len(cond), images))
             cond["drop"] = dict(zip(self.conditions, rows, strict=True))
-        sigma = self.objective.draw(named(key, "sigma"), (images,))
-        eps = jax.random.normal(named(key, "eps"), x0.shape)
+        sigma = self.objective.sigmas(named(key, "sigma"), images)
+        x = x0 + per_image(sigma, x0) * jax.random.normal(named(key, "eps"), x0.shape)
         denoise = self._denoiser(params, dropout_key=named(key, "dropout") if train else None)
-        error = denoise(x0 + per_image(sigma, x0) * eps, sigma, cond).x0 - x0
-        loss = jnp.mean(per_image(self.objective.weight(sigma), x0) * error**2)
-        return loss, (state, {})
+        denoised = denoise(x, sigma, cond)
+        losses = self.objective.losses(x0, denoised.x0, sigma)
+        logs = {}
+        if self.uncertainty:
+            logs["error"] = jnp.mean(losses)
+            u: Any = self.uncertainty.apply({"params": params["uncertainty"]}, jnp.log(sigma))
+            losses = uncertain(losses, u)
+        if self.learned_variance:
+            bits = self._variational(x0, x, sigma, denoised)
+            logs["vlb_bits"] = jnp.mean(bits)
+            losses += self.objective.vlb * bits
+        return jnp.mean(losses), (state, logs)
 
     def denoiser(self, params: PyTree) -> Denoise:
         """D with these parameters, as samplers see it."""
@@ -59,9 +77,18 @@ class DiffusionTask:
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
 
         def network(x: Float[Array, "b ..."], c_noise: Float[Array, " b"], cond: Cond) -> Any:
-            return self.network.apply({"params": params}, x, c_noise, cond, train=bool(rngs), rngs=rngs)
+            known = {name: cond[name] for name in (*self.conditions, "drop") if name in cond}
+            return self.network.apply({"params": params["network"]}, x, c_noise, known, train=bool(rngs), rngs=rngs)
 
-        return make_denoiser(network, self.parameterization)
+        return make_denoiser(network, self.parameterization, learned_variance=self.learned_variance)
+
+    def _variational(self, x0: Array, x: Array, sigma: Array, denoised: Any) -> Float[Array, " b"]:
+        """T L_t in bits a value, an estimate of the bound; it trains the variance alone (2102.09672, section 3.1)."""
+        table = self.parameterization.schedule
+        assert isinstance(table, DDPMTable)
+        t = jnp.round(table.time(sigma)).astype(int)
+        fixed_mean = replace(denoised, x0=jax.lax.stop_gradient(denoised.x0))
+        return len(table.betas) * variational.term(jnp.asarray(table.sigmas, x.dtype), x0, x, t, fixed_mean)
 
     def _cond(self, batch: PyTree) -> dict[str, Any]:
         return {name: batch["cond"][name] for name in self.conditions}

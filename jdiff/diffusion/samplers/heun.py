@@ -23,7 +23,7 @@ class Heun:
     s_max: float = math.inf
     s_noise: float = 1.0
 
-    def init(self, x):
+    def init(self, x, keys):
         return ()
 
     def step(self, denoise, carry, x, sigma, sigma_next, keys):
@@ -36,11 +36,11 @@ class Heun:
             added = sigma * jnp.sqrt(gamma * (2 + gamma))
             x_hat = x + added * self.s_noise * normal(keys, x)
 
-        d = (x_hat - denoise(x_hat, sigma_hat).x0_dir) / sigma_hat
+        d = (x_hat - denoise(x_hat, sigma_hat).x0) / sigma_hat
         x_euler = x_hat + (sigma_next - sigma_hat) * d
 
         def correct(x_next):
-            d_next = (x_next - denoise(x_next, sigma_next).x0_dir) / sigma_next
+            d_next = (x_next - denoise(x_next, sigma_next).x0) / sigma_next
             return x_hat + (sigma_next - sigma_hat) * (d + d_next) / 2
 
         return jax.lax.cond(sigma_next > 0, correct, lambda x_next: x_next, x_euler), carry

@@ -1,0 +1,38 @@
+"""The probability-flow ODE dx/dsigma = (x - D(x, sigma)) / sigma between two rungs, by adaptive RK45 (Song et al.,
+arXiv 2011.13456, section 4.3).
+
+An image's step sizes follow its own error. The number of denoiser calls is known afterwards: the sampler counts them.
+The last step, to sigma = 0, is Euler's.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from jdiff.common.arrays import per_image
+from jdiff.diffusion.adaptive import integrate
+
+
+@dataclass(frozen=True, kw_only=True)
+class ODE:
+    rtol: float = 1e-3
+    atol: float = 1e-3
+
+    def init(self, x, keys):
+        return jnp.zeros((), jnp.int32)  # denoiser calls so far
+
+    def step(self, denoise, carry, x, sigma, sigma_next, keys):
+        def slope(flat, sigma):
+            x_now = flat.reshape(x.shape)
+            return ((x_now - denoise(x_now, sigma).x0) / per_image(sigma, x)).reshape(flat.shape)
+
+        def solve():
+            flat, calls = integrate(slope, x.reshape(x.shape[0], -1), sigma, sigma_next, rtol=self.rtol, atol=self.atol)
+            return flat.reshape(x.shape), calls
+
+        x_next, calls = jax.lax.cond(sigma_next > 0, solve, lambda: (denoise(x, sigma).x0, jnp.ones((), jnp.int32)))
+        return x_next, carry + calls
+
+    def nfe(self, steps: int) -> None:
+        return None
