@@ -377,6 +377,12 @@ def sampler(sample: ConfigDict) -> samplers.Sampler:
     return pick("sample.sampler", sample.sampler, families)()
 
 
+FIRST_ORDER = ("ddpm", "ddim", "euler", "euler_ancestral")
+# Where a ladder starts unless told otherwise, though the schedule goes further: the linear table's last sigma is 157.
+# Above, nothing of the image is to be seen, and solvers of higher order, like eps prediction, lose their footing.
+LARGEST_START = 160.0
+
+
 def ladder(sample: ConfigDict, made_schedule: schedules.Schedule) -> ladders.Ladder:
     """The sigmas that `config.sample` asks for, [steps + 1]; of the adaptive solver, [start, end, 0]."""
     sigma_min = made_schedule.sigma_min if sample.sigma_min is None else sample.sigma_min
@@ -390,17 +396,17 @@ def ladder(sample: ConfigDict, made_schedule: schedules.Schedule) -> ladders.Lad
         except ValueError as error:
             raise UserError(f"sample.sigmas={error}") from error
 
-    def of_table(subsequence: Callable[[int, tables.DDPMTable], ladders.Ladder]) -> Callable[[], ladders.Ladder]:
+    def of_table(
+        subsequence: Callable[[int, tables.DDPMTable], ladders.Ladder], table: schedules.Schedule = made_schedule
+    ) -> Callable[[], ladders.Ladder]:
         def take() -> ladders.Ladder:
-            if not isinstance(made_schedule, tables.DDPMTable):
+            if not isinstance(table, tables.DDPMTable):
                 raise UserError(
                     f"sample.ladder={sample.ladder!r} takes the steps of a table, and this model has none; use karras"
                 )
-            if sample.steps > len(made_schedule.betas):
-                raise UserError(
-                    f"sample.steps={sample.steps} is more than the table's {len(made_schedule.betas)} steps"
-                )
-            return subsequence(sample.steps, made_schedule)
+            if sample.steps > len(table.betas):
+                raise UserError(f"sample.steps={sample.steps} is more than the table's {len(table.betas)} steps")
+            return subsequence(sample.steps, table)
 
         return take
 
@@ -418,11 +424,18 @@ def ladder(sample: ConfigDict, made_schedule: schedules.Schedule) -> ladders.Lad
     }
 
     def auto() -> ladders.Ladder:
+        start = min(sigma_max, LARGEST_START) if sample.sigma_max is None else sigma_max
         if sample.sampler == "ode":
-            return ladders.by_hand((sigma_max, sigma_min))
+            return ladders.by_hand((start, sigma_min))
+        low = sigma_min
         if isinstance(made_schedule, tables.DDPMTable):
-            return families["trailing"]()
-        return families["karras" if isinstance(made_schedule, (schedules.EDM, schedules.VE)) else "uniform"]()
+            steps = int(np.searchsorted(made_schedule.sigmas, start, side="right"))
+            within = tables.DDPMTable(made_schedule.betas[: max(steps, sample.steps)])
+            if sample.sampler in FIRST_ORDER:
+                return of_table(ladders.trailing, within)()
+            # The noise at which a table's walk of so many steps ends: below it a discrete model is often poor.
+            low = within.sigmas[len(within.betas) // min(sample.steps, len(within.betas)) - 1]
+        return ladders.karras(sample.steps, sigma_min=low, sigma_max=start, rho=sample.rho)
 
     rungs = pick("sample.ladder", sample.ladder, {"auto": auto, **families})()
     if rungs[0] > made_schedule.sigma_max * (1 + 1e-6):
@@ -433,7 +446,6 @@ def ladder(sample: ConfigDict, made_schedule: schedules.Schedule) -> ladders.Lad
     return rungs
 
 
-FIRST_ORDER = ("ddpm", "ddim", "euler", "euler_ancestral")
 ALWAYS_NOISY = ("ddpm", "langevin", "predictor_corrector")
 ETA_UNLESS_SET = {"ddim": 0.0, "euler_ancestral": 1.0, "dpmpp_2s_ancestral": 1.0, "dpmpp_2m_sde": 1.0, "dpmpp_sde": 1.0}
 

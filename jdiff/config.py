@@ -60,11 +60,6 @@ POSITIVE = (
     "objective.std",
     "objective.gamma",
     "objective.huber_delta",
-    "sample.rho",
-    "sample.flow_shift",
-    "sample.langevin_step",
-    "sample.rtol",
-    "sample.atol",
 )
 
 
@@ -208,6 +203,9 @@ def check_sample(sample: ConfigDict) -> None:
     for name in ("num_images", "batch_size", "steps", "moves"):
         if sample[name] < 1:
             raise UserError(f"sample.{name}={sample[name]} must be at least 1")
+    for name in ("rho", "flow_shift", "langevin_step", "rtol", "atol"):
+        if sample[name] is not None and not sample[name] > 0:
+            raise UserError(f"sample.{name}={sample[name]} must be above 0")
     if not 0 <= sample.seed < 2**32:
         raise UserError(f"sample.seed={sample.seed} must lie in 0..2^32 - 1")
     if sample.eta is not None and not 0 <= sample.eta <= 1:

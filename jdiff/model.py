@@ -193,17 +193,15 @@ class Model:
 
         method: "ode", the density along the probability flow, with Hutchinson's estimate of the trace or the exact one
         (as many Jacobian products as pixel values); "bound", the variational bound over a table's steps, or over
-        `steps` rungs of a model without a table. Unguided unless guidance_scale is given.
+        `steps` (1000) rungs of a model without a table. Unguided unless guidance_scale is given.
         """
         image, schedule = self._images(images), self._diffusion().parameterization.schedule
-        usual: dict[str, dict] = {"ode": PRECISE, "bound": {"sampler": "ddpm", "steps": 1000}}
+        every_step = len(schedule.betas) if isinstance(schedule, DDPMTable) else 1000
+        usual: dict[str, dict] = {"ode": PRECISE, "bound": {"sampler": "ddpm", "steps": every_step}}
         chosen = usual[jdiff.config.one_of("method", method, tuple(usual))]
         wanted, scales = self._settings(len(image), {**chosen, "guidance_scale": 1.0, **settings})
         form, guided, weights = self._guided(wanted, scales)
-        if method == "bound" and isinstance(schedule, DDPMTable) and "steps" not in settings:
-            rungs = schedule.sigmas
-        else:
-            rungs = self._ladder(wanted)[-2::-1]
+        rungs = self._ladder(wanted)[-2::-1]
         rtol, atol = wanted.sample.rtol, wanted.sample.atol
         make = {
             "ode": lambda: programs.ode_bits(guided, schedule, exact=exact, rtol=rtol, atol=atol),

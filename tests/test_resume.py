@@ -17,7 +17,7 @@ from jdiff.training import sharding
 from jdiff.training.checkpoints import Checkpoints
 from tests.conftest import TINY, config, run_command, start_command
 
-STEPS = 600
+STEPS = 400
 ARGUMENTS = (config("digits"), *TINY, f"--config.train.steps={STEPS}", "--config.checkpoint.every=9", "--workdir=run")
 QUIET = ("--config.log.tensorboard=false", "--config.log.progress=false")
 

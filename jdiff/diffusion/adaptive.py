@@ -17,7 +17,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from scipy.integrate import RK45
 
-STAGES = list(zip(RK45.C[1:], RK45.A[1:], strict=True))  # (c, a) of the stages after the first
+# Stage i is at y + h sum_j A[i, j] slope_j; the last one is the step's end, and its slope starts the next step.
+A = np.vstack([np.pad(RK45.A, ((0, 0), (0, 2))), np.append(RK45.B, 0.0)])
+C = np.append(RK45.C, 1.0)
 MOST_CALLS = 60_000  # a field that is nowhere finite must not hang
 
 Field = Callable[[Float[Array, "b n"], Float[Array, " b"]], Float[Array, "b n"]]  # (y, sigma) -> dy/dsigma
@@ -37,12 +39,15 @@ def integrate(
     def one_step(state):
         y, slope, sigma, h, calls = state
         h = jnp.where(jnp.abs(h) < jnp.abs(end - sigma), h, end - sigma)
-        slopes = [slope]
-        for c, a in STAGES:
-            slopes.append(field(y + h[:, None] * _weighted(a, slopes), sigma + c * h))
-        y_next = y + h[:, None] * _weighted(RK45.B, slopes)
-        slopes.append(field(y_next, sigma + h))  # also starts the next step
-        error = h[:, None] * _weighted(RK45.E, slopes)
+
+        def stage(i, slopes):
+            along = jnp.tensordot(jnp.asarray(A, y.dtype)[i], slopes, axes=1)
+            return slopes.at[i].set(field(y + h[:, None] * along, sigma + jnp.asarray(C, y.dtype)[i] * h))
+
+        slopes = jnp.zeros((len(C), *y.shape), y.dtype).at[0].set(slope)
+        slopes = jax.lax.fori_loop(1, len(C), stage, slopes)
+        y_next = y + h[:, None] * jnp.tensordot(jnp.asarray(A[-1], y.dtype), slopes, axes=1)
+        error = h[:, None] * jnp.tensordot(jnp.asarray(RK45.E, y.dtype), slopes, axes=1)
         scale = atol + rtol * jnp.maximum(jnp.abs(y), jnp.abs(y_next))
         error = jnp.sqrt(jnp.mean((error / scale) ** 2, axis=1))
         accepted = error <= 1
@@ -53,7 +58,7 @@ def integrate(
             jnp.where(accepted[:, None], slopes[-1], slope),
             jnp.where(accepted, jnp.where(there, end, sigma + h), sigma),
             h * factor,
-            calls + len(slopes) - 1,
+            calls + len(C) - 1,
         )
 
     def unfinished(state):
@@ -64,9 +69,3 @@ def integrate(
     state = (y, field(y, sigma), sigma, jnp.full_like(sigma, (end - start) / 10), jnp.ones((), jnp.int32))
     y, _, _, _, calls = jax.lax.while_loop(unfinished, one_step, state)
     return y, calls
-
-
-def _weighted(weights: np.ndarray, slopes: list[Array]) -> Array:
-    return sum(
-        (weight * slope for weight, slope in zip(weights.tolist(), slopes, strict=False) if weight), jnp.zeros(())
-    )

@@ -1,0 +1,354 @@
+"""What users do with a trained model, on the model object: mostly on a tiny one, whose images need not be good."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import jdiff
+import jdiff.config
+from jdiff import build, train
+from jdiff.common.errors import UserError
+from jdiff.data.sources.digits import Digits
+from tests.conftest import REPOSITORY, TINY, Run, config, run_command
+
+SAMPLERS = [
+    "ddpm",
+    "ddim",
+    "euler",
+    "euler_ancestral",
+    "heun",
+    "dpm2",
+    "dpmpp_2s_ancestral",
+    "dpmpp_2m",
+    "dpmpp_3m",
+    "dpmpp_2m_sde",
+    "dpmpp_sde",
+    "lms",
+    "unipc",
+    "langevin",
+    "predictor_corrector",
+    "ode",
+]
+
+
+@pytest.fixture(autouse=True)
+def _compile_fast(request):
+    """Tiny programs: compiling them well would take longer than running them."""
+    jax.config.update("jax_disable_most_optimizations", "slow" not in request.keywords)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A tiny model, trained until labels and noise matter."""
+    folder = tmp_path_factory.mktemp("model")
+    long = ["--config.train.steps=200", "--config.train.warmup_images=0", "--config.train.ema_halflife_images=500"]
+    result = run_command(config("digits"), *TINY, *long, "--workdir=run", cwd=folder)
+    assert result.status == 0, result.err
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def model(run) -> jdiff.Model:
+    return jdiff.load(run)
+
+
+@pytest.fixture(scope="module")
+def table_model(tmp_path_factory) -> jdiff.Model:
+    """A tiny model with a table and a learned variance."""
+    folder = tmp_path_factory.mktemp("table")
+    table = ["--config.model.schedule=linear", "--config.model.schedule_steps=50", "--config.model.prediction=v"]
+    learned = ["--config.model.learned_variance=true", "--config.objective.draw=steps"]
+    long = ["--config.train.steps=100", "--config.train.warmup_images=0", "--config.train.ema_halflife_images=500"]
+    result = run_command(config("digits"), *TINY, *table, *learned, *long, "--workdir=run", cwd=folder)
+    assert result.status == 0, result.err
+    return jdiff.load(folder / "run")
+
+
+@pytest.fixture(scope="module")
+def digits(model) -> np.ndarray:
+    """Twelve real digits, uint8."""
+    from sklearn.datasets import load_digits
+
+    return np.uint8(load_digits().images[:12, :, :, None] / 16 * 255)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_name_samples(model, sampler):
+    images = model.sample(4, sampler=sampler, steps=3)
+    assert images.shape == (4, 8, 8, 1)
+    assert images.dtype == np.uint8
+    calls, passes = model.nfe(sampler=sampler, steps=3)
+    assert passes == 2 * calls > 0  # the config guides
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"sampler": "hune"}, "did you mean 'heun'?; it is one of ddpm, ddim, euler"),
+        ({"ladder": "karas"}, "did you mean 'karras'?"),
+        ({"method": "cfgpp"}, "it is one of classifier_free, cfg_plus_plus, autoguidance, classifier"),
+        ({"threshold": "some"}, "it is one of none, static, dynamic"),
+        ({"variance": "middle", "sampler": "ddpm"}, "it is one of small, large, learned"),
+        ({"variance": "learned", "sampler": "ddpm"}, "this model learned none"),
+        ({"method": "autoguidance"}, "set guidance.weak_workdir"),
+        ({"method": "classifier"}, "set guidance.classifier_workdir"),
+        ({"method": "cfg_plus_plus", "sampler": "heun", "guidance_scale": 0.5}, "goes with the samplers ddpm, ddim"),
+        ({"method": "cfg_plus_plus", "sampler": "ddim", "guidance_scale": 3.0}, "must lie in [0, 1]"),
+        ({"sigma_max": 100.0}, "above this model's sigmas (0.002 to 80)"),
+        ({"ladder": "by_hand", "sigmas": (90.0, 1.0)}, "above this model's sigmas"),
+        ({"ladder": "by_hand", "sigmas": (1.0, 2.0)}, "must be numbers that fall"),
+        ({"ladder": "quadratic"}, "this model has none; use karras"),
+        ({"order": 7, "sampler": "unipc"}, "sample.order=7 must be 1, 2, 3 or 4"),
+        ({"langevin_step": -1.0, "sampler": "langevin"}, "sample.langevin_step=-1.0 must be above 0"),
+        ({"rescale": 2.0}, "guidance.rescale=2.0 must lie in [0, 1]"),
+        ({"stepz": 4}, "stepz"),
+        ({"labels": (11,)}, "labels are 0..9"),
+    ],
+)
+def test_what_cannot_be_is_told_in_one_line(model, settings, said):
+    with pytest.raises(UserError) as error:
+        model.sample(2, **settings)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_same_lines_come_from_the_command(run):
+    arguments = ["--config.sample.sampler=ddpm", "--config.sample.variance=learned"]
+    result = run_command("--mode=sample", f"--workdir={run}", *arguments, cwd=run)
+    assert result.status == 1
+    assert result.err.count("\n") == 1
+    assert "this model learned none" in result.err
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["--config.model.schedule=flow", "--config.model.prediction=eps"], "predict v, x0 or edm"),
+        (["--config.model.learned_variance=true"], "model.learned_variance needs a table"),
+        (["--config.model.zero_terminal_snr=true"], "model.zero_terminal_snr needs a table"),
+        (["--config.model.sigma_min=90.0"], "must rise from above 0"),
+        (["--config.objective.draw=stepz"], "did you mean 'steps'?"),
+        (["--config.objective.weight=min_snrr"], "it is one of simple, edm, min_snr"),
+        (["--config.objective.loss=l3"], "it is one of l2, l1, huber"),
+    ],
+)
+def test_impossible_trainings_are_told(overrides, said):
+    settings = jdiff.config.override(jdiff.config.load(REPOSITORY / "configs" / "digits.py"), overrides)
+    with pytest.raises(UserError) as error:
+        build.task(build.resolve(settings, Digits("train")))
+    assert said in str(error.value)
+
+
+def test_a_learned_variance_serves_ddpm(table_model):
+    learned = table_model.sample(4, sampler="ddpm", steps=10, variance="learned")
+    small = table_model.sample(4, sampler="ddpm", steps=10, variance="small")
+    assert (learned != small).any()
+
+
+def test_noise_of_one_s_own_and_the_seeds_are_the_same(model):
+    by_seed = model.sample(3, seed=5, sampler="ddim")
+    np.testing.assert_array_equal(model.sample(noise=model.noise(range(3), seed=5), sampler="ddim"), by_seed)
+
+
+@pytest.mark.parametrize("which", ["model", "table_model"])
+def test_encoding_and_back_returns_the_images(which, digits, request):
+    model = request.getfixturevalue(which)
+    again = model.reconstruct(digits, labels=range(10), guidance_scale=1.0)
+    assert again.shape == digits.shape
+    ladder_end = model.task.parameterization.schedule.sigma_min
+    # The last step answers with the denoised image, which for a model hardly trained is a little off.
+    assert np.abs(again.astype(int) - digits).max() <= 3 + 127.5 * ladder_end
+    noise = model.encode(digits, labels=range(10), guidance_scale=1.0)
+    assert 0.7 < noise.std() < 1.5
+    with pytest.raises(UserError, match="adds noise"):
+        model.encode(digits, sampler="euler_ancestral")
+
+
+def test_interpolation_begins_and_ends_where_it_says(model, digits):
+    frames = model.interpolate(3, 8, frames=5, label=4, sampler="ddim")
+    assert frames.shape == (5, 8, 8, 1)
+    ends = model.sample(noise=model.noise([3, 8]), labels=[4], sampler="ddim")
+    assert np.abs(frames[[0, -1]].astype(int) - ends).max() <= 1
+    between = model.interpolate(digits[0], digits[1], frames=3, label=0, guidance_scale=1.0, sampler="heun", steps=40)
+    assert np.abs(between[0].astype(int) - digits[0]).max() <= 4
+    assert np.abs(between[-1].astype(int) - digits[1]).max() <= 4
+
+
+def test_img2img_keeps_less_the_more_noise(model, digits):
+    kept = [
+        np.abs(model.img2img(digits, sigma=sigma, sampler="ddim", guidance_scale=1.0).astype(float) - digits).mean()
+        for sigma in (0.003, 0.5, 80.0)
+    ]
+    assert kept[0] < 2
+    assert kept[0] < kept[1] < kept[2]
+    with pytest.raises(UserError, match="must lie above 0"):
+        model.img2img(digits, sigma=0.0)
+    with pytest.raises(UserError, match=r"this model's are \[n, 8, 8, 1\]"):
+        model.img2img(digits[:, :4], sigma=1.0)
+
+
+def test_inpainting_keeps_what_is_not_masked(model, digits):
+    mask = np.zeros((8, 8), bool)
+    mask[:, 4:] = True
+    painted = model.inpaint(digits, mask, repeats=2)
+    np.testing.assert_array_equal(painted[:, :, :4], digits[:, :, :4])
+    assert (painted[:, :, 4:] != digits[:, :, 4:]).any()
+    each = np.broadcast_to(mask, (len(digits), 8, 8))
+    np.testing.assert_array_equal(model.inpaint(digits, each, repeats=2), painted)
+    with pytest.raises(UserError, match="they must be bool"):
+        model.inpaint(digits, np.ones((12, 8, 8)))
+
+
+@pytest.mark.parametrize("which", ["model", "table_model"])
+def test_bits_per_dim(which, digits, request):
+    """A real digit needs fewer bits than noise does; the estimates of one number are near one another."""
+    model = request.getfixturevalue(which)
+    noise = np.random.default_rng(0).integers(0, 256, digits.shape).astype(np.uint8)
+    real = model.bits_per_dim(digits, labels=range(10))
+    assert real.shape == (12,)
+    assert real.mean() < model.bits_per_dim(noise).mean()
+    exact = model.bits_per_dim(digits, labels=range(10), exact=True)
+    assert real.mean() == pytest.approx(exact.mean(), abs=0.5)
+    bound = model.bits_per_dim(digits, labels=range(10), method="bound")
+    assert np.isfinite(bound).all()
+    with pytest.raises(UserError, match="it is one of ode, bound"):
+        model.bits_per_dim(digits, method="exact")
+
+
+def test_one_noise_in_several_numbers_of_steps(model, run, tmp_path):
+    compared = model.compare_steps((2, 4), 5)
+    assert compared.shape == (2, 5, 8, 8, 1)
+    np.testing.assert_array_equal(compared[1], model.sample(5, steps=4))
+    out = ["--config.sample.compare_steps=(2,3,4)", f"--out={tmp_path / 'out'}"]
+    result = run_command("--mode=sample", f"--workdir={run}", *out, cwd=tmp_path)
+    assert result.status == 0, result.err
+    assert (tmp_path / "out" / "steps.png").is_file()
+
+
+def test_the_forward_process(model, digits):
+    frames = model.forward(digits, frames=6, steps=10)
+    assert frames.shape == (6, *digits.shape)
+    np.testing.assert_array_equal(frames[0], digits)
+    off = np.abs(frames.astype(float) - digits).mean(axis=(1, 2, 3, 4))
+    assert (np.diff(off) > 0).all()
+
+
+def test_guidance_through_the_model(model, run, tmp_path):
+    """Scale 1 is the conditional model and 0 the unconditional one, whatever the guidance's kind allows."""
+    plain = model.sample(6, sampler="ddim", guidance_scale=1.0).astype(int)
+    nearly = model.sample(6, sampler="ddim", guidance_scale=[1.0, 1.0, 1.0, 1.0, 1.0, 2.0]).astype(int)
+    assert np.abs(nearly[:5] - plain[:5]).max() <= 1
+    assert (model.sample(6, sampler="ddim", guidance_scale=5.0) != plain).any()
+
+    weak = {"method": "autoguidance", "weak_workdir": str(run)}  # the same model: nothing to guide away from
+    assert np.abs(model.sample(6, sampler="ddim", guidance_scale=3.0, **weak).astype(int) - plain).max() <= 1
+    outside = {"sigma_low": 70.0, "sigma_high": 71.0}  # no rung lies there
+    assert np.abs(model.sample(6, sampler="ddim", guidance_scale=3.0, **outside).astype(int) - plain).max() <= 1
+    for other in ({"rescale": 0.7}, {"threshold": "dynamic"}, {"threshold": "static"}):
+        assert model.sample(6, sampler="ddim", guidance_scale=3.0, **other).shape == (6, 8, 8, 1)
+
+    classifier = ["--config.train.steps=20", f"--config.machine.compilation_cache={tmp_path}", "--workdir=reader"]
+    assert run_command(config("digits_classifier"), *classifier, cwd=tmp_path).status == 0
+    by_reader = {"method": "classifier", "classifier_workdir": str(tmp_path / "reader")}
+    np.testing.assert_array_equal(model.sample(6, sampler="ddim", guidance_scale=0.0, **by_reader), plain)
+    assert (model.sample(6, sampler="ddim", guidance_scale=20.0, **by_reader) != plain).any()
+
+
+def test_guidance_numbers_and_seeds_compile_nothing_new(model):
+    guided = {"sampler": "ddim", "rescale": 0.5, "sigma_low": 0.1, "threshold": "dynamic"}
+    model.sample(4, guidance_scale=2.0, **guided)
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, seconds, **_: compiled.append(event) if event.endswith("backend_compile_duration") else None
+    )
+    changed = {"rescale": 0.2, "sigma_low": 0.3, "sigma_high": 5.0, "quantile": 0.9, "seed": 8, "sigma_max": 40.0}
+    model.sample(4, guidance_scale=3.0, **{**guided, **changed})
+    assert compiled == []
+
+
+# Ten ways to say what the network predicts and where training looks (issue of the diffusion core, points e).
+TRAININGS = {
+    **{
+        f"{prediction}, {table}": {"model.schedule": table, "model.prediction": prediction, "objective.draw": "steps"}
+        for table in ("linear", "cosine")
+        for prediction in ("eps", "x0", "v")
+    },
+    "edm, lognormal": {},
+    "edm, log-uniform": {"objective.draw": "log_uniform"},
+    "flow, uniform": {"model.schedule": "flow", "model.prediction": "flow", "objective.draw": "uniform"},
+    "flow, logit-normal": {
+        "model.schedule": "flow",
+        "model.prediction": "flow",
+        "objective.draw": "logit_normal",
+        "objective.mean": 0.0,
+    },
+}
+# What else changes the loss, for CI alone.
+VARIANTS = {
+    "learned variance": {**TRAININGS["eps, cosine"], "model.learned_variance": True},
+    "learned uncertainty, stratified": {"objective.uncertainty": True, "objective.stratified": True},
+    "min-SNR, zero terminal SNR, huber": {
+        **TRAININGS["v, linear"],
+        "model.zero_terminal_snr": True,
+        "objective.weight": "min_snr",
+        "objective.loss": "huber",
+    },
+}
+
+
+def flags(settings):
+    return [f"--config.{name}={value}" for name, value in settings.items()]
+
+
+@pytest.mark.parametrize("name", [*TRAININGS, *VARIANTS])
+def test_two_hundred_steps_of_each_lower_the_loss(name):
+    short = ["--config.train.batch_size=32", "--config.train.warmup_images=0", "--config.network.channels=8"]
+    overrides = [*TINY[:3], *short, *flags({**TRAININGS, **VARIANTS}[name])]
+    settings = jdiff.config.override(jdiff.config.load(REPOSITORY / "configs" / "digits.py"), overrides)
+    source = Digits("train")
+    settings = build.resolve(settings, source)
+    task = build.task(settings)
+    step, state = train.make_step(settings, task), jax.jit(lambda: train.initial_state(settings, task))()
+    batches, losses = train.open_batches(settings, source, 0), []
+    for _ in range(200):
+        state, logs = step(state, next(batches))
+        losses.append(logs["loss"])
+    losses = np.array(losses)
+    assert np.isfinite(losses).all()
+    assert np.median(losses[-40:]) < np.median(losses[:40]) - 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAININGS)
+def test_each_trained_to_the_end_draws_digits(name, tmp_path):
+    from benchmarks.digits import distance, pixels, read_right
+
+    settings = [*flags(TRAININGS[name]), "--config.train.sample_every=0", "--config.train.trajectory_every=0"]
+    result = run_command(config("digits"), *settings, "--workdir=run", cwd=tmp_path, xla="", timeout=1200)
+    assert result.status == 0, result.err
+    images = pixels(jdiff.load(tmp_path / "run").sample(1000, guidance_scale=1.0))
+    accuracy, frechet = read_right(images, np.arange(1000) % 10), distance(images)
+    print(f"| {name} | {accuracy:.1%} | {frechet:.2f} |")
+    assert accuracy >= 0.90
+    assert frechet <= 0.90
+
+
+@pytest.mark.slow
+def test_every_sampler_draws_digits_with_the_main_jobs_model(digits_run: Run):
+    from benchmarks.samplers import CASES, measure
+
+    trained = jdiff.load(digits_run.workdir)
+    distances = {}
+    for sampler, settings in CASES:
+        nfe, accuracy, frechet, _ = measure(trained, sampler, settings)
+        print(f"{sampler} {settings}: NFE {nfe}, {accuracy:.1%}, {frechet:.2f}")
+        most = {"ddpm": 250, "langevin": 250, "predictor_corrector": 250, "ode": 100}.get(sampler, 50)
+        assert nfe <= most
+        assert accuracy >= 0.90
+        assert frechet <= 0.90
+        distances[sampler, nfe] = frechet
+    assert distances["dpmpp_2m", 10] <= 1.2 * distances["heun", 35]
