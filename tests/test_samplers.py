@@ -61,7 +61,7 @@ STOCHASTIC = {
     DPMpp2MSDE(): 50,
     DPMppSDE(): 50,
     PredictorCorrector(r=0.1): 200,
-    Langevin(r=0.2, moves=2): 2000,
+    Langevin(r=0.1, moves=4): 2000,
 }
 
 CHURNING = Heun(steps=7, s_churn=7.0)
