@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from jdiff.common.errors import UserError
-from jdiff.config import check_sample, one_of
+from jdiff.config import check_sample, known_as, one_of
 from jdiff.data.sources import Source
 from jdiff.data.sources.digits import Digits
 from jdiff.data.sources.folder import Folder
@@ -102,7 +102,7 @@ def resolve(config: ConfigDict, source: Source) -> ConfigDict:
     config.data.class_names = source.class_names
     if not source.class_names:
         config.model.conditions = tuple(name for name in config.model.conditions if name != "label")
-    if not config.model.conditions:
+    if not config.model.conditions and config.guidance.method in ("classifier_free", "cfg_plus_plus"):
         config.sample.guidance_scale = None
     return config
 
@@ -346,7 +346,8 @@ def sampler(sample: ConfigDict) -> samplers.Sampler:
 
     def heun() -> samplers.Heun:
         churn = {"s_churn": sample.s_churn, "s_min": sample.s_min, "s_max": given("s_max", math.inf)}
-        return samplers.Heun(steps=sample.steps, s_noise=sample.s_noise, **churn)
+        rungs = len(sample.sigmas) if sample.ladder == "by_hand" else sample.steps
+        return samplers.Heun(steps=rungs, s_noise=sample.s_noise, **churn)
 
     def ddpm() -> samplers.Sampler:
         variances: dict[str, Callable[[], samplers.Sampler]] = {
@@ -378,17 +379,20 @@ def sampler(sample: ConfigDict) -> samplers.Sampler:
 
 
 FIRST_ORDER = ("ddpm", "ddim", "euler", "euler_ancestral")
-# Where a ladder starts unless told otherwise, though the schedule goes further: the linear table's last sigma is 157.
-# Above, nothing of the image is to be seen, and solvers of higher order, like eps prediction, lose their footing.
+# Where a ladder starts unless sample.sigma_max says otherwise, though the schedule goes further: the linear table's
+# last sigma is 157. Above, nothing of the image is to be seen, and solvers of higher order, like eps prediction, lose
+# their footing.
 LARGEST_START = 160.0
 
 
 def ladder(sample: ConfigDict, made_schedule: schedules.Schedule) -> ladders.Ladder:
     """The sigmas that `config.sample` asks for, [steps + 1]; of the adaptive solver, [start, end, 0]."""
-    sigma_min = made_schedule.sigma_min if sample.sigma_min is None else sample.sigma_min
-    sigma_max = made_schedule.sigma_max if sample.sigma_max is None else sample.sigma_max
-    if not 0 < sigma_min < sigma_max:
-        raise UserError(f"sample.sigma_min={sigma_min} and sample.sigma_max={sigma_max} must rise from above 0")
+    start = min(made_schedule.sigma_max, LARGEST_START) if sample.sigma_max is None else sample.sigma_max
+    end = made_schedule.sigma_min if sample.sigma_min is None else sample.sigma_min
+    if not 0 < end < start:
+        raise UserError(
+            f"the ladder's ends, sample.sigma_min={end:g} and sample.sigma_max={start:g}, must rise from above 0"
+        )
 
     def by_hand() -> ladders.Ladder:
         try:
@@ -396,56 +400,60 @@ def ladder(sample: ConfigDict, made_schedule: schedules.Schedule) -> ladders.Lad
         except ValueError as error:
             raise UserError(f"sample.sigmas={error}") from error
 
-    def of_table(
-        subsequence: Callable[[int, tables.DDPMTable], ladders.Ladder], table: schedules.Schedule = made_schedule
-    ) -> Callable[[], ladders.Ladder]:
-        def take() -> ladders.Ladder:
-            if not isinstance(table, tables.DDPMTable):
-                raise UserError(
-                    f"sample.ladder={sample.ladder!r} takes the steps of a table, and this model has none; use karras"
-                )
-            if sample.steps > len(table.betas):
-                raise UserError(f"sample.steps={sample.steps} is more than the table's {len(table.betas)} steps")
-            return subsequence(sample.steps, table)
+    def table() -> tables.DDPMTable:
+        """The steps of the model's table up to the start; all of them where more are asked for."""
+        if not isinstance(made_schedule, tables.DDPMTable):
+            raise UserError(
+                f"sample.ladder={sample.ladder!r} takes the steps of a table, and this model has none; use karras"
+            )
+        if sample.steps > len(made_schedule.betas):
+            raise UserError(f"sample.steps={sample.steps} is more than the table's {len(made_schedule.betas)} steps")
+        steps = int(np.searchsorted(made_schedule.sigmas, start * (1 + 1e-6), side="right"))
+        return tables.DDPMTable(made_schedule.betas[: max(steps, sample.steps)])
 
-        return take
-
-    families: dict[str, Callable[[], ladders.Ladder]] = {
-        "karras": lambda: ladders.karras(sample.steps, sigma_min=sigma_min, sigma_max=sigma_max, rho=sample.rho),
-        "logsnr": lambda: ladders.logsnr(sample.steps, sigma_min=sigma_min, sigma_max=sigma_max),
-        "flow": lambda: ladders.flow(sample.steps, sigma_max=sigma_max, shift=sample.flow_shift),
-        "uniform": lambda: ladders.uniform(sample.steps, made_schedule, sigma_max=sigma_max),
-        "by_hand": by_hand,
-        "leading": of_table(ladders.leading),
-        "trailing": of_table(ladders.trailing),
-        "linspace": of_table(ladders.linspace),
-        "quadratic": of_table(ladders.quadratic),
-        "exponential": of_table(ladders.exponential),
-    }
-
-    def auto() -> ladders.Ladder:
-        start = min(sigma_max, LARGEST_START) if sample.sigma_max is None else sigma_max
-        if sample.sampler == "ode":
-            return ladders.by_hand((start, sigma_min))
-        low = sigma_min
-        if isinstance(made_schedule, tables.DDPMTable):
-            steps = int(np.searchsorted(made_schedule.sigmas, start, side="right"))
-            within = tables.DDPMTable(made_schedule.betas[: max(steps, sample.steps)])
-            if sample.sampler in FIRST_ORDER:
-                return of_table(ladders.trailing, within)()
-            # The noise at which a table's walk of so many steps ends: below it a discrete model is often poor.
-            low = within.sigmas[len(within.betas) // min(sample.steps, len(within.betas)) - 1]
+    def karras(low: float) -> ladders.Ladder:
         return ladders.karras(sample.steps, sigma_min=low, sigma_max=start, rho=sample.rho)
 
-    rungs = pick("sample.ladder", sample.ladder, {"auto": auto, **families})()
+    def auto() -> ladders.Ladder:
+        if sample.sampler == "ode":
+            return ladders.by_hand((start, end))
+        if not isinstance(made_schedule, tables.DDPMTable):
+            return karras(end)
+        if sample.sampler in FIRST_ORDER:
+            return ladders.trailing(sample.steps, table())
+        # The noise at which a table's walk of so many steps ends: below it a discrete model is often poor.
+        T = len(made_schedule.betas)
+        low = float(made_schedule.sigmas[max(T // sample.steps, 1) - 1])
+        return karras(low if sample.sigma_min is None and low < start else end)
+
+    families: dict[str, Callable[[], ladders.Ladder]] = {
+        "auto": auto,
+        "karras": lambda: karras(end),
+        "logsnr": lambda: ladders.logsnr(sample.steps, sigma_min=end, sigma_max=start),
+        "flow": lambda: ladders.flow(sample.steps, sigma_max=start, shift=sample.flow_shift),
+        "uniform": lambda: ladders.uniform(sample.steps, made_schedule, sigma_max=start),
+        "by_hand": by_hand,
+        "leading": lambda: ladders.leading(sample.steps, table()),
+        "trailing": lambda: ladders.trailing(sample.steps, table()),
+        "linspace": lambda: ladders.linspace(sample.steps, table()),
+        "quadratic": lambda: ladders.quadratic(sample.steps, table()),
+        "exponential": lambda: ladders.exponential(sample.steps, table()),
+    }
+    rungs = pick("sample.ladder", sample.ladder, families)()
     if rungs[0] > made_schedule.sigma_max * (1 + 1e-6):
         raise UserError(
             f"the ladder starts at sigma {rungs[0]:g}, above this model's sigmas ({made_schedule.sigma_min:g} to "
             f"{made_schedule.sigma_max:g}); lower sample.sigma_max or sample.sigmas"
         )
+    if not (np.diff(rungs.astype(np.float32)) < 0).all():
+        raise UserError(
+            "the ladder's rungs do not all fall in float32; take fewer sample.steps, or sigmas further apart"
+        )
     return rungs
 
 
+# Those that inpainting changes x under: without a memory of other rungs, and with noise of the step's own.
+MEMORYLESS = (*FIRST_ORDER, "heun", "dpm2", "dpmpp_2s_ancestral", "predictor_corrector")
 ALWAYS_NOISY = ("ddpm", "langevin", "predictor_corrector")
 ETA_UNLESS_SET = {"ddim": 0.0, "euler_ancestral": 1.0, "dpmpp_2s_ancestral": 1.0, "dpmpp_2m_sde": 1.0, "dpmpp_sde": 1.0}
 
@@ -459,11 +467,16 @@ def is_noiseless(sample: ConfigDict) -> bool:
 
 
 def is_guided(config: ConfigDict) -> bool:
-    """Whether guidance changes anything: a scale of 1 is the model alone, save where the scale is a strength."""
+    """Whether guidance changes anything."""
     scale = config.sample.guidance_scale
-    if config.guidance.method == "classifier":
-        return bool(scale)
-    return scale is not None and (scale != 1 or config.guidance.method == "cfg_plus_plus")
+    return scale is not None and changes(config, scale)
+
+
+def changes(config: ConfigDict, scale: float) -> bool:
+    """Whether guidance of this scale differs from the conditional model: a scale of 1 is that model, save where it is
+    the strength of a push (classifier: 0 is) or the direction changes in any case (cfg_plus_plus).
+    """
+    return config.guidance.method == "cfg_plus_plus" or scale != (config.guidance.method != "classifier")
 
 
 def check_sampling(config: ConfigDict, made_schedule: schedules.Schedule) -> None:
@@ -483,8 +496,12 @@ def check_sampling(config: ConfigDict, made_schedule: schedules.Schedule) -> Non
     for name, low, high in (("rescale", 0, 1), ("quantile", 0, 1)):
         if not low <= wanted[name] <= high:
             raise UserError(f"guidance.{name}={wanted[name]} must lie in [{low}, {high}]")
+    if wanted.sigma_high is not None and not wanted.sigma_low < wanted.sigma_high:
+        raise UserError(f"guidance.sigma_low={wanted.sigma_low} must be below guidance.sigma_high={wanted.sigma_high}")
     if not is_guided(config):
         return
+    if not math.isfinite(sample.guidance_scale):
+        raise UserError(f"sample.guidance_scale={sample.guidance_scale} must be a finite number")
     if method in ("classifier_free", "cfg_plus_plus") and not config.model.conditions:
         raise UserError("guidance_scale: an unconditional model has nothing to guide; leave it out")
     if method == "cfg_plus_plus":
@@ -603,6 +620,7 @@ def settings(config: ConfigDict, **given: Any) -> ConfigDict:
     config = config.copy_and_resolve_references()
     for name, value in given.items():
         if value is not None:
+            known_as(name, [*config.sample, *config.guidance])
             group = "guidance" if name in config.guidance else "sample"
             try:
                 value = value.item() if isinstance(value, np.generic) else value

@@ -203,7 +203,10 @@ def check_sample(sample: ConfigDict) -> None:
     for name in ("num_images", "batch_size", "steps", "moves"):
         if sample[name] < 1:
             raise UserError(f"sample.{name}={sample[name]} must be at least 1")
-    for name in ("rho", "flow_shift", "langevin_step", "rtol", "atol"):
+    for name in ("rtol", "atol"):
+        if sample[name] < 1e-6:
+            raise UserError(f"sample.{name}={sample[name]} is finer than float32 can tell; at least 1e-6")
+    for name in ("rho", "flow_shift", "langevin_step"):
         if sample[name] is not None and not sample[name] > 0:
             raise UserError(f"sample.{name}={sample[name]} must be above 0")
     if not 0 <= sample.seed < 2**32:
@@ -241,6 +244,12 @@ def one_of(name: str, value: str, allowed: Sequence[str]) -> str:
     return value
 
 
+def known_as(name: str, known: Sequence[str]) -> None:
+    """Raises UserError with the nearest name where `name` is not among the known ones."""
+    if name not in known:
+        raise UserError(f"unknown setting {name!r}{_nearest(name, known)}")
+
+
 def check_resumable(saved: ConfigDict, given: ConfigDict, workdir: Path) -> None:
     """Raises UserError that names what differs between the run in `workdir` and the config given."""
     unlike = _differences(saved, given)
@@ -254,7 +263,7 @@ def check_same_model(saved: ConfigDict, given: ConfigDict, workdir: Path) -> Non
     """Raises UserError that names what cannot be overridden any more, the model being trained."""
     unlike = _differences(saved, given)
     if unlike:
-        raise UserError(f"the model in {workdir} is trained already: {unlike}; override the group sample alone")
+        raise UserError(f"the model in {workdir} is trained already: {unlike}; override sample and guidance alone")
 
 
 def _differences(saved: ConfigDict, given: ConfigDict) -> str:

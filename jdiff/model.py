@@ -29,6 +29,7 @@ from jdiff.training.checkpoints import Checkpoints
 Images = UInt8[np.ndarray, "n h w c"]
 
 # How the probability flow is followed where the way back matters, unless another sampler is asked for.
+UNGUIDED = {"method": "classifier_free", "guidance_scale": 1.0}
 PRECISE = {"sampler": "ode", "rtol": 1e-4, "atol": 1e-4}
 
 
@@ -88,6 +89,9 @@ class Model:
             num_images = None if given is None else len(given)
         wanted, scales = self._settings(num_images, settings)
         extra = {} if noise is None else {"noise": np.asarray(noise, np.float32)}
+        if noise is not None and extra["noise"].shape != (wanted.sample.num_images, *self.config.data.shape):
+            expected = [wanted.sample.num_images, *self.config.data.shape]
+            raise UserError(f"noise is {list(extra['noise'].shape)}; for these images it must be {expected}")
         return self._walk(wanted, scales, extra, progress=progress)[0]
 
     def trajectory(self, num_images: int = 8, **settings: Any) -> UInt8[np.ndarray, "rungs n h w c"]:
@@ -126,7 +130,7 @@ class Model:
             )
         task, solver = self._diffusion(), build.sampler(wanted.sample)
         form, guided, weights = self._guided(wanted, scales)
-        rungs = self._ladder(wanted)[-2::-1]
+        rungs = self._upwards(wanted)
         run = self._program(
             ("encode", solver, form), lambda: programs.encode(guided, solver, task.parameterization.schedule)
         )
@@ -165,7 +169,7 @@ class Model:
         rungs = self._ladder(wanted)
         if not 0 < sigma <= rungs[0]:
             raise UserError(f"sigma={sigma} must lie above 0 and not above the ladder's first rung, {rungs[0]:g}")
-        rungs = np.append(sigma, rungs[rungs < sigma])
+        rungs = np.append(sigma, rungs[rungs < sigma * (1 - 1e-4)])
         return self._walk(wanted, scales, {"image": image}, rungs=rungs)[0]
 
     def inpaint(self, images: Any, masks: Any, *, repeats: int = 5, **settings: Any) -> Images:
@@ -183,6 +187,13 @@ class Model:
                 "true where to paint"
             )
         wanted, scales = self._settings(len(image), settings)
+        if wanted.sample.sampler not in build.MEMORYLESS:
+            raise UserError(
+                f"sample.sampler={wanted.sample.sampler!r} remembers other rungs or chooses its own; inpainting takes "
+                f"{', '.join(build.MEMORYLESS)}"
+            )
+        if repeats < 1:
+            raise UserError(f"repeats={repeats} must be at least 1")
         extra = {"image": image, "mask": np.broadcast_to(mask, image.shape[:3])[..., None]}
         return self._walk(wanted, scales, extra, repeats=repeats)[0]
 
@@ -199,9 +210,9 @@ class Model:
         every_step = len(schedule.betas) if isinstance(schedule, DDPMTable) else 1000
         usual: dict[str, dict] = {"ode": PRECISE, "bound": {"sampler": "ddpm", "steps": every_step}}
         chosen = usual[jdiff.config.one_of("method", method, tuple(usual))]
-        wanted, scales = self._settings(len(image), {**chosen, "guidance_scale": 1.0, **settings})
+        wanted, scales = self._settings(len(image), {**chosen, **UNGUIDED, **settings})
         form, guided, weights = self._guided(wanted, scales)
-        rungs = self._ladder(wanted)[-2::-1]
+        rungs = self._upwards(wanted)
         rtol, atol = wanted.sample.rtol, wanted.sample.atol
         make = {
             "ode": lambda: programs.ode_bits(guided, schedule, exact=exact, rtol=rtol, atol=atol),
@@ -245,18 +256,26 @@ class Model:
         """(the config with what is given, checked; the guidance's scale for each image)."""
         task = self._diffusion()
         scale, labels = given.pop("guidance_scale", None), given.pop("labels", None)
-        labels = labels if labels is None else tuple(int(label) for label in labels)
+        if labels is not None:
+            labels = np.asarray(labels)
+            if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+                raise UserError("labels must be whole numbers, one an image or fewer, as in labels=[3, 3, 5]")
+            labels = tuple(labels.tolist())
         wanted = build.settings(self.config, num_images=num_images, labels=labels, **given)
         count, sample = wanted.sample.num_images, wanted.sample
         if scale is not None:
-            scales = np.asarray(scale, np.float32)
-            if scales.ndim and len(scales) != count:
-                raise UserError(f"guidance_scale holds {len(scales)} numbers for {count} images")
+            try:
+                scales = np.asarray(scale, np.float32)
+            except (TypeError, ValueError) as error:
+                raise UserError(f"guidance_scale={scale!r} must be a number, or one an image") from error
+            if scales.ndim and scales.shape != (count,):
+                raise UserError(f"guidance_scale holds {list(scales.shape)} numbers for {count} images")
             for extreme in (scales.min(), scales.max()):
                 sample.guidance_scale = float(extreme)
                 build.check_sampling(wanted, task.parameterization.schedule)
             # One of them stands for all where it is asked whether there is guidance at all.
-            sample.guidance_scale = float(next((s for s in scales.ravel() if s != 1), 1.0))
+            scale = next((s for s in scales.ravel() if build.changes(wanted, float(s))), scales.ravel()[0])
+            sample.guidance_scale = float(scale)
             return wanted, np.broadcast_to(scales, count)
         build.check_sampling(wanted, task.parameterization.schedule)
         return wanted, np.full(count, 1.0 if sample.guidance_scale is None else sample.guidance_scale, np.float32)
@@ -264,32 +283,47 @@ class Model:
     def _ladder(self, wanted: ConfigDict) -> np.ndarray:
         return build.ladder(wanted.sample, self._diffusion().parameterization.schedule)
 
+    def _upwards(self, wanted: ConfigDict) -> np.ndarray:
+        """The ladder from its lowest sigma above 0 to its head."""
+        rungs = self._ladder(wanted)[-2::-1]
+        if len(rungs) < 2:
+            raise UserError(f"sample.steps={wanted.sample.steps} leaves no way up from an image; take at least 2")
+        return rungs
+
     def _guided(self, wanted: ConfigDict, scales: np.ndarray) -> tuple[Any, programs.Guided, PyTree]:
         """(what tells this form of guidance from others, weights and rows -> denoiser, the weights)."""
         runs = build.guidance_runs(wanted)
         for place in runs.values():
             if place not in self._others:
                 self._others[place] = load(*place)
-                self._check_helper(place[0], self._others[place])
         others = {name: self._others[place] for name, place in runs.items()}
+        for name, other in others.items():
+            self._check_helper(name, other)
         helpers = {name: other.task for name, other in others.items()}
         form, guided = build.guide(wanted, self._diffusion(), helpers, guided=build.is_guided(wanted))
         weights = {name: other.params for name, other in others.items()}
         return form, guided, {"model": self.params, "guidance": build.guidance_numbers(wanted), **weights}
 
-    def _check_helper(self, workdir: str, other: "Model") -> None:
-        if other.config.data.shape != self.config.data.shape:
-            raise UserError(
-                f"{workdir} is of images {other.config.data.shape}, this model of {self.config.data.shape}: "
-                "guidance needs the same"
-            )
+    def _check_helper(self, name: str, other: "Model") -> None:
+        """Raises UserError where another run cannot guide this model."""
+        where, theirs, ours = f"guidance.{name}_workdir", other.config.data, self.config.data
+        if not isinstance(other.task, {"weak": DiffusionTask, "classifier": ClassifierTask}[name]):
+            raise UserError(f"{where} holds a run of task={other.config.task!r}, which is not what it takes")
+        if theirs.shape != ours.shape:
+            raise UserError(f"{where} holds a run of images {theirs.shape}, this model's are {ours.shape}")
+        if theirs.class_names != ours.class_names:
+            raise UserError(f"{where} holds a run of classes {theirs.class_names}, this model's are {ours.class_names}")
 
     def _images(self, images: Any) -> Num[np.ndarray, "n h w c"]:
         """Images as uint8 or float32, checked against the model's."""
         images, shape = np.asarray(images), tuple(self.config.data.shape)
         if images.ndim != 4 or images.shape[1:] != shape:
             raise UserError(f"images are {list(images.shape)}; this model's are [n, {', '.join(map(str, shape))}]")
-        return images if images.dtype == np.uint8 else images.astype(np.float32)
+        if images.dtype == np.uint8:
+            return images
+        if not np.issubdtype(images.dtype, np.floating) or not np.abs(images).max(initial=0.0) <= 1.001:
+            raise UserError(f"images are {images.dtype}; give uint8, or floats in [-1, 1]")
+        return images.astype(np.float32)
 
     def _rows(self, wanted: ConfigDict, scales: np.ndarray) -> dict[str, Any]:
         return {"cond": build.conditions(wanted), "scale": scales}

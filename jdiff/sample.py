@@ -30,7 +30,7 @@ def sample(config: ConfigDict, workdir: Path, out: Path | None) -> int:
         return 0
     calls, passes = model.nfe()
     print(
-        f"{len(images)} images from step {model.step}: {settings.sampler}, {settings.steps} steps, NFE {calls}, "
+        f"{len(images)} images from step {model.step}: {settings.sampler}, NFE {calls}, "
         f"{passes} network passes, guidance {settings.guidance_scale}, {seconds:.1f} s with compilation"
     )
     try:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,6 +12,7 @@ import jdiff.config
 from jdiff import build, train
 from jdiff.common.errors import UserError
 from jdiff.data.sources.digits import Digits
+from jdiff.diffusion.guidance import classifier_free
 from tests.conftest import REPOSITORY, TINY, Run, config, run_command
 
 SAMPLERS = [
@@ -105,7 +107,14 @@ def test_every_name_samples(model, sampler):
         ({"order": 7, "sampler": "unipc"}, "sample.order=7 must be 1, 2, 3 or 4"),
         ({"langevin_step": -1.0, "sampler": "langevin"}, "sample.langevin_step=-1.0 must be above 0"),
         ({"rescale": 2.0}, "guidance.rescale=2.0 must lie in [0, 1]"),
-        ({"stepz": 4}, "stepz"),
+        ({"stepz": 4}, "unknown setting 'stepz'; did you mean 'steps'?"),
+        ({"labels": [3.7]}, "labels must be whole numbers"),
+        ({"noise": np.zeros((2, 4, 4, 1))}, "noise is [2, 4, 4, 1]; for these images it must be [2, 8, 8, 1]"),
+        ({"guidance_scale": float("nan")}, "must be a finite number"),
+        ({"guidance_scale": [1.0, 2.0, 3.0]}, "guidance_scale holds [3] numbers for 2 images"),
+        ({"sigma_low": 5.0, "sigma_high": 1.0}, "must be below guidance.sigma_high"),
+        ({"ladder": "by_hand", "sigmas": (1.0, 1.0 - 1e-9)}, "do not all fall in float32"),
+        ({"rtol": 1e-9}, "is finer than float32 can tell"),
         ({"labels": (11,)}, "labels are 0..9"),
     ],
 )
@@ -166,6 +175,8 @@ def test_encoding_and_back_returns_the_images(which, digits, request):
     assert 0.7 < noise.std() < 1.5
     with pytest.raises(UserError, match="adds noise"):
         model.encode(digits, sampler="euler_ancestral")
+    with pytest.raises(UserError, match="take at least 2"):
+        model.encode(digits, sampler="ddim", steps=1)
 
 
 def test_interpolation_begins_and_ends_where_it_says(model, digits):
@@ -187,6 +198,8 @@ def test_img2img_keeps_less_the_more_noise(model, digits):
     assert kept[0] < kept[1] < kept[2]
     with pytest.raises(UserError, match="must lie above 0"):
         model.img2img(digits, sigma=0.0)
+    with pytest.raises(UserError, match="give uint8, or floats"):
+        model.img2img(digits.astype(float), sigma=1.0)
     with pytest.raises(UserError, match=r"this model's are \[n, 8, 8, 1\]"):
         model.img2img(digits[:, :4], sigma=1.0)
 
@@ -201,6 +214,8 @@ def test_inpainting_keeps_what_is_not_masked(model, digits):
     np.testing.assert_array_equal(model.inpaint(digits, each, repeats=2), painted)
     with pytest.raises(UserError, match="they must be bool"):
         model.inpaint(digits, np.ones((12, 8, 8)))
+    with pytest.raises(UserError, match="inpainting takes ddpm, ddim"):
+        model.inpaint(digits, mask, sampler="dpmpp_2m")
 
 
 @pytest.mark.parametrize("which", ["model", "table_model"])
@@ -237,6 +252,24 @@ def test_the_forward_process(model, digits):
     assert (np.diff(off) > 0).all()
 
 
+def test_scales_zero_and_one_through_a_network(model):
+    """Within 1e-5: the network sees a batch of another size, which rounds otherwise."""
+    denoise = model.task.denoiser(model.params)
+    x = 2 * jax.random.normal(jax.random.key(0), (5, 8, 8, 1))
+    cond, dropped = {"label": jnp.arange(5)}, {"label": jnp.arange(5), "drop": {"label": jnp.ones(5, bool)}}
+    answers = jax.jit(
+        lambda x: (
+            [classifier_free(denoise, jnp.float32(scale))(x, jnp.float32(2), cond).x0 for scale in (1.0, 0.0, 2.0)]
+            + [denoise(x, jnp.float32(2), which).x0 for which in (cond, dropped)]
+        )
+    )
+    one, zero, two, conditional, unconditional = answers(x)
+    np.testing.assert_allclose(one, conditional, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(zero, unconditional, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(two, 2 * conditional - unconditional, rtol=1e-4, atol=1e-4)
+    assert np.abs(conditional - unconditional).max() > 1e-3
+
+
 def test_guidance_through_the_model(model, run, tmp_path):
     """Scale 1 is the conditional model and 0 the unconditional one, whatever the guidance's kind allows."""
     plain = model.sample(6, sampler="ddim", guidance_scale=1.0).astype(int)
@@ -256,6 +289,14 @@ def test_guidance_through_the_model(model, run, tmp_path):
     by_reader = {"method": "classifier", "classifier_workdir": str(tmp_path / "reader")}
     np.testing.assert_array_equal(model.sample(6, sampler="ddim", guidance_scale=0.0, **by_reader), plain)
     assert (model.sample(6, sampler="ddim", guidance_scale=20.0, **by_reader) != plain).any()
+    each = model.sample(6, sampler="ddim", guidance_scale=[0.0, 1.0, 1.0, 1.0, 1.0, 20.0], **by_reader)
+    assert (each[5] != plain[5]).any()
+    for helper in (
+        {"method": "classifier", "classifier_workdir": str(run)},
+        {**weak, "weak_workdir": str(tmp_path / "reader")},
+    ):
+        with pytest.raises(UserError, match="which is not what it takes"):
+            model.sample(6, sampler="ddim", guidance_scale=2.0, **helper)
 
 
 def test_guidance_numbers_and_seeds_compile_nothing_new(model):

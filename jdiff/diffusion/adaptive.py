@@ -34,7 +34,10 @@ def integrate(
     rtol: float,
     atol: float,
 ) -> tuple[Float[Array, "b n"], Int[Array, ""]]:
-    """(y at sigma = end, the number of calls of the field): one while_loop, up or down, until every image is there."""
+    """(y at sigma = end, the number of calls of the field): one while_loop, up or down, until every image is there.
+
+    An image that does not get there, as where the field is not finite, is answered with NaN.
+    """
 
     def one_step(state):
         y, slope, sigma, h, calls = state
@@ -67,5 +70,5 @@ def integrate(
 
     sigma = jnp.full(y.shape[:1], start, y.dtype)
     state = (y, field(y, sigma), sigma, jnp.full_like(sigma, (end - start) / 10), jnp.ones((), jnp.int32))
-    y, _, _, _, calls = jax.lax.while_loop(unfinished, one_step, state)
-    return y, calls
+    y, _, sigma, _, calls = jax.lax.while_loop(unfinished, one_step, state)
+    return jnp.where((sigma == end)[:, None], y, jnp.nan), calls

@@ -53,7 +53,8 @@ def scan(
 
     project: applied after each step, at the sigma it led to. repeats: how often each step is made, x being brought back
     up in between by sqrt(s^2 - s'^2) z, so that what `project` imposes and what the model draws come to agree (the
-    resampling of RePaint). Memory does not grow with the number of rungs unless the trajectory is kept.
+    resampling of RePaint). Both are for samplers without a memory, whose noise is the step's own. Memory does not grow
+    with the number of rungs unless the trajectory is kept.
     """
     denoise_given = partial(_with_cond, denoise, cond)
 
@@ -62,18 +63,18 @@ def scan(
         index, sigma, sigma_next = now
         keys_here = keylib.folded(keys, index)
 
-        def attempt(number, x, keys_now):
-            if number:
+        def attempt(x, keys_now, *, is_repeat):
+            if is_repeat:
                 back_up = jnp.sqrt(jnp.maximum(sigma**2 - sigma_next**2, 0.0))
                 x += back_up * keylib.normal(keylib.named(keys_now, "back up"), x)
             x, carry = sampler.step(denoise_given, before, x, sigma, sigma_next, keys_now)
             return (x if project is None else project(x, sigma_next, keylib.named(keys_now, "project"))), carry
 
-        x, carry = attempt(0, x, keys_here)
+        x, carry = attempt(x, keys_here, is_repeat=False)
         if repeats > 1:
 
             def again(state, number):
-                return attempt(1, state[0], keylib.folded(keylib.named(keys_here, "repeat"), number)), None
+                return attempt(state[0], keylib.folded(keylib.named(keys_here, "repeat"), number), is_repeat=True), None
 
             (x, carry), _ = jax.lax.scan(again, (x, carry), jnp.arange(repeats - 1))
         return (x, carry), x if keep_trajectory else None

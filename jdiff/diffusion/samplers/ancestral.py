@@ -15,7 +15,7 @@ def split(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """(sigma_down, sigma_up)."""
     ratio = sigma_next / sigma
-    up = eta * sigma_next * jnp.sqrt(1 - ratio**2)
+    up = eta * sigma_next * jnp.sqrt(jnp.maximum(1 - ratio**2, 0.0))  # 0 for a walk upwards, which takes eta = 0
     # sqrt(s'^2 - up^2), in a form that rounding cannot make imaginary on a long step.
     down = sigma_next * jnp.sqrt((1 - eta**2) + (eta * ratio) ** 2)
     return down, up

@@ -55,13 +55,19 @@ class UniPC:
         return steps
 
 
+def phi(k, z):
+    """phi_k(z); by its power series where z is small, as the recursion cancels there."""
+    recursive = jnp.expm1(z) / z
+    for j in range(1, k):
+        recursive = (recursive - 1 / factorial(j)) / z
+    series = sum(z**j * (1 / factorial(j + k)) for j in range(14))
+    return jnp.where(jnp.abs(z) < 1, series, recursive)
+
+
 def coefficients(h, r, is_there):
     """a_m for the points that are there, 0 for the others."""
     n = len(r)
-    b, phi = [], jnp.expm1(-h) / -h
-    for k in range(1, n + 1):
-        phi = (phi - 1 / factorial(k)) / -h
-        b.append(factorial(k) * phi * -h / jnp.expm1(-h))
+    b = [factorial(k) * phi(k + 1, -h) * -h / jnp.expm1(-h) for k in range(1, n + 1)]
     # Equations k = 1 .. as many as there are points; a point that is not there has the equation a_m = 0.
     rank = jnp.cumsum(is_there) - is_there
     rows = jnp.where(is_there[:, None] & is_there[None, :], r[None, :] ** rank[:, None], jnp.eye(n, dtype=r.dtype))
