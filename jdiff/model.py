@@ -268,8 +268,8 @@ class Model:
                 scales = np.asarray(scale, np.float32)
             except (TypeError, ValueError) as error:
                 raise UserError(f"guidance_scale={scale!r} must be a number, or one an image") from error
-            if scales.ndim and scales.shape != (count,):
-                raise UserError(f"guidance_scale holds {list(scales.shape)} numbers for {count} images")
+            if scales.ndim and scales.shape != (count,):  # a column of scales would be laid over the pixels
+                raise UserError(f"guidance_scale holds {scales.size} numbers for {count} images")
             for extreme in (scales.min(), scales.max()):
                 sample.guidance_scale = float(extreme)
                 build.check_sampling(wanted, task.parameterization.schedule)

@@ -111,7 +111,7 @@ def test_every_name_samples(model, sampler):
         ({"labels": [3.7]}, "labels must be whole numbers"),
         ({"noise": np.zeros((2, 4, 4, 1))}, "noise is [2, 4, 4, 1]; for these images it must be [2, 8, 8, 1]"),
         ({"guidance_scale": float("nan")}, "must be a finite number"),
-        ({"guidance_scale": [1.0, 2.0, 3.0]}, "guidance_scale holds [3] numbers for 2 images"),
+        ({"guidance_scale": [1.0, 2.0, 3.0]}, "guidance_scale holds 3 numbers for 2 images"),
         ({"sigma_low": 5.0, "sigma_high": 1.0}, "must be below guidance.sigma_high"),
         ({"ladder": "by_hand", "sigmas": (1.0, 1.0 - 1e-9)}, "do not all fall in float32"),
         ({"rtol": 1e-9}, "is finer than float32 can tell"),
