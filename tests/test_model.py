@@ -360,7 +360,8 @@ def test_two_hundred_steps_of_each_lower_the_loss(name):
         losses.append(logs["loss"])
     losses = np.array(losses)
     assert np.isfinite(losses).all()
-    assert np.median(losses[-40:]) < np.median(losses[:40]) - 0.05
+    first, last = np.median(losses[:40]), np.median(losses[-40:])
+    assert last < first - 0.15 * abs(first)
 
 
 @pytest.mark.slow
