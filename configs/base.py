@@ -108,13 +108,12 @@ def get_config() -> ConfigDict:
     sample.s_max = placeholder(float)  # None: no upper end
     sample.s_noise = 1.0
     sample.ladder = "auto"  # karras, logsnr, flow, uniform (in the schedule's time), by_hand; leading, trailing,
-    # linspace, quadratic, exponential (tables); auto: trailing for ddpm, ddim and euler on tables, else karras, and
-    # from sigma 160 at most
+    # linspace, quadratic, exponential (tables); auto: trailing for ddpm, ddim and euler on tables, else karras
     sample.rho = 7.0  # karras
     sample.flow_shift = 1.0  # flow
     sample.sigmas = ()  # by_hand: the sigmas themselves, falling
     sample.sigma_min = placeholder(float)  # karras, logsnr: the lower end; None: the schedule's own
-    sample.sigma_max = placeholder(float)  # karras, logsnr, flow, uniform: the upper end
+    sample.sigma_max = placeholder(float)  # all but by_hand: the upper end; None: the schedule's own, 160 at most
     sample.guidance_scale = placeholder(float)  # w in w D_cond + (1 - w) D_uncond; None or 1: no guidance
     sample.labels = ()  # classes in turn; (): every class in turn
     sample.seed = 0
