@@ -338,6 +338,15 @@ def ema(config: ConfigDict) -> Ema:
 # Sampling
 
 
+# The noise of the samplers that read sample.eta.
+ETA_UNLESS_SET = {"ddim": 0.0, "euler_ancestral": 1.0, "dpmpp_2s_ancestral": 1.0, "dpmpp_2m_sde": 1.0, "dpmpp_sde": 1.0}
+
+
+def noise_share(sample: ConfigDict) -> float:
+    """eta of a sampler that has one."""
+    return ETA_UNLESS_SET[sample.sampler] if sample.eta is None else sample.eta
+
+
 def sampler(sample: ConfigDict) -> samplers.Sampler:
     """The solver that `config.sample` asks for."""
 
@@ -359,16 +368,16 @@ def sampler(sample: ConfigDict) -> samplers.Sampler:
 
     families: dict[str, Callable[[], samplers.Sampler]] = {
         "ddpm": ddpm,
-        "ddim": lambda: samplers.DDIM(eta=given("eta", 0.0)),
+        "ddim": lambda: samplers.DDIM(eta=noise_share(sample)),
         "euler": lambda: samplers.DDIM(eta=0.0),
-        "euler_ancestral": lambda: samplers.DDIM(eta=given("eta", 1.0)),
+        "euler_ancestral": lambda: samplers.DDIM(eta=noise_share(sample)),
         "heun": heun,
         "dpm2": samplers.DPM2,
-        "dpmpp_2s_ancestral": lambda: samplers.DPMpp2SAncestral(eta=given("eta", 1.0)),
+        "dpmpp_2s_ancestral": lambda: samplers.DPMpp2SAncestral(eta=noise_share(sample)),
         "dpmpp_2m": samplers.DPMpp2M,
         "dpmpp_3m": samplers.DPMpp3M,
-        "dpmpp_2m_sde": lambda: samplers.DPMpp2MSDE(eta=given("eta", 1.0)),
-        "dpmpp_sde": lambda: samplers.DPMppSDE(eta=given("eta", 1.0)),
+        "dpmpp_2m_sde": lambda: samplers.DPMpp2MSDE(eta=noise_share(sample)),
+        "dpmpp_sde": lambda: samplers.DPMppSDE(eta=noise_share(sample)),
         "lms": lambda: samplers.LMS(order=given("order", 4)),
         "unipc": lambda: samplers.UniPC(order=given("order", 2)),
         "langevin": lambda: samplers.Langevin(r=given("langevin_step", 0.25), moves=sample.moves),
@@ -455,14 +464,12 @@ def ladder(sample: ConfigDict, made_schedule: schedules.Schedule) -> ladders.Lad
 # Those that inpainting changes x under: without a memory of other rungs, and with noise of the step's own.
 MEMORYLESS = (*FIRST_ORDER, "heun", "dpm2", "dpmpp_2s_ancestral", "predictor_corrector")
 ALWAYS_NOISY = ("ddpm", "langevin", "predictor_corrector")
-ETA_UNLESS_SET = {"ddim": 0.0, "euler_ancestral": 1.0, "dpmpp_2s_ancestral": 1.0, "dpmpp_2m_sde": 1.0, "dpmpp_sde": 1.0}
 
 
 def is_noiseless(sample: ConfigDict) -> bool:
     """Whether the sampler follows the probability flow alone, so that it can also be walked upwards."""
-    eta = ETA_UNLESS_SET.get(sample.sampler, 0.0) if sample.eta is None else sample.eta
     if sample.sampler in ETA_UNLESS_SET:
-        return eta == 0
+        return noise_share(sample) == 0
     return sample.sampler not in ALWAYS_NOISY and not (sample.sampler == "heun" and sample.s_churn)
 
 
@@ -572,27 +579,26 @@ def guidance_numbers(config: ConfigDict) -> dict[str, np.float32]:
     return {name: np.float32(value) for name, value in numbers.items()}
 
 
-def guide(config: ConfigDict, task: DiffusionTask, helpers: Mapping[str, Any], *, guided: bool) -> tuple[Any, Callable]:
+def guide(config: ConfigDict, task: DiffusionTask, helpers: Mapping[str, Any]) -> tuple[Any, Callable]:
     """(a key that tells this form of guidance from others, (weights, rows) -> the guided denoiser).
 
     weights: "model", each helper's, and "guidance", the numbers; rows: "scale" [B].
     """
-    wanted = config.guidance
+    wanted, guided = config.guidance, is_guided(config)
     limited = wanted.sigma_low > 0 or wanted.sigma_high is not None
     form = (guided, wanted.method, bool(wanted.rescale), limited, wanted.threshold, *guidance_runs(config).values())
-    method, threshold, has_rescale = GUIDANCE[wanted.method], wanted.threshold, bool(wanted.rescale)
 
     def make(weights: Any, rows: Any) -> Denoise:
         plain, numbers = task.denoiser(weights["model"]), weights["guidance"]
         denoise = plain
         if guided:
-            rescale = numbers["rescale"] if has_rescale else 0.0
-            denoise = method(plain, rows["scale"], rescale, weights, helpers)
+            rescale = numbers["rescale"] if wanted.rescale else 0.0
+            denoise = GUIDANCE[wanted.method](plain, rows["scale"], rescale, weights, helpers)
             if limited:
                 denoise = guidance.interval(denoise, plain, numbers["sigma_low"], numbers["sigma_high"])
-        if threshold == "static":
+        if wanted.threshold == "static":
             return guidance.static_clip(denoise)
-        return guidance.dynamic_threshold(denoise, numbers["quantile"]) if threshold == "dynamic" else denoise
+        return guidance.dynamic_threshold(denoise, numbers["quantile"]) if wanted.threshold == "dynamic" else denoise
 
     return form, make
 

@@ -128,13 +128,10 @@ class Model:
             raise UserError(
                 f"sample.sampler={wanted.sample.sampler!r} adds noise: encode with ode, heun or ddim (eta 0)"
             )
-        task, solver = self._diffusion(), build.sampler(wanted.sample)
-        form, guided, weights = self._guided(wanted, scales)
-        rungs = self._upwards(wanted)
-        run = self._program(
-            ("encode", solver, form), lambda: programs.encode(guided, solver, task.parameterization.schedule)
+        schedule, solver = self._diffusion().parameterization.schedule, build.sampler(wanted.sample)
+        return self._upwards(
+            wanted, scales, image, ("encode", solver), lambda guided: programs.encode(guided, solver, schedule)
         )
-        return self._rowwise(run, weights, wanted.sample, rungs, {**self._rows(wanted, scales), "image": image})
 
     def reconstruct(self, images: Any, **settings: Any) -> Images:
         """Images encoded into noise and sampled back from it."""
@@ -211,16 +208,12 @@ class Model:
         usual: dict[str, dict] = {"ode": PRECISE, "bound": {"sampler": "ddpm", "steps": every_step}}
         chosen = usual[jdiff.config.one_of("method", method, tuple(usual))]
         wanted, scales = self._settings(len(image), {**chosen, **UNGUIDED, **settings})
-        form, guided, weights = self._guided(wanted, scales)
-        rungs = self._upwards(wanted)
         rtol, atol = wanted.sample.rtol, wanted.sample.atol
-        make = {
-            "ode": lambda: programs.ode_bits(guided, schedule, exact=exact, rtol=rtol, atol=atol),
-            "bound": lambda: programs.bound_bits(guided, schedule),
-        }[method]
-        key = (exact, rtol, atol)
-        run = self._program((method, form, key), make)
-        return self._rowwise(run, weights, wanted.sample, rungs, {**self._rows(wanted, scales), "image": image})
+        make: dict[str, Callable[[programs.Guided], Callable]] = {
+            "ode": lambda guided: programs.ode_bits(guided, schedule, exact=exact, rtol=rtol, atol=atol),
+            "bound": lambda guided: programs.bound_bits(guided, schedule),
+        }
+        return self._upwards(wanted, scales, image, (method, exact, rtol, atol), make[method])
 
     def labels(self) -> np.ndarray | None:
         """The label of each image that the config's `sample` group asks for; None from a model without labels."""
@@ -270,8 +263,8 @@ class Model:
                 raise UserError(f"guidance_scale={scale!r} must be a number, or one an image") from error
             if scales.ndim and scales.shape != (count,):  # a column of scales would be laid over the pixels
                 raise UserError(f"guidance_scale holds {scales.size} numbers for {count} images")
-            for extreme in (scales.min(), scales.max()):
-                sample.guidance_scale = float(extreme)
+            for extreme in {float(scales.min()), float(scales.max())}:
+                sample.guidance_scale = extreme
                 build.check_sampling(wanted, task.parameterization.schedule)
             # One of them stands for all where it is asked whether there is guidance at all.
             scale = next((s for s in scales.ravel() if build.changes(wanted, float(s))), scales.ravel()[0])
@@ -283,14 +276,7 @@ class Model:
     def _ladder(self, wanted: ConfigDict) -> np.ndarray:
         return build.ladder(wanted.sample, self._diffusion().parameterization.schedule)
 
-    def _upwards(self, wanted: ConfigDict) -> np.ndarray:
-        """The ladder from its lowest sigma above 0 to its head."""
-        rungs = self._ladder(wanted)[-2::-1]
-        if len(rungs) < 2:
-            raise UserError(f"sample.steps={wanted.sample.steps} leaves no way up from an image; take at least 2")
-        return rungs
-
-    def _guided(self, wanted: ConfigDict, scales: np.ndarray) -> tuple[Any, programs.Guided, PyTree]:
+    def _guided(self, wanted: ConfigDict) -> tuple[Any, programs.Guided, PyTree]:
         """(what tells this form of guidance from others, weights and rows -> denoiser, the weights)."""
         runs = build.guidance_runs(wanted)
         for place in runs.values():
@@ -300,7 +286,7 @@ class Model:
         for name, other in others.items():
             self._check_helper(name, other)
         helpers = {name: other.task for name, other in others.items()}
-        form, guided = build.guide(wanted, self._diffusion(), helpers, guided=build.is_guided(wanted))
+        form, guided = build.guide(wanted, self._diffusion(), helpers)
         weights = {name: other.params for name, other in others.items()}
         return form, guided, {"model": self.params, "guidance": build.guidance_numbers(wanted), **weights}
 
@@ -341,7 +327,7 @@ class Model:
     ) -> tuple[Images, np.ndarray | None]:
         """(images, trajectory or None)."""
         task, solver = self._diffusion(), build.sampler(wanted.sample)
-        form, guided, weights = self._guided(wanted, scales)
+        form, guided, weights = self._guided(wanted)
         run = self._program(
             ("walk", solver, form, repeats, keep_trajectory),
             lambda: programs.walk(
@@ -363,9 +349,22 @@ class Model:
         frames = np.concatenate([part for _, part, _ in parts], axis=1)[:, : len(scales)] if keep_trajectory else None
         return images, frames
 
-    def _rowwise(self, run: Callable, weights: PyTree, sample: ConfigDict, rungs: np.ndarray, rows: dict) -> np.ndarray:
-        """What a program that answers with rows says of all of them."""
-        return np.concatenate(list(self._run(run, weights, sample, rungs, rows)))[: sample.num_images]
+    def _upwards(
+        self,
+        wanted: ConfigDict,
+        scales: np.ndarray,
+        image: np.ndarray,
+        key: tuple,
+        make: Callable[[programs.Guided], Callable],
+    ) -> np.ndarray:
+        """What a program that goes up the ladder from images, its lowest sigma above 0 first, says of each."""
+        rungs = self._ladder(wanted)[-2::-1]
+        if len(rungs) < 2:
+            raise UserError(f"sample.steps={wanted.sample.steps} leaves no way up from an image; take at least 2")
+        form, guided, weights = self._guided(wanted)
+        run = self._program((*key, form), lambda: make(guided))
+        rows = {**self._rows(wanted, scales), "image": image}
+        return np.concatenate(list(self._run(run, weights, wanted.sample, rungs, rows)))[: len(image)]
 
     def _run(
         self,

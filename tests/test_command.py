@@ -2,30 +2,17 @@
 
 import json
 import time
-from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.datasets import load_digits
-from sklearn.metrics import pairwise_distances
-from sklearn.model_selection import train_test_split
-from sklearn.svm import SVC
 
 import jdiff
+from benchmarks.digits import copies, distance, pixels, read_right, real_digits
 from jdiff.common.errors import UserError
-from jdiff.metrics.frechet import frechet_distance
 from tests.conftest import TINY, config, run_command
-
-
-@cache
-def real_digits():
-    """(1,500 training digits, their labels, 297 held-out digits), 64 pixels in [-1, 1]."""
-    x, y = load_digits(return_X_y=True)
-    train, test, y_train, _ = train_test_split(x / 8 - 1, y, test_size=297, random_state=0, stratify=y)
-    return train, y_train, test
 
 
 def sample(run, scale):
@@ -38,12 +25,7 @@ def sample(run, scale):
     assert arrays["images"].dtype == np.uint8
     assert arrays["images"].shape == (1000, 8, 8, 1)
     np.testing.assert_array_equal(np.bincount(arrays["labels"]), [100] * 10)
-    return arrays["images"].reshape(1000, 64) / 127.5 - 1, arrays["labels"]
-
-
-def read_right(images, labels):
-    train, y_train, _ = real_digits()
-    return float(np.mean(SVC(gamma=0.016, C=10).fit(train, y_train).predict(images) == labels))
+    return pixels(arrays["images"]), arrays["labels"]
 
 
 def test_training_ends_with_a_picture_in_time(digits_run):
@@ -72,15 +54,11 @@ def test_training_leaves_what_design_says(digits_run):
 
 def test_unguided_samples_are_digits_and_not_copies(digits_run):
     images, labels = sample(digits_run, 1.0)
-    train, _, test = real_digits()
-    accuracy = read_right(images, labels)
-    distance = frechet_distance(images, test)
-    near = np.percentile(pairwise_distances(test, train).min(1), 5)
-    copies = float(np.mean(pairwise_distances(images, train).min(1) < near))
-    print(f"unguided: {accuracy:.1%} read right, Frechet distance {distance:.2f}, {copies:.1%} copies")
+    accuracy, frechet, copied = read_right(images, labels), distance(images), copies(images)
+    print(f"unguided: {accuracy:.1%} read right, Frechet distance {frechet:.2f}, {copied:.1%} copies")
     assert accuracy >= 0.95
-    assert distance <= 0.70
-    assert copies <= 0.10
+    assert frechet <= 0.70
+    assert copied <= 0.10
 
 
 def test_guided_samples_are_read_as_their_class(digits_run):
