@@ -247,21 +247,12 @@ def draw(model: Model, workdir: Path, writers: Writers, *, last: bool) -> None:
     def due(every: int) -> bool:
         return config.log.pictures and every > 0 and (step % every == 0 or last)
 
-    def show(name: str, path: Path, picture: np.ndarray) -> None:
-        if jax.process_index() > 0:
-            return
-        try:
-            pictures.save_png(path, picture)
-            writers.picture(step, name, picture)
-            say(f"{name}: {path}")
-        except OSError as error:  # not worth a run's life
-            say(f"could not write {path}: {error.strerror or error}; training goes on")
-
     if due(config.train.sample_every):
-        show("samples", folder / f"step_{step:07d}.png", sample.grid(model, model.sample()))
+        picture = sample.grid(model, model.sample())
+        show("samples", folder / f"step_{step:07d}.png", picture, partial(writers.picture, step))
     if due(config.train.trajectory_every):
-        frames = sample.trajectory(model)
-        show("trajectory", folder / f"step_{step:07d}_trajectory.png", sample.strip(frames))
+        picture = sample.strip(sample.trajectory(model))
+        show("trajectory", folder / f"step_{step:07d}_trajectory.png", picture, partial(writers.picture, step))
 
 
 def draw_forward(model: Model, source: Source, workdir: Path) -> None:
@@ -270,10 +261,18 @@ def draw_forward(model: Model, source: Source, workdir: Path) -> None:
     if not (config.log.pictures and config.train.trajectory_every) or jax.process_index() > 0:
         return
     images = pipeline.fixed_batch(source, build.view(config, train=False), sample.STRIP_IMAGES)["x0"]
-    path = workdir / "samples" / "forward.png"
+    show("forward process", workdir / "samples" / "forward.png", sample.strip(model.forward(images)))
+
+
+def show(name: str, path: Path, picture: np.ndarray, record: Callable[[str, np.ndarray], None] | None = None) -> None:
+    """Write a picture, record it and say where it is; a full disk is not worth a run's life."""
+    if jax.process_index() > 0:
+        return
     try:
-        pictures.save_png(path, sample.strip(model.forward(images)))
-        say(f"forward process: {path}")
+        pictures.save_png(path, picture)
+        if record:
+            record(name, picture)
+        say(f"{name}: {path}")
     except OSError as error:
         say(f"could not write {path}: {error.strerror or error}; training goes on")
 
