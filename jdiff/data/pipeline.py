@@ -74,8 +74,13 @@ def _no_interrupt() -> Iterator[None]:
 
 def fixed_batch(source: Source, view: View, count: int) -> Batch:
     """`count` records (at most all), always the same ones: a fixed draw from the source, unaugmented rows in order."""
-    chosen = np.sort(np.random.default_rng(0).permutation(len(source))[:count])
+    chosen = fixed_rows(source, count)
     return _Read(source, view, 0, len(chosen))((chosen, np.zeros(len(chosen), np.uint32)))
+
+
+def fixed_rows(source: Source, count: int) -> np.ndarray:
+    """The rows of `fixed_batch`."""
+    return np.sort(np.random.default_rng(0).permutation(len(source))[:count])
 
 
 def _with_seeds(indices: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

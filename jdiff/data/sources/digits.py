@@ -1,6 +1,7 @@
 """The 1,797 handwritten digits that scikit-learn carries: 8x8, grey, 17 levels; no download.
 
-1,500 train and 297 are held out, stratified by class.
+1,500 train and 297 are held out, stratified by class. The caption is the class in words, and the scalar "ink" how much
+is written: the mean brightness, in [0, 1].
 """
 
 from collections.abc import Sequence
@@ -8,12 +9,16 @@ from typing import Any
 
 import numpy as np
 
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
 
 class Digits:
     """split: "train" or "test"."""
 
     shape = (8, 8, 1)
     class_names = tuple("0123456789")
+    scalar_names = ("ink",)
+    labels_per_image = 1
     notes = ()
 
     def __init__(self, split: str):
@@ -24,12 +29,19 @@ class Digits:
         x_train, x_test, y_train, y_test = train_test_split(x, y, test_size=297, random_state=0, stratify=y)
         x, self._labels = {"train": (x_train, y_train), "test": (x_test, y_test)}[split]
         self._images = np.round(x.reshape(-1, 8, 8, 1) * 255 / 16).astype(np.uint8)
+        self._ink = (self._images.mean((1, 2, 3)) / 255).astype(np.float32)
+        self.captions = tuple(f"a handwritten {WORDS[label]}" for label in self._labels)
 
     def __len__(self) -> int:
         return len(self._images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"image": self._images[index], "label": int(self._labels[index])}
+        return {
+            "image": self._images[index],
+            "label": int(self._labels[index]),
+            "text": self.captions[index],
+            "ink": self._ink[index],
+        }
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         return [self[index] for index in indices]

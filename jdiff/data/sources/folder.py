@@ -5,6 +5,8 @@
     PATH/{train,test}/...           either form, with its own held-out images ("val" where "test" is missing)
 
 Without test images, a fixed share of the images is held out. Links are followed; hidden files and folders are not read.
+A `metadata.jsonl` or `metadata.csv` in PATH, or one in train/ and one in test/, gives every image a caption (see
+jdiff.data.captions).
 """
 
 import os
@@ -17,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from jdiff.common.errors import UserError
+from jdiff.data import captions
 from jdiff.data.decode import decode
 
 HOLDOUT_SEED = 0
@@ -27,9 +30,13 @@ class Folder:
     """Images below `root`. Every file is decoded once here, so that a bad one is known before training, not during it.
 
     split: "train" or "test". holdout: the share of images held out where there is no test folder (none of fewer than 20
-    images). on_bad_file: "error" raises UserError that names the first bad file; "skip" leaves bad ones out and says
-    how many in `notes`. progress wraps the iteration over the files, to show a bar.
+    images). on_bad_file: "error" raises UserError that names the first bad file, or the first line or image where
+    captions and images do not match; "skip" leaves bad ones out and says how many in `notes`. progress wraps the
+    iteration over the files, to show a bar.
     """
+
+    scalar_names = ()
+    labels_per_image = 1
 
     def __init__(
         self,
@@ -50,13 +57,26 @@ class Folder:
             raise UserError(
                 f"no images below {train_dir}: it must hold files such as .png, .jpg or .webp, or sub-folders of them"
             )
-        if test_dir:
-            if split == "test":
-                found, test_classes, _ = _list(test_dir)
-                unknown = sorted(set(test_classes) - set(self.class_names))
-                if unknown:
-                    raise UserError(f"{test_dir} holds classes that {train_dir} does not: {', '.join(unknown)}")
-        else:
+        notes = [f"sub-folder {name} of {train_dir} holds no images and is no class" for name in empty]
+        if test_dir and split == "test":
+            notes = []
+            found, test_classes, _ = _list(test_dir)
+            unknown = sorted(set(test_classes) - set(self.class_names))
+            if unknown:
+                raise UserError(f"{test_dir} holds classes that {train_dir} does not: {', '.join(unknown)}")
+        texts, faults, other_file = _texts([path for path, _ in found], split, top, train_dir, test_dir)
+        if other_file:
+            notes.append(f"{other_file} holds no line with a 'text': no captions are read from it")
+        if faults and on_bad_file == "error":
+            more = f" ({len(faults) - 1} more like it)" if len(faults) > 1 else ""
+            raise UserError(f"{faults[0]}{more}; mend it, or set data.on_bad_file=skip")
+        if faults:
+            bare = sum(path not in texts for path, _ in found)
+            found = [entry for entry in found if entry[0] in texts]
+            lines = f"{len(faults) - bare} lines of captions"
+            notes.append(f"skipped {bare} images without a caption and {lines} (first: {faults[0]})")
+        if not test_dir:
+            notes = notes if split == "train" else []  # the same files: said once
             held_out = round(holdout * len(found)) if len(found) >= 20 else 0
             order = np.random.default_rng(HOLDOUT_SEED).permutation(len(found))
             chosen = order[:held_out] if split == "test" else order[held_out:]
@@ -65,7 +85,6 @@ class Folder:
         files = [(path, number.get(name, 0)) for path, name in found]
 
         self.shape = (None, None, channels)
-        notes = [f"sub-folder {name} of {train_dir} holds no images and is no class" for name in empty]
         self._channels = channels
         bad = _bad_files([file for file, _ in files], channels, progress)
         if bad and on_bad_file == "error":
@@ -77,10 +96,11 @@ class Folder:
             notes.append(f"skipped {len(bad)} unreadable of {len(files)} {split} images below {top} (first: {first})")
             files = [entry for entry in files if entry[0] not in bad]
         if split == "train" and not files:
-            raise UserError(f"no readable image is left for training below {top}")
-        self.notes = tuple(notes) if split == "train" or bad else ()
+            raise UserError(f"no usable image is left for training below {top}")
+        self.notes = tuple(notes)
         self._files = [str(file) for file, _ in files]
         self._labels = [label for _, label in files]
+        self.captions = tuple(texts[file] for file, _ in files) if texts else ()
 
     def __len__(self) -> int:
         return len(self._files)
@@ -92,6 +112,8 @@ class Folder:
             raise UserError(f"{self._files[index]} could be read at the start and cannot now: {error}") from error
         if self.class_names:
             record["label"] = self._labels[index]
+        if self.captions:
+            record["text"] = self.captions[index]
         return record
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
@@ -139,6 +161,28 @@ def _list(top: Path) -> tuple[list[tuple[Path, str]], tuple[str, ...], list[str]
     empty = sorted(path.name for path in top.iterdir() if path.is_dir() and path.name not in classes)
     empty = [name for name in empty if nested and not name.startswith(".")]
     return [(path, path.relative_to(top).parts[0] if nested else "") for path in found], tuple(sorted(classes)), empty
+
+
+def _texts(
+    images: list[Path], split: str, top: Path, train_dir: Path, test_dir: Path | None
+) -> tuple[dict[Path, str], list[str], Path | None]:
+    """(image -> caption, what is wrong, a file named like one of captions that is none) for the images of `split`."""
+
+    def file_of(folder: Path) -> Path | None:
+        return captions.find(folder) or captions.find(top)
+
+    apart = test_dir if split == "test" else None
+    file = file_of(apart or train_dir)
+    shared = file and test_dir and file.parent == top  # names the other split's images too
+    others = [path for folder in (train_dir, test_dir) if shared and folder for path, _ in _list(folder)[0]]
+    read = captions.read(file, images, others) if file else None
+    if read:
+        return *read, None
+    if apart:
+        of_training = file_of(train_dir)
+        if of_training and captions.read(of_training, ()):
+            raise UserError(f"{train_dir} has captions and {apart} has none: add {apart / of_training.name}")
+    return {}, [], file
 
 
 def _bad_files(files: list[Path], channels: int, progress: Callable[[Iterable, int], Iterable]) -> dict[Path, str]:

@@ -16,6 +16,9 @@ class Tfds:
     Raises UserError, with the command that prepares the set, where it is not there.
     """
 
+    captions = ()
+    scalar_names = ()
+    labels_per_image = 1
     notes = ()
 
     def __init__(self, name: str, split: str, data_dir: str):

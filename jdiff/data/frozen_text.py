@@ -1,0 +1,264 @@
+"""Captions -> features of a frozen pretrained text encoder, read from a folder of the transformers library.
+
+It runs on the CPU, once: `cached` keeps what it gave in files, and whoever finds them needs neither torch nor
+transformers.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy
+
+from jdiff.common.errors import UserError
+from jdiff.data.tokenizer import OnLong, check_lengths, check_unicode
+
+BATCH = 64
+WIDTHS = ("hidden_size", "d_model", "dim", "n_embd")  # what models call the width of their hidden states
+MODEL_FILES = {".json", ".txt", ".model", ".safetensors", ".bin"}
+HEAD = 2**20  # bytes of each file that tell one model from another, with its size
+CACHE_FORMAT = 1
+
+Features = dict[str, np.ndarray]
+Progress = Callable[[Iterable, int], Iterable]
+
+
+def _silent(items: Iterable, total: int) -> Iterable:
+    return items
+
+
+@dataclass(frozen=True)
+class FrozenEncoder:
+    """The text encoder in the folder `path`: of a model with a decoder or for images too (T5, CLIP), its text encoder.
+
+    length: tokens a text. on_long: a text of more is cut by the model's own tokenizer ("truncate", with one warning for
+    all of a call's texts) or refused by UserError ("error").
+    """
+
+    path: str
+    length: int
+    on_long: OnLong = "truncate"
+
+    def __post_init__(self) -> None:
+        if self.length < 3:
+            raise UserError(f"condition.text.length={self.length} must be at least 3: a start, a token and an end")
+        if not self.path or not self._folder.is_dir():
+            raise UserError(f"condition.text.path={self.path!r} is not a folder; give that of a pretrained encoder")
+        if not (self._folder / "config.json").is_file():
+            raise UserError(f"{self.path} holds no config.json: it is no model of the transformers library")
+        _ = self.width
+
+    @property
+    def width(self) -> int:
+        """The size of a token's feature."""
+        try:
+            config = json.loads((self._folder / "config.json").read_text("utf-8"))
+            text = config.get("text_config") or config
+            return int(next((text[name] for name in WIDTHS if name in text), None) or _default_width(self._folder))
+        except UserError:
+            raise
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"{self._folder / 'config.json'} cannot be read: {_first_line(error)}") from error
+
+    def features(self, texts: Sequence[str], progress: Progress = _silent) -> Features:
+        """{"features": float32 [n, length, width], "mask": bool [n, length]}: the last hidden state, and which of its
+        rows belong to the text; the others are zero. progress wraps the iteration over batches, to show a bar.
+        """
+        features = np.zeros((len(texts), self.length, self.width), np.float32)
+        mask = np.zeros((len(texts), self.length), bool)
+        first = 0
+        for hidden, real in self._batches(texts, progress):
+            features[first : first + len(hidden)] = hidden
+            mask[first : first + len(hidden)] = real
+            first += len(hidden)
+        return {"features": features, "mask": mask}
+
+    def _batches(self, texts: Sequence[str], progress: Progress) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """`features`, a batch at a time."""
+        check_unicode(texts)
+        tokenizer, model, limit = _load(str(self._folder))
+        import torch
+
+        if self.length > limit:
+            raise UserError(
+                f"condition.text.length={self.length} is more than the {limit} tokens that {self.path} reads"
+            )
+        starts = range(0, len(texts), BATCH)
+        batches = [list(texts[start : start + BATCH]) for start in starts]
+        counts = [len(ids) for batch in batches for ids in tokenizer(batch, verbose=False)["input_ids"]]
+        check_lengths(texts, counts, self.length, self.on_long)
+        for batch in progress(batches, len(batches)):
+            tokens = tokenizer(batch, padding="longest", truncation=True, max_length=self.length, return_tensors="pt")
+            real = tokens["attention_mask"]
+            with torch.no_grad():
+                hidden = model(input_ids=tokens["input_ids"], attention_mask=real).last_hidden_state
+            used = real.shape[1]
+            features = np.zeros((len(batch), self.length, hidden.shape[-1]), np.float32)
+            features[:, :used] = (hidden * real[..., None]).numpy()
+            mask = np.zeros((len(batch), self.length), bool)
+            mask[:, :used] = real.numpy() > 0
+            yield features, mask
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self.path).expanduser()
+
+
+def cached(
+    encoder: FrozenEncoder,
+    texts: Sequence[str],
+    folder: str | Path,
+    otherwise: str | Path,
+    progress: Progress = _silent,
+) -> Features:
+    """`encoder.features(texts)`, computed once and kept in two files in `folder`, or in `otherwise` where `folder`
+    cannot be written to; read from there ever after. Both arrays are memory-mapped, and the features are float16,
+    which halves the files. Texts are counted, and the warning of long ones given, when they are computed.
+
+    Another model, length or list of texts makes other files. Raises UserError where neither folder takes them.
+    """
+    key = _key(encoder, texts)
+    for place in (Path(folder), Path(otherwise)):
+        found = _open(place, key)
+        if found:
+            return found
+    faults = []
+    for place in (Path(folder), Path(otherwise)):
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            with _new_file(place / f"{key}.features.npy") as features, _new_file(place / f"{key}.mask.npy") as mask:
+                _write(encoder, texts, progress, features, mask)
+        except OSError as error:
+            faults.append(f"{place}: {error.strerror or error}")
+            continue
+        _load.cache_clear()  # training wants the memory
+        made = _open(place, key)
+        if made:
+            return made
+    raise UserError(f"the text features can be kept nowhere ({'; '.join(faults)}); make one of these folders writable")
+
+
+def _open(folder: Path, key: str) -> Features | None:
+    files = {name: folder / f"{key}.{name}.npy" for name in ("features", "mask")}
+    if not all(file.is_file() for file in files.values()):
+        return None
+    return {name: np.load(file, mmap_mode="r") for name, file in files.items()}
+
+
+def _write(encoder: FrozenEncoder, texts: Sequence[str], progress: Progress, features: Any, mask: Any) -> None:
+    """Both arrays into open files, a batch at a time: all of them may be more than the memory holds. Not through a
+    memory map, which a full disk ends with a signal instead of an error.
+    """
+    shape = (len(texts), encoder.length, encoder.width)
+    for file, dtype, form in ((features, np.float16, shape), (mask, np.bool_, shape[:2])):
+        header = {"descr": npy.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": form}
+        npy.write_array_header_1_0(file, header)
+    for hidden, real in encoder._batches(texts, progress):
+        half = hidden.astype(np.float16)
+        if not np.isfinite(half).all():
+            raise UserError(f"{encoder.path} gives features that are not finite in float16")
+        features.write(half.tobytes())
+        mask.write(real.tobytes())
+
+
+@contextlib.contextmanager
+def _new_file(path: Path) -> Iterator[Any]:
+    """A file open for writing that is at `path` when whole, and nowhere when not."""
+    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with open(new, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _key(encoder: FrozenEncoder, texts: Sequence[str]) -> str:
+    """A name for what `encoder` makes of `texts`: which model (its folder's name, and each file's size and beginning),
+    how many tokens, which texts in which order.
+    """
+    check_unicode(texts)
+    folder = encoder._folder
+    head = [CACHE_FORMAT, folder.resolve().name, encoder.length, encoder.on_long, len(texts)]
+    digest = hashlib.sha256(json.dumps(head).encode())
+    for file in sorted(path for path in folder.iterdir() if path.suffix in MODEL_FILES and path.is_file()):
+        with open(file, "rb") as stream:
+            begin = hashlib.sha256(stream.read(HEAD)).hexdigest()
+        digest.update(json.dumps([file.name, file.stat().st_size, begin]).encode())
+    for text in texts:
+        digest.update(json.dumps(text).encode() + b"\n")
+    return f"text-{digest.hexdigest()[:24]}"
+
+
+@functools.lru_cache(maxsize=1)
+def _load(folder: str) -> tuple[Any, Any, int]:
+    """(tokenizer, text encoder in float32, the most tokens that it reads)."""
+    transformers = _library()
+    options = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        with _quiet(transformers):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, padding_side="right", **options)
+            whole, report = transformers.AutoModel.from_pretrained(folder, output_loading_info=True, **options)
+    except Exception as error:  # the library raises whatever it likes on a folder that lacks something
+        raise UserError(f"{folder} cannot be loaded as a text encoder: {_first_line(error)}") from error
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"{folder} has a tokenizer without a padding token: it is no text encoder's")
+    encoder = whole.get_encoder() if whole.config.is_encoder_decoder else getattr(whole, "text_model", whole)
+    # Weights that a file lacks are drawn at random; those that pool a text into one vector are not used here.
+    used = {id(weight) for weight in encoder.parameters()}
+    lost = [
+        name
+        for name, weight in whole.named_parameters(remove_duplicate=False)
+        if name in report["missing_keys"] and id(weight) in used and "pooler" not in name
+    ]
+    if lost:
+        raise UserError(f"{folder} lacks {len(lost)} of its encoder's weights (first: {lost[0]}); download it anew")
+    positions = getattr(encoder.config, "max_position_embeddings", None)  # T5 has none: it reads any length
+    limit = min(positions, tokenizer.model_max_length) if positions else 2**31
+    return tokenizer, encoder.float().eval(), limit
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _default_width(folder: Path) -> int:
+    """The width of a model whose config.json leaves it out because it is the usual one."""
+    config = _library().AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return config.get_text_config().hidden_size
+
+
+@contextlib.contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """The library's bar and its table of unused weights are no news."""
+    logging = transformers.utils.logging
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
+
+
+def _library() -> Any:
+    try:
+        import torch  # noqa: F401
+        import transformers
+    except ImportError as error:
+        raise UserError(
+            f'a pretrained text encoder needs more libraries ({error}): pip install "jdiff[text]"'
+        ) from error
+    return transformers

@@ -1,0 +1,98 @@
+"""Captions as numbers: any source with captions, its texts replaced by what a text encoder makes of them."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jdiff.common.errors import UserError
+from jdiff.data.sources import Shape, Source
+
+Encoding = np.ndarray | dict[str, np.ndarray]  # rows of texts
+
+
+class Encoded:
+    """`source` with record["text"] as arrays: the row that text([caption]) gives, floats as float32.
+
+    text: texts -> an array, or a dict of arrays, with a row a text: a BytePairEncoder (int32 [length] a record), or
+    FrozenEncoder.features or `cached` ({"features": float32 [length, width], "mask": bool [length]} a record). It is
+    called once, here, with every caption that differs from the others. Memory-mapped arrays stay in their files, for
+    workers too. Raises UserError where the source has no captions.
+    """
+
+    def __init__(self, source: Source, text: Callable[[Sequence[str]], Encoding]):
+        if not source.captions:
+            raise UserError(
+                "these data have no captions, which text as a condition needs: data.name=folder reads them from a "
+                'metadata.jsonl of lines such as {"file_name": "1.png", "text": "a red circle"}'
+            )
+        self._source = source
+        number: dict[str, int] = {}
+        self._rows = np.array([number.setdefault(caption, len(number)) for caption in source.captions])
+        self._encoding = text(tuple(number))
+
+    @property
+    def shape(self) -> Shape:
+        return self._source.shape
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self._source.class_names
+
+    @property
+    def labels_per_image(self) -> int:
+        return self._source.labels_per_image
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        return self._source.captions
+
+    @property
+    def scalar_names(self) -> tuple[str, ...]:
+        return self._source.scalar_names
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self._source.notes
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        records = self._source.__getitems__(indices)
+        return [
+            {**record, "text": self._text(self._rows[index])} for record, index in zip(records, indices, strict=True)
+        ]
+
+    def _text(self, row: int) -> Encoding:
+        if isinstance(self._encoding, dict):
+            return {name: _row(array, row) for name, array in self._encoding.items()}
+        return _row(self._encoding, row)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Memory-mapped arrays go to workers as their files' names: pickled themselves, each worker would hold all."""
+        state = dict(self.__dict__)
+        if isinstance(self._encoding, dict):
+            state["_encoding"] = {
+                name: Path(array.filename) if isinstance(array, np.memmap) and array.filename else array
+                for name, array in self._encoding.items()
+            }
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if isinstance(self._encoding, dict):
+            self._encoding = {
+                name: np.load(array, mmap_mode="r") if isinstance(array, Path) else array
+                for name, array in self._encoding.items()
+            }
+
+
+def _row(array: np.ndarray, row: int) -> np.ndarray:
+    """A copy in memory of one row."""
+    floats = np.issubdtype(array.dtype, np.floating)
+    return np.array(array[row], dtype=np.float32 if floats else array.dtype)
