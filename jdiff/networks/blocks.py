@@ -1,98 +1,138 @@
-"""Building blocks of the UNet and of other convolutional networks. Images are NHWC."""
+"""The UNet's blocks: (x, embedding, train) -> features; `resample` halves or doubles the side on the way.
 
-import math
-from typing import Any, Literal
+Whatever the kind, the embedding (of time and conditions) enters between two layers, as a shift or as a scale and a
+shift of a norm (`Style.scale_shift`), and dropout stands before the last layer.
+"""
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jdiff.networks.convolution import conv2d
-
-Dtype = Any
-Resample = Literal["none", "down", "up"]
-
-fan_avg = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+from jdiff.networks.layers import Conv, Dense, Norm, Style
+from jdiff.networks.resample import Resample, resample
 
 
-class Conv(nn.Module):
-    """A convolution with symmetric padding: `size` x `size`, output side = input side / stride."""
+class Modulation(nn.Module):
+    """norm(h + shift), or norm(h) (1 + scale) + shift, with scale and shift linear in the embedding; then SiLU and
+    dropout.
 
-    features: int
-    size: int = 3
-    stride: int = 1
-    zero_init: bool = False  # for a layer that ends a residual branch or the network: training starts at the identity
-    dtype: Dtype = jnp.float32
+    Without an embedding: norm, SiLU, dropout. An instance norm would take the shift away again: there, norm(h) + shift.
+    """
+
+    style: Style
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 f"]:
-        init = nn.initializers.zeros if self.zero_init else fan_avg
-        kernel = self.param("kernel", init, (self.size, self.size, x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        x, kernel, bias = (array.astype(self.dtype) for array in (x, kernel, bias))
-        return conv2d(x, kernel, stride=self.stride) + bias
-
-
-class Norm(nn.Module):
-    """Group normalisation with float32 statistics; at most 32 groups of at least 4 channels (as EDM's networks)."""
-
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b ... c"]) -> Float[Array, "b ... c"]:
-        channels = x.shape[-1]
-        groups = math.gcd(channels, max(1, min(32, channels // 4)))
-        return nn.GroupNorm(groups, epsilon=1e-6, dtype=self.dtype)(x)
-
-
-def downsample(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """The mean of each 2 x 2 square."""
-    return nn.avg_pool(x, (2, 2), (2, 2))
-
-
-def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """Each pixel four times (nearest)."""
-    b, h, w, c = x.shape
-    return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
-
-
-RESAMPLE = {"none": lambda x: x, "down": downsample, "up": upsample}
+    def __call__(self, h: Float[Array, "b h w c"], embedding: Float[Array, "b e"] | None, train: bool) -> Array:
+        style, features, norm = self.style, h.shape[-1], Norm(self.style, name="norm")
+        if embedding is None:
+            h = norm(h)
+        else:
+            outputs = 2 * features if style.scale_shift else features
+            shift = Dense(outputs, dtype=style.dtype, name="embedding")(embedding)[:, None, None, :]
+            if style.scale_shift:
+                scale, shift = jnp.split(shift, 2, axis=-1)
+                h = norm(h) * (1 + scale) + shift
+            else:
+                h = norm(h) + shift if style.norm == "instance" else norm(h + shift)
+        return nn.Dropout(style.dropout, deterministic=not train)(nn.silu(h))
 
 
 class ResBlock(nn.Module):
-    """norm - SiLU - conv, + embedding, norm - SiLU - dropout - conv, + skip (Dhariwal & Nichol, arXiv 2105.05233).
+    """norm - SiLU - conv, + embedding, norm - SiLU - dropout - conv, + skip (Ho et al., arXiv 2006.11239, appendix B).
 
-    The embedding enters as a shift, or as scale and shift of the second norm (`scale_shift`). `resample` halves or
-    doubles the image inside the block, on both branches. `skip_scale` multiplies the sum (sqrt(1/2) keeps its
-    variance).
+    With `resample` both branches halve or double inside the block (BigGAN; Dhariwal & Nichol, arXiv 2105.05233).
     """
 
     features: int
-    dropout: float = 0.0
-    scale_shift: bool = True
-    skip_scale: float = 1.0
+    style: Style
     resample: Resample = "none"
-    dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], embedding: Float[Array, "b e"], train: bool
+        self, x: Float[Array, "b h w c"], embedding: Float[Array, "b e"] | None, train: bool
     ) -> Float[Array, "b h2 w2 f"]:
-        resample = RESAMPLE[self.resample]
-        h = resample(nn.silu(Norm(self.dtype, name="norm_0")(x)))
-        h = Conv(self.features, dtype=self.dtype, name="conv_0")(h)
+        style = self.style
+        h = resample(nn.silu(Norm(style, name="norm_0")(x)), self.resample, style.resample_filter)
+        h = Conv(self.features, dtype=style.dtype, name="conv_0")(h)
+        h = Modulation(style, name="modulation")(h, embedding, train)
+        h = Conv(self.features, zero_init=True, dtype=style.dtype, name="conv_1")(h)
 
-        outputs = 2 * self.features if self.scale_shift else self.features
-        shift = nn.Dense(outputs, kernel_init=fan_avg, dtype=self.dtype, name="embedding")(embedding)[:, None, None, :]
-        if self.scale_shift:
-            scale, shift = jnp.split(shift, 2, axis=-1)
-            h = Norm(self.dtype, name="norm_1")(h) * (1 + scale) + shift
-        else:
-            h = Norm(self.dtype, name="norm_1")(h + shift)
-        h = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(h))
-        h = Conv(self.features, zero_init=True, dtype=self.dtype, name="conv_1")(h)
+        skip = resample(x, self.resample, style.resample_filter)
+        if x.shape[-1] != self.features or (self.resample != "none" and style.project_resampled):
+            skip = Conv(self.features, size=1, dtype=style.dtype, name="skip")(skip)
+        return (skip + h) * style.skip_scale
 
-        skip = resample(x)
-        if x.shape[-1] != self.features or self.resample != "none":
-            skip = Conv(self.features, size=1, dtype=self.dtype, name="skip")(skip)
-        return (skip + h) * self.skip_scale
+
+class VGGBlock(nn.Module):
+    """conv, + embedding, norm - SiLU - dropout - conv - norm - SiLU: no skip branch (Simonyan & Zisserman, arXiv
+    1409.1556, with norms).
+    """
+
+    features: int
+    style: Style
+    resample: Resample = "none"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], embedding: Float[Array, "b e"] | None, train: bool
+    ) -> Float[Array, "b h2 w2 f"]:
+        style = self.style
+        h = Conv(self.features, dtype=style.dtype, name="conv_0")(resample(x, self.resample, style.resample_filter))
+        h = Modulation(style, name="modulation")(h, embedding, train)
+        h = Conv(self.features, dtype=style.dtype, name="conv_1")(h)
+        return nn.silu(Norm(style, name="norm_1")(h))
+
+
+class DenseBlock(nn.Module):
+    """Each layer, norm - SiLU - conv, sees all before it beside one another; a 1x1 convolution of them all ends the
+    block (Huang et al., arXiv 1608.06993; growth features / 2).
+    """
+
+    features: int
+    style: Style
+    resample: Resample = "none"
+    layers: int = 3
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], embedding: Float[Array, "b e"] | None, train: bool
+    ) -> Float[Array, "b h2 w2 f"]:
+        style, growth = self.style, max(1, self.features // 2)
+        known = resample(x, self.resample, style.resample_filter)
+        for layer in range(self.layers):
+            h = nn.silu(Norm(style, name=f"norm_{layer}")(known))
+            h = Conv(growth, dtype=style.dtype, name=f"conv_{layer}")(h)
+            known = jnp.concatenate([known, h], axis=-1)
+        h = Modulation(style, name="modulation")(known, embedding, train)
+        return Conv(self.features, size=1, dtype=style.dtype, name="transition")(h)
+
+
+class InceptionBlock(nn.Module):
+    """Four branches beside one another: 1x1; 1x1 - 3x3; 1x1 - 3x3 - 3x3; 3x3 mean - 1x1; a 1x1 convolution joins them,
+    + skip (Szegedy et al., arXiv 1602.07261, figure 16).
+    """
+
+    features: int
+    style: Style
+    resample: Resample = "none"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], embedding: Float[Array, "b e"] | None, train: bool
+    ) -> Float[Array, "b h2 w2 f"]:
+        style, width = self.style, max(1, self.features // 4)
+
+        def conv(h: Array, size: int, name: str) -> Array:
+            return Conv(width, size=size, dtype=style.dtype, name=name)(h)
+
+        x = resample(x, self.resample, style.resample_filter)
+        h = nn.silu(Norm(style, name="norm_0")(x))
+        branches = [conv(h, 1, "point")]
+        branches.append(conv(nn.silu(conv(h, 1, "near_0")), 3, "near_1"))
+        branches.append(conv(nn.silu(conv(nn.silu(conv(h, 1, "far_0")), 3, "far_1")), 3, "far_2"))
+        branches.append(conv(nn.avg_pool(h, (3, 3), padding="SAME", count_include_pad=False), 1, "mean"))
+        h = Modulation(style, name="modulation")(jnp.concatenate(branches, axis=-1), embedding, train)
+        h = Conv(self.features, size=1, zero_init=True, dtype=style.dtype, name="join")(h)
+        if x.shape[-1] != self.features:
+            x = Conv(self.features, size=1, dtype=style.dtype, name="skip")(x)
+        return (x + h) * style.skip_scale

@@ -4,7 +4,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jdiff.networks.blocks import Conv, Dtype, Norm, downsample
+from jdiff.networks.layers import Conv, Dtype, Norm, Style
+from jdiff.networks.resample import resample
 
 
 class Classifier(nn.Module):
@@ -26,9 +27,9 @@ class Classifier(nn.Module):
         h = x.astype(self.dtype)
         for stage, mult in enumerate(self.channel_mults):
             if stage > 0:
-                h = downsample(h)
+                h = resample(h, "down")
             for _ in range(2):
-                h = nn.silu(Norm(self.dtype)(Conv(mult * self.channels, dtype=self.dtype)(h)))
+                h = nn.silu(Norm(Style(dtype=self.dtype))(Conv(mult * self.channels, dtype=self.dtype)(h)))
         features = h.mean(axis=(1, 2)).astype(jnp.float32)
         logits = nn.Dense(self.num_classes)(nn.Dropout(self.dropout, deterministic=not train)(features))
         return logits, features

@@ -15,26 +15,31 @@ FEW_CHANNELS = 4
 
 
 def conv2d(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "size size c f"], *, stride: int = 1
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "size size c f"],
+    *,
+    stride: int = 1,
+    padding: tuple[int, int] | None = None,
 ) -> Float[Array, "b h2 w2 f"]:
-    """y[i, j] = sum_{u, v} x[stride i + u - size//2, stride j + v - size//2] kernel[u, v], zeros outside; size is odd.
+    """y[i, j] = sum_{u, v} x[stride i + u - before, stride j + v - before] kernel[u, v], zeros outside.
 
-    Sides h2 = ceil(h / stride), w2 likewise.
+    padding: (before, after) of both axes; by default size//2 on either side, so that h2 = ceil(h / stride) where size
+    is odd.
     """
+    before, after = padding or (kernel.shape[0] // 2,) * 2
     as_products = kernel.shape[0] == 1 or stride > 1 or x.shape[-1] <= FEW_CHANNELS
     if as_products and jax.default_backend() == "cpu":
-        return _products(x, kernel, stride)
-    padding = [(kernel.shape[0] // 2,) * 2] * 2
-    return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return _products(x, kernel, stride, before, after)
+    around = [(before, after)] * 2
+    return lax.conv_general_dilated(x, kernel, (stride, stride), around, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-def _products(x: Array, kernel: Array, stride: int) -> Array:
+def _products(x: Array, kernel: Array, stride: int, before: int, after: int) -> Array:
     """One matrix product for each row of the kernel, over that row's shifted copies of x side by side."""
     size, _, channels, features = kernel.shape
     batch, height, width, _ = x.shape
-    rows, columns = -(-height // stride), -(-width // stride)
-    edge = size // 2
-    padded = jnp.pad(x, ((0, 0), (edge, edge), (edge, edge), (0, 0)))
+    rows, columns = ((side + before + after - size) // stride + 1 for side in (height, width))
+    padded = jnp.pad(x, ((0, 0), (before, after), (before, after), (0, 0)))
 
     def shifted(u: int, v: int) -> Array:
         last = (batch, u + stride * (rows - 1) + 1, v + stride * (columns - 1) + 1, channels)

@@ -1,28 +1,52 @@
-"""Embeddings of scalars and of conditions."""
+"""Embeddings of scalars, above all of the noise level."""
 
 import math
+from typing import Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
+
+from jdiff.networks.layers import Dense, Dtype
 
 
-def sinusoidal(values: Float[Array, " b"], features: int, *, longest: float = 10_000.0) -> Float[Array, "b f"]:
-    """[cos(v w_k), sin(v w_k)], w_k = longest^(-k / (features/2)) (Vaswani et al., arXiv 1706.03762, section 3.5)."""
+def sinusoidal(
+    values: Float[Array, " b"], features: int, *, longest: float = 10_000.0, offset: int = 0
+) -> Float[Array, "b f"]:
+    """[cos(v w_k), sin(v w_k)], w_k = longest^(-k / (features/2 - offset)) (Vaswani et al., arXiv 1706.03762, section
+    3.5; with offset 1 the slowest frequency is 1/longest itself, as in DDPM's code).
+    """
     half = features // 2
-    frequencies = jnp.exp(-math.log(longest) * jnp.arange(half) / half)
+    frequencies = jnp.exp(-math.log(longest) * jnp.arange(half) / (half - offset))
     angles = values.astype(jnp.float32)[:, None] * frequencies
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
-class LabelEmbedding(nn.Module):
-    """A learned vector a class, and one more, the null, for the rows where the label is dropped."""
+def fourier(values: Float[Array, " b"], features: int, *, scale: float = 16.0) -> Float[Array, "b f"]:
+    """[cos(2 pi v w_k), sin(2 pi v w_k)], w_k ~ N(0, scale^2), always the same draw (Tancik et al., 2006.10739)."""
+    frequencies = 2 * math.pi * scale * jax.random.normal(jax.random.key(0), (features // 2,))
+    angles = values.astype(jnp.float32)[:, None] * frequencies
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
-    num_classes: int
+
+class NoiseEmbedding(nn.Module):
+    """W_1 SiLU(W_0 waves(c_noise)), [B] -> [B, features]: what the network knows of the noise level.
+
+    kind: "sinusoidal" or "fourier" waves, `waves` of them. offset: see `sinusoidal`.
+    """
+
     features: int
+    waves: int
+    kind: Literal["sinusoidal", "fourier"] = "sinusoidal"
+    offset: int = 0
+    dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, labels: Int[Array, " b"], drop: Bool[Array, " b"] | None = None) -> Float[Array, "b f"]:
-        if drop is not None:
-            labels = jnp.where(drop, self.num_classes, labels)
-        return nn.Embed(self.num_classes + 1, self.features, embedding_init=nn.initializers.normal(1.0))(labels)
+    def __call__(self, c_noise: Float[Array, " b"]) -> Float[Array, "b f"]:
+        if self.kind == "fourier":
+            h = fourier(c_noise, self.waves)
+        else:
+            h = sinusoidal(c_noise, self.waves, offset=self.offset)
+        h = nn.silu(Dense(self.features, dtype=self.dtype, name="dense_0")(h))
+        return Dense(self.features, dtype=self.dtype, name="dense_1")(h)

@@ -1,10 +1,7 @@
 """The UNet of diffusion models (Ho et al., arXiv 2006.11239; Song et al., arXiv 2011.13456; Karras et al., 2206.00364).
 
-Level i works at side / 2^i. Going down, every block's output is kept; going up, each block takes one of them back. Two
-published layouts differ in how a level is left and where attention stands on the way up:
-
-    DDPM    resample "conv": a convolution of stride 2 down, nearest and a convolution up; attention after each up block
-    DDPM++  resample "residual": residual blocks that halve or double; attention after a level's last up block
+Level i works at side / 2^i. Going down, every block's output is kept; going up, each block takes one of them back.
+Published layouts are choices of its fields; configs/networks.py has them by name.
 """
 
 from collections.abc import Mapping
@@ -14,32 +11,57 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jdiff.networks.attention import SelfAttention
-from jdiff.networks.blocks import Conv, Dtype, Norm, Resample, ResBlock, fan_avg, upsample
-from jdiff.networks.embeddings import LabelEmbedding, sinusoidal
+from jdiff.networks.attention import CrossAttention, SelfAttention, SpatialTransformer, head_count
+from jdiff.networks.blocks import DenseBlock, InceptionBlock, ResBlock, VGGBlock
+from jdiff.networks.conditioning import Conditioner, Embedded
+from jdiff.networks.embeddings import NoiseEmbedding
+from jdiff.networks.layers import Conv, Norm, Style
+from jdiff.networks.resample import Downsample, Resample, Upsample
+from jdiff.networks.resample import resample as resampled
+
+BLOCKS: dict[str, type[nn.Module]] = {
+    "residual": ResBlock,
+    "vgg": VGGBlock,
+    "dense": DenseBlock,
+    "inception": InceptionBlock,
+}
 
 
 class UNet(nn.Module):
     """F(x, c_noise, cond): an image of x's sides with `out_channels` channels, float32.
 
-    Sides must divide by 2^(levels - 1). `cond` may hold "label" [B], used where num_classes > 0, and "drop" (see
-    jdiff.diffusion.denoiser). Parameters, norms' statistics and the output are float32; `dtype` is what the layers
-    compute in. `remat` recomputes each block in the backward pass: less memory, about a third more time.
+    Sides must divide by 2^(levels - 1). Parameters, norms' statistics and the output are float32; `style.dtype` is what
+    the layers compute in.
+
+    attention: "self", "cross" (to the conditions' tokens) or "transformer" (both and a feed-forward layer), at
+    `attention_levels` and in the middle; attention_heads: for all levels, or one a level; head_channels: instead, so
+    many channels a head. up_attention: after "every" block on the way up, or the "last" of a level.
+    resample: "conv", "residual" (blocks that halve and double) or "pool" (without parameters).
+    input_skip: the image itself, halved and convolved, is added at every level (NCSN++'s residual encoder).
+    waves: features of the noise level's embedding (0: `channels`), of `noise_embedding`'s kind.
+    remat: each block is computed again in the backward pass: less memory, about a third more time.
     """
 
     out_channels: int
     channels: int = 128
     channel_mults: tuple[int, ...] = (1, 2, 2, 2)
     blocks_per_level: int = 2
+    block: Literal["residual", "vgg", "dense", "inception"] = "residual"
+    attention: Literal["self", "cross", "transformer"] = "self"
     attention_levels: tuple[int, ...] = (1,)
-    attention_heads: int = 1
+    attention_heads: int | tuple[int, ...] = 1
+    head_channels: int = 0
+    transformer_depth: int | tuple[int, ...] = 1
+    middle_attention: bool = True
     up_attention: Literal["every", "last"] = "every"
-    resample: Literal["conv", "residual"] = "conv"
-    scale_shift: bool = True
-    skip_scale: float = 1.0
-    dropout: float = 0.0
-    num_classes: int = 0
-    dtype: Dtype = jnp.float32
+    resample: Literal["conv", "residual", "pool"] = "conv"
+    down_padding: tuple[int, int] | None = None  # of the strided convolution; None: one zero on either side
+    input_skip: bool = False
+    noise_embedding: Literal["sinusoidal", "fourier"] = "sinusoidal"
+    waves: int = 0
+    wave_offset: int = 0
+    style: Style = Style()
+    conditioner: Conditioner | None = None
     remat: bool = False
 
     @nn.compact
@@ -52,71 +74,92 @@ class UNet(nn.Module):
         train: bool = False,
     ) -> Float[Array, "b h w o"]:
         check_sides(x.shape[1], x.shape[2], levels=len(self.channel_mults))
-        block_type = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock
+        style = self.style
+        given = self.conditioner(cond) if self.conditioner else Embedded()
+        embedding = self._embedding(c_noise, given)
+        block_type = BLOCKS[self.block]
+        if self.remat:
+            block_type = nn.remat(block_type, static_argnums=(3,))
 
         def block(x: Array, features: int, name: str, resample: Resample = "none") -> Array:
-            return block_type(
-                features,
-                dropout=self.dropout,
-                scale_shift=self.scale_shift,
-                skip_scale=self.skip_scale,
-                resample=resample,
-                dtype=self.dtype,
-                name=name,
-            )(x, embedding, train)
+            return block_type(features, style, resample=resample, name=name)(x, embedding, train)
 
-        def attend(x: Array, name: str) -> Array:
-            return SelfAttention(self.attention_heads, self.skip_scale, self.dtype, name=f"{name}_attention")(x)
-
-        embedding = self._embedding(c_noise, cond)
         levels = [(level, mult * self.channels) for level, mult in enumerate(self.channel_mults)]
+        image = x if given.planes is None else jnp.concatenate([x, given.planes], axis=-1)
 
-        h = Conv(self.channels, dtype=self.dtype, name="first")(x.astype(self.dtype))
+        h = Conv(self.channels, dtype=style.dtype, name="first")(image.astype(style.dtype))
         skips = [h]
         for level, features in levels:
             if level > 0:
                 if self.resample == "residual":
-                    h = block(h, features, f"down{level}", "down")
+                    h = block(h, h.shape[-1], f"down{level}", "down")
                 else:
-                    h = Conv(h.shape[-1], stride=2, dtype=self.dtype, name=f"down{level}")(h)
+                    h = Downsample(self.resample, style, self.down_padding, name=f"down{level}")(h)
+                if self.input_skip:
+                    h, image = self._with_input(h, image, level)
                 skips.append(h)
             for index in range(self.blocks_per_level):
                 name = f"down{level}_{index}"
                 h = block(h, features, name)
                 if level in self.attention_levels:
-                    h = attend(h, name)
+                    h = self._attend(h, given, level, name)
                 skips.append(h)
 
-        h = block(h, levels[-1][1], "middle_0")
-        h = attend(h, "middle")
-        h = block(h, levels[-1][1], "middle_1")
+        last, features = levels[-1]
+        h = block(h, features, "middle_0")
+        if self.middle_attention:
+            h = self._attend(h, given, last, "middle")
+        h = block(h, features, "middle_1")
 
         for level, features in reversed(levels):
             for index in range(self.blocks_per_level + 1):
                 name = f"up{level}_{index}"
                 h = block(jnp.concatenate([h, skips.pop()], axis=-1), features, name)
-                last = index == self.blocks_per_level
-                if level in self.attention_levels and (last or self.up_attention == "every"):
-                    h = attend(h, name)
+                attends = self.up_attention == "every" or index == self.blocks_per_level
+                if level in self.attention_levels and attends:
+                    h = self._attend(h, given, level, name)
             if level > 0:
                 if self.resample == "residual":
-                    h = block(h, levels[level - 1][1], f"up{level}", "up")
+                    h = block(h, features, f"up{level}", "up")
                 else:
-                    h = Conv(features, dtype=self.dtype, name=f"up{level}")(upsample(h))
+                    h = Upsample(self.resample, style, name=f"up{level}")(h)
 
-        h = nn.silu(Norm(self.dtype, name="last_norm")(h))
-        return Conv(self.out_channels, zero_init=True, dtype=self.dtype, name="last")(h).astype(jnp.float32)
+        h = nn.silu(Norm(style, name="last_norm")(h))
+        return Conv(self.out_channels, zero_init=True, dtype=style.dtype, name="last")(h).astype(jnp.float32)
 
-    def _embedding(self, c_noise: Float[Array, " b"], cond: Mapping[str, Any]) -> Float[Array, "b e"]:
-        """The vector that every block sees: time and label, through two layers."""
-        embedding = sinusoidal(c_noise, self.channels)
-        if self.num_classes:
-            drop = cond.get("drop", {}).get("label")
-            embedding += LabelEmbedding(self.num_classes, self.channels, name="label")(cond["label"], drop)
-        for index in range(2):
-            layer = nn.Dense(4 * self.channels, kernel_init=fan_avg, dtype=self.dtype, name=f"embedding_{index}")
-            embedding = nn.silu(layer(embedding))
-        return embedding
+    def _embedding(self, c_noise: Float[Array, " b"], given: Embedded) -> Float[Array, "b e"]:
+        """The vector that every block sees: of the noise level, and of the conditions."""
+        embedding = NoiseEmbedding(
+            4 * self.channels,
+            self.waves or self.channels,
+            self.noise_embedding,
+            self.wave_offset,
+            self.style.dtype,
+            name="noise",
+        )(c_noise)
+        return nn.silu(embedding if given.vector is None else embedding + given.vector.astype(embedding.dtype))
+
+    def _attend(self, h: Array, given: Embedded, level: int, name: str) -> Array:
+        def at_level(values: int | tuple[int, ...]) -> int:
+            return values if isinstance(values, int) else values[level]
+
+        heads = head_count(h.shape[-1], at_level(self.attention_heads), self.head_channels)
+        name = f"{name}_attention"
+        if self.attention == "self":
+            return SelfAttention(self.style, heads, name=name)(h)
+        if self.attention == "cross":
+            assert given.tokens is not None, "cross-attention needs a condition of tokens"
+            return CrossAttention(self.style, heads, name=name)(h, given.tokens, given.mask)
+        depth = at_level(self.transformer_depth)
+        transformer = nn.remat(SpatialTransformer) if self.remat else SpatialTransformer
+        return transformer(self.style, heads, depth, name=name)(h, given.tokens, given.mask)
+
+    def _with_input(self, h: Array, image: Array, level: int) -> tuple[Array, Array]:
+        """(h with the image added, the image as it goes on down) (Song et al., arXiv 2011.13456, appendix H)."""
+        halved = resampled(image, "down", self.style.resample_filter)
+        image = Conv(h.shape[-1], dtype=self.style.dtype, name=f"input{level}")(halved)
+        h = (h + image) * self.style.skip_scale
+        return h, h
 
 
 def check_sides(height: int, width: int, *, levels: int) -> None:

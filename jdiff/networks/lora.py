@@ -1,0 +1,60 @@
+"""Low-rank adaptation (Hu et al., arXiv 2106.09685): frozen kernels W, and what is learned beside them,
+
+    W' = W + (alpha / r) A B,   A [n, r] ~ N(0, 1/n) at first, B [r, f] zero at first
+
+A convolution's kernel [h, w, c, f] is the matrix [h w c, f].
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array, PyTree
+
+from jdiff.common.keys import named
+
+ATTENTION = ("q", "k", "v", "out")  # layers of attention, by name
+LAYERS = ("attention", "convolution")
+
+
+def adapted(params: PyTree, layers: Iterable[str]) -> dict[tuple[str, ...], Any]:
+    """The kernels (or what stands for them) that get a low-rank part, by path; none of the conditions' embedders."""
+
+    def kind(path: tuple[str, ...], leaf: Any) -> str:
+        if path[-1] != "kernel":
+            return ""
+        if len(leaf.shape) == 4:
+            return "convolution"
+        return "attention" if path[-2] in ATTENTION else ""
+
+    flat = flatten_dict({name: part for name, part in params.items() if name != "conditioner"})
+    return {path: leaf for path, leaf in flat.items() if kind(path, leaf) in layers}
+
+
+def init(key: Array, params: PyTree, *, rank: int, layers: Iterable[str]) -> PyTree:
+    """{..., "kernel": {"a": [n, r], "b": [r, f]}} for each adapted kernel of `params`."""
+    made = {}
+    for path, kernel in adapted(params, layers).items():
+        rows, features = _matrix(kernel)
+        a = jax.random.normal(named(key, "/".join(path)), (rows, rank)) / jnp.sqrt(rows)
+        made[path] = {"a": a, "b": jnp.zeros((rank, features))}
+    return unflatten_dict(made)
+
+
+def merged(params: PyTree, parts: PyTree, *, alpha: float) -> PyTree:
+    """`params` with W' in place of each adapted W."""
+    flat, halves = flatten_dict(params), flatten_dict(parts)
+    for *path, name in halves:
+        if name == "a":
+            a, b = (halves[*path, half] for half in "ab")
+            kernel = flat[tuple(path)]
+            flat[tuple(path)] = kernel + (alpha / a.shape[1]) * (a @ b).reshape(kernel.shape)
+    return unflatten_dict(flat)
+
+
+def _matrix(kernel: Any) -> tuple[int, int]:
+    *rows, features = kernel.shape
+    return math.prod(rows), features
