@@ -1,0 +1,104 @@
+"""Weights from other libraries, and for them: a local folder with config.json and safetensors, as diffusers keeps a
+model, <-> one of jdiff's networks and its parameters.
+
+    network, params = interop.load("path/to/unet")
+    interop.save(params, config, "path/to/copy")
+
+Every tensor and every setting is known or refused by name.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jaxtyping import PyTree
+
+from jdiff.common.errors import UserError
+from jdiff.interop import autoencoders, dit, table, tensors, unets
+from jdiff.interop.settings import Settings
+from jdiff.interop.table import Entry
+
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A class of theirs: its settings' defaults, and of settings the network, its table of weights, and inputs that fit
+    it.
+    """
+
+    defaults: Config
+    network: Callable[[Settings], nn.Module]
+    entries: Callable[[Any, Settings], Iterable[Entry]]
+    inputs: Callable[[Any, Settings], tuple]
+
+
+KINDS = {
+    "UNet2DModel": Kind(unets.UNET_2D, unets.unet_2d, unets.entries, unets.inputs),
+    "UNet2DConditionModel": Kind(unets.UNET_2D_CONDITION, unets.unet_2d_condition, unets.entries, unets.inputs),
+    "DiTTransformer2DModel": Kind(dit.DEFAULTS, dit.dit, dit.entries, dit.inputs),
+    "AutoencoderKL": Kind(
+        autoencoders.AUTOENCODER_KL, autoencoders.autoencoder_kl, autoencoders.kl_entries, autoencoders.inputs
+    ),
+    "VQModel": Kind(autoencoders.VQ_MODEL, autoencoders.vq_model, autoencoders.vq_entries, autoencoders.inputs),
+}
+
+
+@dataclass(frozen=True)
+class Described:
+    """What a config.json describes: a network, its table of weights, and its parameters' shapes by path."""
+
+    network: nn.Module
+    entries: list[Entry]
+    shapes: dict[str, tuple[int, ...]]
+
+
+def described(config: Config) -> Described:
+    """The model that the contents of a config.json describe. Raises UserError that names what is not known."""
+    name = config.get("_class_name")
+    if name not in KINDS:
+        raise UserError(f"config.json describes the class {name!r}, which is not known here; {', '.join(KINDS)} are")
+    kind = KINDS[name]
+    settings = Settings(config, kind.defaults)
+    network = kind.network(settings)
+    entries, inputs = list(kind.entries(network, settings)), kind.inputs(network, settings)
+    settings.finish()
+    try:
+        made = jax.eval_shape(network.init, jax.random.key(0), *inputs)
+    except ValueError as error:
+        raise UserError(f"{name}: config.json describes a network that cannot be: {error}") from error
+    return Described(network, entries, table.shapes_of(made["params"]))
+
+
+def load(folder: str | Path) -> tuple[nn.Module, PyTree]:
+    """(network, parameters) of the model in `folder`. Raises UserError that names what is not known, missing or too
+    many.
+    """
+    folder = Path(folder)
+    model = described(tensors.read_config(folder))
+    return model.network, table.inward(tensors.read(folder), model.entries, model.shapes)
+
+
+def save(params: PyTree, config: Config, folder: str | Path) -> None:
+    """Write parameters as the model that `config` (the contents of a config.json) describes. Raises UserError where
+    they do not fit it.
+    """
+    _save(params, config, Path(folder), f"the config's {config.get('_class_name')}")
+
+
+def save_like(params: PyTree, like: Path, folder: Path) -> None:
+    """Write parameters in the form of the model in the folder `like`. Raises UserError where they do not fit it."""
+    _save(params, tensors.read_config(like), folder, f"{like}'s")
+
+
+def _save(params: PyTree, config: Config, folder: Path, whose: str) -> None:
+    model = described(config)
+    ours, theirs = table.shapes_of(params), model.shapes
+    for name in sorted(ours.keys() | theirs.keys()):
+        if ours.get(name) != theirs.get(name):
+            here, there = (list(shapes[name]) if name in shapes else "nothing" for shapes in (ours, theirs))
+            raise UserError(f"this network is not {whose}: {name} is {here} here and {there} there")
+    tensors.write(folder, table.outward(params, model.entries), config)

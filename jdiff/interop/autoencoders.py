@@ -1,0 +1,153 @@
+"""diffusers' AutoencoderKL and VQModel <-> jdiff's KLAutoencoder and VQAutoencoder."""
+
+from collections.abc import Iterator
+
+import jax.numpy as jnp
+
+from jdiff.interop.pieces import attention_levels, resnet, self_attention, widths
+from jdiff.interop.settings import Settings
+from jdiff.interop.table import Entry, layer, norm
+from jdiff.networks.autoencoder import KLAutoencoder, Layout, VQAutoencoder
+from jdiff.networks.layers import Style
+
+COMMON = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "down_block_types": ("DownEncoderBlock2D",),
+    "up_block_types": ("UpDecoderBlock2D",),
+    "block_out_channels": (64,),
+    "layers_per_block": 1,
+    "act_fn": "silu",
+    "norm_num_groups": 32,
+    "sample_size": 32,
+    "scaling_factor": 0.18215,
+    "mid_block_add_attention": True,
+}
+AUTOENCODER_KL = COMMON | {
+    "latent_channels": 4,
+    "shift_factor": None,
+    "latents_mean": None,
+    "latents_std": None,
+    "force_upcast": True,
+    "use_quant_conv": True,
+    "use_post_quant_conv": True,
+}
+VQ_MODEL = COMMON | {
+    "latent_channels": 3,
+    "num_vq_embeddings": 256,
+    "vq_embed_dim": None,
+    "norm_type": "group",
+    "lookup_from_codebook": False,
+    "force_upcast": False,
+}
+
+# Block type -> has attention.
+DOWN = {"DownEncoderBlock2D": False, "AttnDownEncoderBlock2D": True}
+UP = {"UpDecoderBlock2D": False, "AttnUpDecoderBlock2D": True}
+
+
+def autoencoder_kl(settings: Settings) -> KLAutoencoder:
+    """The network that an AutoencoderKL's settings describe."""
+    # How pipelines scale latents, not how they are made.
+    settings.ignore("shift_factor", "latents_mean", "latents_std")
+    return KLAutoencoder(
+        latent_channels=settings.take("latent_channels"),
+        out_channels=settings.take("out_channels"),
+        layout=_layout(settings),
+        quant_conv=settings.take("use_quant_conv"),
+        post_quant_conv=settings.take("use_post_quant_conv"),
+    )
+
+
+def vq_model(settings: Settings) -> VQAutoencoder:
+    """The network that a VQModel's settings describe."""
+    settings.allow("norm_type", "group")
+    # What their decode takes without quantising: latents or indices. Here the latter is decode(lookup(indices)).
+    settings.ignore("lookup_from_codebook")
+    latent_channels, code_width = settings.take("latent_channels"), settings.take("vq_embed_dim")
+    return VQAutoencoder(
+        codes=settings.take("num_vq_embeddings"),
+        code_width=latent_channels if code_width is None else code_width,
+        latent_channels=latent_channels,
+        out_channels=settings.take("out_channels"),
+        layout=_layout(settings),
+    )
+
+
+def kl_entries(network: KLAutoencoder, settings: Settings) -> Iterator[Entry]:
+    yield from _entries(network.layout)
+    if network.quant_conv:
+        yield from layer("quant_conv", "quant", "conv")
+    if network.post_quant_conv:
+        yield from layer("post_quant_conv", "post_quant", "conv")
+
+
+def vq_entries(network: VQAutoencoder, settings: Settings) -> Iterator[Entry]:
+    yield from _entries(network.layout)
+    yield from layer("quant_conv", "quant", "conv")
+    yield from layer("post_quant_conv", "post_quant", "conv")
+    yield Entry("quantize.embedding.weight", "codebook/codes")
+
+
+def inputs(network: KLAutoencoder | VQAutoencoder, settings: Settings) -> tuple:
+    """The smallest image that fits the network."""
+    side = network.layout.stride
+    return (jnp.zeros((1, side, side, settings.take("in_channels"))),)
+
+
+def _layout(settings: Settings) -> Layout:
+    """The settings that both classes share."""
+    settings.allow("act_fn", "silu", "swish")
+    # The factor of latents is the pipeline's; force_upcast and sample_size choose a precision and tiles there.
+    settings.ignore("scaling_factor", "force_upcast", "sample_size")
+    channels, channel_mults = widths(settings)
+    return Layout(
+        channels=channels,
+        channel_mults=channel_mults,
+        blocks_per_level=settings.take("layers_per_block"),
+        attention_levels=attention_levels(settings, DOWN, UP),
+        middle_attention=settings.take("mid_block_add_attention"),
+        style=Style(norm_groups=settings.take("norm_num_groups"), norm_eps=1e-6),
+    )
+
+
+def _entries(layout: Layout) -> Iterator[Entry]:
+    """The encoder's and the decoder's."""
+    yield from layer("encoder.conv_in", "encoder/first", "conv")
+    width = layout.widths[0]  # of what comes into a level
+    for level, features in enumerate(layout.widths):
+        theirs, ours = f"encoder.down_blocks.{level}", f"encoder/down{level}"
+        yield from _level(layout, theirs, ours, level, layout.blocks_per_level, skip=width != features)
+        if level < len(layout.widths) - 1:
+            yield from layer(f"{theirs}.downsamplers.0.conv", f"encoder/down{level + 1}/conv", "conv")
+        width = features
+    yield from _ends(layout, "encoder")
+
+    yield from layer("decoder.conv_in", "decoder/first", "conv")
+    for place, level in enumerate(reversed(range(len(layout.widths)))):
+        features = layout.widths[level]
+        theirs, ours = f"decoder.up_blocks.{place}", f"decoder/up{level}"
+        yield from _level(layout, theirs, ours, level, layout.blocks_per_level + 1, skip=width != features)
+        if level > 0:
+            yield from layer(f"{theirs}.upsamplers.0.conv", f"{ours}/conv", "conv")
+        width = features
+    yield from _ends(layout, "decoder")
+
+
+def _level(layout: Layout, theirs: str, ours: str, level: int, blocks: int, *, skip: bool) -> Iterator[Entry]:
+    """skip: the first block has a convolution on its skip branch."""
+    for index in range(blocks):
+        block = f"{ours}_{index}"
+        yield from resnet(f"{theirs}.resnets.{index}", block, skip=skip and index == 0, embedded=False)
+        if level in layout.attention_levels:
+            yield from self_attention(f"{theirs}.attentions.{index}", f"{block}_attention")
+
+
+def _ends(layout: Layout, part: str) -> Iterator[Entry]:
+    """The middle, and what comes last."""
+    for index in range(2):
+        yield from resnet(f"{part}.mid_block.resnets.{index}", f"{part}/middle_{index}", skip=False, embedded=False)
+    if layout.middle_attention:
+        yield from self_attention(f"{part}.mid_block.attentions.0", f"{part}/middle_attention")
+    yield from norm(f"{part}.conv_norm_out", f"{part}/last_norm/norm")
+    yield from layer(f"{part}.conv_out", f"{part}/last", "conv")

@@ -1,0 +1,85 @@
+"""diffusers' DiTTransformer2DModel <-> jdiff's DiT.
+
+Theirs has an embedding of timestep and label in every block, and a sinusoid's frequency shifted by one against the
+paper's code; both are choices of DiT's fields.
+"""
+
+from collections.abc import Iterator
+
+import jax.numpy as jnp
+
+from jdiff.interop.pieces import heads
+from jdiff.interop.settings import Settings
+from jdiff.interop.table import Entry, layer
+from jdiff.networks.conditioning import Conditioner, LabelEmbedding
+from jdiff.networks.transformer import DiT
+
+DEFAULTS = {
+    "num_attention_heads": 16,
+    "attention_head_dim": 72,
+    "in_channels": 4,
+    "out_channels": None,
+    "num_layers": 28,
+    "dropout": 0.0,
+    "norm_num_groups": 32,
+    "attention_bias": True,
+    "sample_size": 32,
+    "patch_size": 2,
+    "activation_fn": "gelu-approximate",
+    "num_embeds_ada_norm": 1000,
+    "upcast_attention": False,
+    "norm_type": "ada_norm_zero",
+    "norm_elementwise_affine": False,
+    "norm_eps": 1e-5,
+}
+
+
+def dit(settings: Settings) -> DiT:
+    """The network that a DiTTransformer2DModel's settings describe; its cond takes "label", the number of classes being
+    the null's.
+    """
+    settings.allow("norm_type", "ada_norm_zero")
+    settings.allow("activation_fn", "gelu-approximate")
+    settings.allow("norm_elementwise_affine", False)
+    settings.ignore("norm_num_groups", "upcast_attention")  # it has no group norms; attention is in our dtype
+    in_channels, out_channels = settings.take("in_channels"), settings.take("out_channels")
+    number, patch = settings.take("num_attention_heads"), settings.take("patch_size")
+    features = number * settings.take("attention_head_dim")
+    classes = settings.take("num_embeds_ada_norm")
+    if not classes:
+        raise settings.unknown("num_embeds_ada_norm", "only a number of classes is")
+    return DiT(
+        out_channels=in_channels if out_channels is None else out_channels,
+        features=features,
+        depth=settings.take("num_layers"),
+        heads=number,
+        patch_size=patch,
+        dropout=settings.take("dropout"),
+        grid_size=settings.take("sample_size") // patch,
+        embedder="per_block",
+        wave_offset=1,
+        qkv_bias=settings.take("attention_bias"),
+        mlp_norm_eps=settings.take("norm_eps"),
+        conditioner=Conditioner({"label": LabelEmbedding(classes, features)}),
+    )
+
+
+def inputs(network: DiT, settings: Settings) -> tuple:
+    side = network.patch_size
+    return jnp.zeros((1, side, side, settings.take("in_channels"))), jnp.zeros(1), {"label": jnp.zeros(1, int)}
+
+
+def entries(network: DiT, settings: Settings) -> Iterator[Entry]:
+    yield from layer("pos_embed.proj", "patches", "conv")
+    for index in range(network.depth):
+        theirs, ours = f"transformer_blocks.{index}", f"block_{index}"
+        embedder = f"{theirs}.norm1.emb"
+        yield from layer(f"{embedder}.timestep_embedder.linear_1", f"noise_{index}/dense_0", "dense")
+        yield from layer(f"{embedder}.timestep_embedder.linear_2", f"noise_{index}/dense_1", "dense")
+        yield Entry(f"{embedder}.class_embedder.embedding_table.weight", f"conditioner_{index}/embedders_label/table")
+        yield from layer(f"{theirs}.norm1.linear", f"{ours}/modulation", "dense")
+        yield from heads(f"{theirs}.attn1", f"{ours}/attention", bias=network.qkv_bias)
+        yield from layer(f"{theirs}.ff.net.0.proj", f"{ours}/wide", "dense")
+        yield from layer(f"{theirs}.ff.net.2", f"{ours}/narrow", "dense")
+    yield from layer("proj_out_1", "last_modulation", "dense")
+    yield from layer("proj_out_2", "last", "dense")

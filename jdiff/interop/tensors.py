@@ -1,0 +1,84 @@
+"""Named tensors in a folder: safetensors files beside a config.json, the form in which diffusers keeps a model."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from jdiff.common.errors import UserError
+
+CONFIG = "config.json"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+SHARDS = "diffusion_pytorch_model-*.safetensors"
+# Attention over pixels, as the first releases of diffusers named its layers.
+FIRST_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+Tensors = dict[str, np.ndarray]
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of the folder. Raises UserError where there is none."""
+    file = folder / CONFIG
+    try:
+        config = json.loads(file.read_text())
+    except OSError as error:
+        raise UserError(f"{folder} holds no model: cannot read {file.name} ({error.strerror})") from error
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{file} must hold a JSON object")
+    return config
+
+
+def read(folder: Path) -> Tensors:
+    """All tensors of the folder's model, which may be in several files, as float32, by their names of today.
+
+    Raises UserError where there is none, or a file is damaged.
+    """
+    # As diffusers does: with an index, the shards, whatever lies beside them.
+    sharded = (folder / f"{WEIGHTS}.index.json").is_file()
+    files = sorted(folder.glob(SHARDS if sharded else WEIGHTS))
+    if not files:
+        raise UserError(f"{folder} holds no {WEIGHTS}; save the model with save_pretrained(FOLDER)")
+    return {_of_today(name): tensor for file in files for name, tensor in read_file(file)[0].items()}
+
+
+def _of_today(name: str) -> str:
+    attention = re.fullmatch(rf"(.*attentions\.\d+)\.({'|'.join(FIRST_NAMES)})\.(weight|bias)", name)
+    return f"{attention[1]}.{FIRST_NAMES[attention[2]]}.{attention[3]}" if attention else name
+
+
+def read_file(file: Path) -> tuple[Tensors, dict[str, str]]:
+    """(tensors as float32, metadata) of a safetensors file. Raises UserError where it is damaged."""
+    try:
+        # JAX's framework, since NumPy has no bfloat16.
+        with safe_open(file, framework="flax") as opened:
+            names = opened.keys()
+            tensors = {name: np.asarray(opened.get_tensor(name), np.float32) for name in names}
+            return tensors, opened.metadata() or {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{file} is not a whole safetensors file: {' '.join(str(error).split())}") from error
+
+
+def write(
+    folder: Path,
+    tensors: Mapping[str, np.ndarray],
+    config: Mapping[str, Any],
+    *,
+    file: str = WEIGHTS,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Raises UserError where the folder cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+        save_file(whole, folder / file, metadata={"format": "pt", **(metadata or {})})
+        (folder / f"{file}.index.json").unlink(missing_ok=True)  # of what was there before
+        (folder / CONFIG).write_text(json.dumps(dict(config), indent=2) + "\n")
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot write to {folder}: {error}") from error
