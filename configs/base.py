@@ -23,10 +23,13 @@ def get_config() -> ConfigDict:
     data.on_bad_file = "error"  # folder: "error" refuses an unreadable image by name, "skip" leaves it out and counts
     data.shape = ()  # (height, width, channels); filled in from the data when training starts
     data.class_names = ()  # filled in likewise, so that sampling needs no data
+    data.labels_per_image = 1  # filled in likewise
+    data.text_width = 0  # filled in likewise: features of a frozen text encoder's tokens
 
     config.model = model = ConfigDict()
     model.conditions = ("label",)  # what the model is given, of what the data carry; (): unconditional
-    model.drop_rate = 0.1  # how often a condition is dropped in training, for classifier-free guidance
+    model.drop_rate = 0.1  # how often a condition is dropped in training, for classifier-free guidance; each condition
+    # may have its own below
     model.schedule = "edm"  # edm, ve, vp, cosine_continuous, flow; tables: linear, scaled_linear, sigmoid, cosine,
     # sigmoid_alpha_bar
     model.schedule_steps = 1000  # T of a table
@@ -40,20 +43,65 @@ def get_config() -> ConfigDict:
     model.sigma_data = 0.5  # edm: standard deviation of the data in [-1, 1]
     model.learned_variance = False  # tables: the network also predicts the variance of ddpm's steps
 
-    config.network = network = ConfigDict()
-    network.name = "unet"  # unet; convnet (the classifier's)
-    network.channels = 128  # at full size; level i has channels * channel_mults[i]
-    network.channel_mults = (1, 2, 2, 2)  # as many levels as numbers, each of half the side of the one before
-    network.blocks_per_level = 2  # unet: residual blocks on the way down (one more on the way up)
-    network.attention_levels = (1,)  # unet: levels with self-attention (0: full size)
-    network.attention_heads = 1
-    network.up_attention = "every"  # unet: attention after "every" block on the way up, or the "last" of a level
-    network.resample = "conv"  # unet: how sides are halved and doubled: "conv", "residual" (in residual blocks)
-    network.scale_shift = True  # unet: the embedding scales and shifts (ADM), or only shifts (DDPM)
-    network.skip_rescale = False  # unet: residual sums times sqrt(1/2), which keeps their variance
+    config.condition = condition = ConfigDict()  # how each of model.conditions is given to the network
+    condition.label = ConfigDict()
+    condition.label.drop_rate = placeholder(float)  # None: model.drop_rate; so below
+    condition.text = text = ConfigDict()
+    text.encoder = "transformer"  # transformer: trained along with the model; frozen: a pretrained one from text.path
+    text.path = ""  # frozen: a local folder that `transformers` reads
+    text.length = 32  # most tokens of a text
+    text.on_long = "truncate"  # longer texts: "truncate" (with a warning) or "error"
+    text.vocabulary = 2048  # transformer: most tokens of the byte-pair tokenizer that is fitted to the captions
+    text.width = 128  # of the tokens that the network sees
+    text.depth = 2  # transformer: layers
+    text.heads = 4  # transformer: attention heads
+    text.projected = True  # frozen: features go through a layer; False: as they are, as networks of latent diffusion do
+    text.drop_rate = placeholder(float)
+    condition.image = image = ConfigDict()
+    image.view = "thumbnail"  # what is made of the picture: "thumbnail" (coarse pixels), "grey" (without its colours)
+    image.factor = 4  # thumbnail: pixels are so many times as large
+    image.into = "planes"  # "planes": laid beside the noisy image; "tokens": encoded, for attention to look at
+    image.width = 128  # tokens: of each
+    image.halvings = 2  # tokens: how often the image is halved on the way
+    image.drop_rate = placeholder(float)
+    condition.scalars = ConfigDict()
+    condition.scalars.names = ()  # which numbers of a record
+    condition.scalars.drop_rate = placeholder(float)
+
+    config.network = network = ConfigDict()  # published ones by name: configs/networks.py
+    network.name = "unet"  # unet; dit (a transformer over patches); convnet (the classifier's)
     network.dropout = 0.0
     network.dtype = "float32"  # compute in float32 or bfloat16; parameters stay float32
-    network.remat = False  # unet: recompute blocks in the backward pass: less memory, more time
+    network.remat = False  # recompute blocks in the backward pass: less memory, more time
+    network.attention_heads = 1  # unet, dit
+    network.channels = 128  # unet, convnet: at full size; level i has channels * channel_mults[i]
+    network.channel_mults = (1, 2, 2, 2)  # as many levels as numbers, each of half the side of the one before
+    network.blocks_per_level = 2  # unet (and so all below): blocks on the way down; one more on the way up
+    network.block = "residual"  # residual, vgg, dense, inception
+    network.scale_shift = True  # the embedding scales and shifts (ADM), or only shifts (DDPM)
+    network.skip_rescale = False  # residual sums times sqrt(1/2), which keeps their variance
+    network.norm = "group"  # group, layer, rms, instance
+    network.norm_groups = 0  # group: so many; 0: at most 32 of at least 4 channels
+    network.norm_eps = 1e-6
+    network.attention = "self"  # self, cross (to the conditions' tokens), transformer (both and a feed-forward layer)
+    network.attention_levels = (1,)  # levels with attention (0: full size)
+    network.head_channels = 0  # heads of so many channels each, in place of attention_heads
+    network.transformer_depth = 1  # transformer: layers of each
+    network.middle_attention = True  # attention in the middle, between the ways down and up
+    network.up_attention = "every"  # attention after "every" block on the way up, or the "last" of a level
+    network.resample = "conv"  # how sides are halved and doubled: conv, residual (in blocks), pool (no parameters)
+    network.resample_filter = "box"  # box (mean down, nearest up), fir ([1, 3, 3, 1])
+    network.project_resampled = True  # residual: a 1x1 convolution on the skip branch of blocks that halve and double
+    network.down_padding = ()  # conv: zeros (before, after) of the strided convolution; (): one on either side
+    network.input_skip = False  # the image itself, halved, enters again at every level (NCSN++)
+    network.noise_embedding = "sinusoidal"  # sinusoidal, fourier
+    network.waves = 0  # of the noise level's embedding; 0: as many as channels
+    network.wave_offset = 0  # sinusoidal: 1 for weights from DDPM's code
+    network.width = 384  # dit (and so all below): features of a token
+    network.depth = 12  # blocks
+    network.patch_size = 2  # pixels
+    network.grid_size = 0  # positions span so many patches whatever the image's sides; 0: patches are 1 apart
+    network.embedder = "shared"  # shared (one embedding of noise level and label for all blocks), per_block (diffusers)
 
     config.objective = objective = ConfigDict()
     objective.draw = "lognormal"  # how training draws sigma: lognormal, log_uniform, logit_normal (of flow's t),
@@ -72,6 +120,8 @@ def get_config() -> ConfigDict:
     train.steps = 0  # how long to train, in steps; or else
     train.epochs = 0.0  # in passes over the training images; or else
     train.images = 0  # in images seen
+    train.initial = ""  # start from these weights: a run's folder, an exported one, or one of diffusers' (a model with
+    # config.json and safetensors); the network is then theirs
     train.batch_size = 128  # images a step, over all devices
     train.accumulate = 1  # parts that a batch goes through in, to save memory
     train.optimizer = "adam"  # adam, adamw
@@ -88,6 +138,11 @@ def get_config() -> ConfigDict:
     train.holdout_images = 512  # held-out images scored, with fixed noise, at each checkpoint (tells the best)
     train.sample_every = 0  # steps between sample grids, drawn from the EMA weights; 0: never
     train.trajectory_every = 0  # steps between denoising strips; 0: never
+
+    config.lora = lora = ConfigDict()  # train low-rank parts beside the kernels of train.initial, these being frozen
+    lora.rank = 0  # 0: train all weights
+    lora.alpha = placeholder(float)  # the parts count alpha / rank; None: as the rank
+    lora.layers = ("attention", "convolution")  # whose kernels get a part
 
     config.sample = sample = ConfigDict()
     sample.name = "samples"  # --mode=sample writes to WORKDIR/samples/<name> unless --out is given
@@ -115,7 +170,8 @@ def get_config() -> ConfigDict:
     sample.sigma_min = placeholder(float)  # karras, logsnr: the lower end; None: the schedule's own
     sample.sigma_max = placeholder(float)  # all but by_hand: the upper end; None: the schedule's own, 160 at most
     sample.guidance_scale = placeholder(float)  # w in w D_cond + (1 - w) D_uncond; None or 1: no guidance
-    sample.labels = ()  # classes in turn; (): every class in turn
+    sample.labels = ()  # classes in turn, by number or name; (): every class in turn
+    sample.texts = ()  # texts in turn; (): those of some held-out images, with their other conditions
     sample.seed = 0
     sample.checkpoint = "latest"  # latest, best (lowest held-out loss), or a step
     sample.save_images = False  # also a PNG an image
@@ -127,6 +183,7 @@ def get_config() -> ConfigDict:
     guidance.weak_workdir = ""  # autoguidance: the run of the weaker model
     guidance.weak_checkpoint = "latest"  # of that run
     guidance.classifier_workdir = ""  # classifier: a run of task "classifier", which reads the denoised image
+    guidance.conditions = ()  # those of model.conditions that are guided towards, the others given throughout; (): all
     guidance.rescale = 0.0  # phi: how far the image's spread is brought back to the unguided one's
     guidance.sigma_low = 0.0  # guided where sigma_low < sigma <= sigma_high alone
     guidance.sigma_high = placeholder(float)  # None: no upper end

@@ -7,21 +7,14 @@ Prepare once: tfds build cifar10 --file_format=array_record.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, networks
 
 
 def get_config() -> ConfigDict:
     config = base.get_config()
     config.data.name = "tfds:cifar10"
     config.data.flip = True
-    config.network.channels = 128
-    config.network.channel_mults = (2, 2, 2)
-    config.network.blocks_per_level = 4
-    config.network.attention_levels = (1,)
-    config.network.up_attention = "last"
-    config.network.resample = "residual"
-    config.network.scale_shift = False
-    config.network.skip_rescale = True
+    config.network.update(networks.DDPMPP)
     config.network.dropout = 0.13
     config.train.images = 200_000_000
     config.train.batch_size = 512

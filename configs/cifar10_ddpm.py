@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, networks
 
 
 def get_config() -> ConfigDict:
@@ -13,11 +13,7 @@ def get_config() -> ConfigDict:
     config.model.schedule = "linear"
     config.model.prediction = "eps"
     config.objective.draw = "steps"
-    config.network.channels = 128
-    config.network.channel_mults = (1, 2, 2, 2)
-    config.network.blocks_per_level = 2
-    config.network.attention_levels = (1,)
-    config.network.scale_shift = False
+    config.network.update(networks.DDPM)
     config.network.dropout = 0.1
     config.train.steps = 800_000
     config.train.batch_size = 128

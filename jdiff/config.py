@@ -50,6 +50,21 @@ LEAST = {
     "network.channels": 1,
     "network.blocks_per_level": 1,
     "network.attention_heads": 1,
+    "network.head_channels": 0,
+    "lora.rank": 0,
+    "network.transformer_depth": 1,
+    "network.norm_groups": 0,
+    "network.waves": 0,
+    "network.width": 1,
+    "network.depth": 1,
+    "network.patch_size": 1,
+    "condition.text.length": 3,
+    "condition.text.width": 1,
+    "condition.text.depth": 1,
+    "condition.text.heads": 1,
+    "condition.image.factor": 1,
+    "condition.image.width": 1,
+    "condition.image.halvings": 0,
 }
 # What must be above 0, where it is set at all.
 POSITIVE = (
@@ -60,6 +75,8 @@ POSITIVE = (
     "objective.std",
     "objective.gamma",
     "objective.huber_delta",
+    "network.norm_eps",
+    "lora.alpha",
 )
 
 
@@ -73,7 +90,7 @@ def load(path: str | Path) -> ConfigDict:
     path = Path(path)
     if not path.is_file():
         near = sorted(other.name for other in path.parent.glob("*.py")) if path.parent.is_dir() else []
-        hint = _nearest(path.name, near) or (f"; {path.parent} holds {', '.join(near)}" if near else "")
+        hint = nearest(path.name, near) or (f"; {path.parent} holds {', '.join(near)}" if near else "")
         raise UserError(f"there is no config file {path}{hint}")
     spec = importlib.util.spec_from_file_location(f"jdiff_config_{path.stem}", path)
     if spec is None or spec.loader is None:
@@ -119,9 +136,9 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
         flag = argument.split("=")[0].lstrip("-")
         name = flag.removeprefix("noconfig.").removeprefix("config.")
         if argument.startswith("-") and not flag.startswith(("config.", "noconfig.")):
-            raise UserError(f"unknown flag --{flag}{_nearest(flag, [*FLAGS, *(f'config.{key}' for key in names)])}")
+            raise UserError(f"unknown flag --{flag}{nearest(flag, [*FLAGS, *(f'config.{key}' for key in names)])}")
         if argument.startswith("-") and name not in names:
-            raise UserError(f"unknown config key {name!r}{_nearest(name, names)}")
+            raise UserError(f"unknown config key {name!r}{nearest(name, names)}")
         if argument.endswith("=None") and name not in optional:
             raise UserError(f"--{flag}=None: {name} needs a value")
         last[name] = argument
@@ -175,6 +192,18 @@ def check(config: ConfigDict) -> None:
     for name in ("model.drop_rate", "network.dropout", "data.holdout", "train.b1", "train.b2"):
         if not 0 <= config_value(config, name) < 1:
             raise UserError(f"{name}={config_value(config, name)} must lie in [0, 1)")
+    for condition, settings in config.condition.items():
+        if settings.drop_rate is not None and not 0 <= settings.drop_rate < 1:
+            raise UserError(f"condition.{condition}.drop_rate={settings.drop_rate} must lie in [0, 1)")
+    if config.condition.text.width % config.condition.text.heads:
+        raise UserError(
+            f"condition.text.width={config.condition.text.width} does not divide by "
+            f"condition.text.heads={config.condition.text.heads}"
+        )
+    if config.network.down_padding not in ((), (0, 1), (1, 1), (1, 0)):
+        raise UserError(f"network.down_padding={config.network.down_padding} must be (), (0, 1), (1, 1) or (1, 0)")
+    if config.network.waves % 2:
+        raise UserError(f"network.waves={config.network.waves} must be even")
     for name in POSITIVE:
         if (value := config_value(config, name)) is not None and not value > 0:
             raise UserError(f"{name}={value} must be above 0")
@@ -221,6 +250,11 @@ def _check_elements(name: str, value: Any) -> None:
     """Tuples of a config hold whole numbers, save a few."""
     kinds: dict[str, tuple[tuple[type, ...], str]] = {
         "model.conditions": ((str,), "names"),
+        "guidance.conditions": ((str,), "names"),
+        "condition.scalars.names": ((str,), "names"),
+        "lora.layers": ((str,), "names"),
+        "sample.texts": ((str,), "texts"),
+        "sample.labels": ((int, str), "whole numbers or names of classes"),
         "data.class_names": ((str,), "names"),
         "sample.sigmas": ((float, int), "numbers"),
     }
@@ -240,14 +274,14 @@ def config_value(config: ConfigDict, name: str) -> Any:
 def one_of(name: str, value: str, allowed: Sequence[str]) -> str:
     """`value`, if it is among the allowed ones; else UserError with all of them and the nearest."""
     if value not in allowed:
-        raise UserError(f"{name}={value!r} is unknown{_nearest(value, allowed)}; it is one of {', '.join(allowed)}")
+        raise UserError(f"{name}={value!r} is unknown{nearest(value, allowed)}; it is one of {', '.join(allowed)}")
     return value
 
 
 def known_as(name: str, known: Sequence[str]) -> None:
     """Raises UserError with the nearest name where `name` is not among the known ones."""
     if name not in known:
-        raise UserError(f"unknown setting {name!r}{_nearest(name, known)}")
+        raise UserError(f"unknown setting {name!r}{nearest(name, known)}")
 
 
 def check_resumable(saved: ConfigDict, given: ConfigDict, workdir: Path) -> None:
@@ -278,7 +312,7 @@ def to_json(config: ConfigDict) -> str:
     return json.dumps(config.to_dict(), indent=2)
 
 
-def _nearest(name: str, known: Sequence[str]) -> str:
+def nearest(name: str, known: Sequence[str]) -> str:
     """ "; did you mean ...?" with the names nearest in their last part, then (where groups are given) as a whole."""
 
     def likeness(other: str) -> float:

@@ -8,6 +8,7 @@ import logging
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from absl import flags
 
 from jdiff.common.errors import UserError
 
-MODES = ("train", "sample")
+MODES = ("train", "sample", "export")
 
 
 def make_flags() -> flags.FlagValues:
@@ -24,7 +25,7 @@ def make_flags() -> flags.FlagValues:
     flags.DEFINE_string("config", None, "A config file, such as configs/digits.py.", flag_values=values)
     flags.DEFINE_string("workdir", None, "The run's folder (default: runs/<config's name>).", flag_values=values)
     flags.DEFINE_string("mode", "train", f"What to do: {', '.join(MODES)}.", flag_values=values)
-    flags.DEFINE_string("out", None, "sample: where to write (default: in the run's folder).", flag_values=values)
+    flags.DEFINE_string("out", None, "sample, export: where to write (default: in the run's folder).", flag_values=values)
     flags.DEFINE_bool("debug", False, "Show a traceback for a user's mistake too.", flag_values=values)
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
     return values
@@ -54,9 +55,18 @@ def run(options: flags.FlagValues, overrides: Sequence[str]) -> int:
 
         return train(config, workdir)
 
+    out = Path(options.out) if options.out else None
+    if mode == "export":
+        from jdiff.model import restore
+
+        out = out or workdir / "export"
+        restore(config, workdir).export(out)
+        print(f"weights and config: {out}; jdiff.load reads it, and so does --config.train.initial")
+        return 0
+
     from jdiff.sample import sample
 
-    return sample(config, workdir, Path(options.out) if options.out else None)
+    return sample(config, workdir, out)
 
 
 def prepare_jax(config: Any) -> None:
@@ -104,6 +114,9 @@ def keep_background_quiet() -> None:
     """
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+    # A save that fails leaves coroutines behind that nobody will await.
+    warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)
 
     def quiet(*exception: Any) -> None:
         pass

@@ -1,5 +1,6 @@
 """A trained model as one object: what notebooks hold, and what the command's modes use."""
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,24 +14,26 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 import jdiff.config
-from jdiff import build, programs
+from jdiff import build, interop, programs, weights
 from jdiff.common.arrays import slerp
 from jdiff.common.errors import UserError
 from jdiff.common.keys import image_keys
 from jdiff.common.pictures import to_float, to_uint8
+from jdiff.conditions import EXAMPLES, Conditions, Rows
 from jdiff.diffusion import drivers
 from jdiff.diffusion.tables import DDPMTable
 from jdiff.tasks import Task
 from jdiff.tasks.classifier import ClassifierTask
 from jdiff.tasks.diffusion import DiffusionTask
 from jdiff.training import sharding
-from jdiff.training.checkpoints import Checkpoints
 
 Images = UInt8[np.ndarray, "n h w c"]
 
 # How the probability flow is followed where the way back matters, unless another sampler is asked for.
 UNGUIDED = {"method": "classifier_free", "guidance_scale": 1.0}
 PRECISE = {"sampler": "ode", "rtol": 1e-4, "atol": 1e-4}
+# How a caller names the conditions -> Conditions.rows' names.
+CONDITIONS = {"labels": "labels", "texts": "texts", "cond_images": "images", "scalars": "scalars"}
 
 
 def load(workdir: str | Path, checkpoint: str | int | None = None) -> "Model":
@@ -45,32 +48,27 @@ def load(workdir: str | Path, checkpoint: str | int | None = None) -> "Model":
 
 def restore(config: ConfigDict, workdir: Path, checkpoint: str | int | None = None) -> "Model":
     """As `load`, with the run's config given, overridden perhaps."""
-    wanted = str(config.sample.checkpoint if checkpoint is None else checkpoint)
-    folder = workdir / "checkpoints"
-    if not folder.is_dir():
-        raise UserError(f"{workdir} holds no checkpoint yet; train it first: --config=FILE --workdir={workdir}")
-    task, mesh = build.task(config), sharding.make_mesh()
-    with Checkpoints(folder, read_only=True) as checkpoints:
-        step = checkpoints.find(wanted)
-        if step is None:
-            raise UserError(f"{workdir} holds no checkpoint yet; train it first: --config=FILE --workdir={workdir}")
-        params, task_state = jax.eval_shape(lambda: task.init(jax.random.key(0), build.example(config)))
-        abstract = sharding.abstract(mesh, {"ema": params, "task_state": task_state})
-        weights = checkpoints.restore_weights(step, abstract)
-    return Model(config, task, mesh, weights["ema"], step=step)
+    wanted, mesh = str(config.sample.checkpoint if checkpoint is None else checkpoint), sharding.make_mesh()
+    task, params, step = weights.of_run(config, workdir, wanted, mesh)
+    return Model(config, task, mesh, params, step=step, workdir=workdir)
 
 
 class Model:
     """config: the run's, resolved. params: the averaged weights. step: the step that they are of.
 
     The methods' keyword `settings` are keys of the config's groups `sample` and `guidance` (sampler, steps, seed, eta,
-    ladder, guidance_scale, labels, rescale, ...); what is not given is as in the config. labels: one an image, or
-    fewer, taken in turn. guidance_scale: w in w D_cond + (1 - w) D_uncond, a number or one an image; 1 is no guidance.
-    Image i depends on its label, the seed and i alone. Images are given as uint8, or as floats in [-1, 1].
+    ladder, guidance_scale, rescale, ...); what is not given is as in the config. The conditions are given as labels
+    (numbers or names of classes), texts, cond_images [n, h, w, c] and scalars [n, k]: one an image, or fewer, taken in
+    turn; those left out where others are given are dropped. guidance_scale: w in w D_cond + (1 - w) D_uncond, a number
+    or one an image; 1 is no guidance. Image i depends on its conditions, the seed and i alone. Images are given as
+    uint8, or as floats in [-1, 1]. workdir: the run's folder, where its tokenizer and examples are.
     """
 
-    def __init__(self, config: ConfigDict, task: Task, mesh: Mesh, params: PyTree, *, step: int):
+    def __init__(
+        self, config: ConfigDict, task: Task, mesh: Mesh, params: PyTree, *, step: int, workdir: Path | None = None
+    ):
         self.config, self.task, self.mesh, self.params, self.step = config, task, mesh, params, step
+        self.conditions, self._workdir = Conditions(config, workdir), workdir
         self._programs: dict[Any, Callable] = {}
         self._others: dict[tuple[str, str], Model] = {}
         self._counted_calls: int | None = None
@@ -85,19 +83,19 @@ class Model:
     ) -> Images:
         """New images. noise: what they start from, of unit variance, such as `encode` and `noise` give."""
         if num_images is None:
-            given = noise if noise is not None else settings.get("labels")
-            num_images = None if given is None else len(given)
-        wanted, scales = self._settings(num_images, settings)
+            given = [settings[name] for name in CONDITIONS if settings.get(name) is not None]
+            num_images = max(map(len, [noise] if noise is not None else given), default=None)
+        wanted, scales, cond = self._settings(num_images, settings)
         extra = {} if noise is None else {"noise": np.asarray(noise, np.float32)}
         if noise is not None and extra["noise"].shape != (wanted.sample.num_images, *self.config.data.shape):
             expected = [wanted.sample.num_images, *self.config.data.shape]
             raise UserError(f"noise is {list(extra['noise'].shape)}; for these images it must be {expected}")
-        return self._walk(wanted, scales, extra, progress=progress)[0]
+        return self._walk(wanted, scales, cond, extra, progress=progress)[0]
 
     def trajectory(self, num_images: int = 8, **settings: Any) -> UInt8[np.ndarray, "rungs n h w c"]:
         """x at every rung of the ladder on the way to `num_images` images, scaled by 1/sqrt(1 + sigma^2) to be seen."""
-        wanted, scales = self._settings(num_images, {"batch_size": num_images, **settings})
-        frames = self._walk(wanted, scales, {}, keep_trajectory=True)[1]
+        wanted, scales, cond = self._settings(num_images, {"batch_size": num_images, **settings})
+        frames = self._walk(wanted, scales, cond, {}, keep_trajectory=True)[1]
         assert frames is not None
         return frames
 
@@ -123,14 +121,14 @@ class Model:
     def encode(self, images: Any, **settings: Any) -> Float[np.ndarray, "n h w c"]:
         """The noise, of unit variance, that a deterministic sampler (default: ode) leads from to these images."""
         image = self._images(images)
-        wanted, scales = self._settings(len(image), {**PRECISE, **settings})
+        wanted, scales, cond = self._settings(len(image), {**PRECISE, **settings})
         if not build.is_noiseless(wanted.sample):
             raise UserError(
                 f"sample.sampler={wanted.sample.sampler!r} adds noise: encode with ode, heun or ddim (eta 0)"
             )
         schedule, solver = self._diffusion().parameterization.schedule, build.sampler(wanted.sample)
         return self._upwards(
-            wanted, scales, image, ("encode", solver), lambda guided: programs.encode(guided, solver, schedule)
+            wanted, scales, cond, image, ("encode", solver), lambda guided: programs.encode(guided, solver, schedule)
         )
 
     def reconstruct(self, images: Any, **settings: Any) -> Images:
@@ -162,12 +160,12 @@ class Model:
         below (SDEdit, arXiv 2108.01073). About 1 keeps the layout; 0 would keep all.
         """
         image = self._images(images)
-        wanted, scales = self._settings(len(image), settings)
+        wanted, scales, cond = self._settings(len(image), settings)
         rungs = self._ladder(wanted)
         if not 0 < sigma <= rungs[0]:
             raise UserError(f"sigma={sigma} must lie above 0 and not above the ladder's first rung, {rungs[0]:g}")
         rungs = np.append(sigma, rungs[rungs < sigma * (1 - 1e-4)])
-        return self._walk(wanted, scales, {"image": image}, rungs=rungs)[0]
+        return self._walk(wanted, scales, cond, {"image": image}, rungs=rungs)[0]
 
     def inpaint(self, images: Any, masks: Any, *, repeats: int = 5, **settings: Any) -> Images:
         """The images with what lies under `masks` (true) painted anew, the rest kept (RePaint, arXiv 2201.09865).
@@ -183,7 +181,7 @@ class Model:
                 f"masks are {mask.dtype} {list(mask.shape)}; they must be bool {list(image.shape[:3])}, "
                 "true where to paint"
             )
-        wanted, scales = self._settings(len(image), settings)
+        wanted, scales, cond = self._settings(len(image), settings)
         if wanted.sample.sampler not in build.MEMORYLESS:
             raise UserError(
                 f"sample.sampler={wanted.sample.sampler!r} remembers other rungs or chooses its own; inpainting takes "
@@ -192,7 +190,7 @@ class Model:
         if repeats < 1:
             raise UserError(f"repeats={repeats} must be at least 1")
         extra = {"image": image, "mask": np.broadcast_to(mask, image.shape[:3])[..., None]}
-        return self._walk(wanted, scales, extra, repeats=repeats)[0]
+        return self._walk(wanted, scales, cond, extra, repeats=repeats)[0]
 
     def bits_per_dim(
         self, images: Any, *, method: str = "ode", exact: bool = False, **settings: Any
@@ -207,21 +205,17 @@ class Model:
         every_step = len(schedule.betas) if isinstance(schedule, DDPMTable) else 1000
         usual: dict[str, dict] = {"ode": PRECISE, "bound": {"sampler": "ddpm", "steps": every_step}}
         chosen = usual[jdiff.config.one_of("method", method, tuple(usual))]
-        wanted, scales = self._settings(len(image), {**chosen, **UNGUIDED, **settings})
+        wanted, scales, cond = self._settings(len(image), {**chosen, **UNGUIDED, **settings})
         rtol, atol = wanted.sample.rtol, wanted.sample.atol
         make: dict[str, Callable[[programs.Guided], Callable]] = {
             "ode": lambda guided: programs.ode_bits(guided, schedule, exact=exact, rtol=rtol, atol=atol),
             "bound": lambda guided: programs.bound_bits(guided, schedule),
         }
-        return self._upwards(wanted, scales, image, (method, exact, rtol, atol), make[method])
-
-    def labels(self) -> np.ndarray | None:
-        """The label of each image that the config's `sample` group asks for; None from a model without labels."""
-        return build.conditions(self.config).get("label")
+        return self._upwards(wanted, scales, cond, image, (method, exact, rtol, atol), make[method])
 
     def nfe(self, **settings: Any) -> tuple[int, int]:
         """(denoiser calls, network passes) for an image; of the adaptive solver, as counted in the last sampling."""
-        wanted, _ = self._settings(None, settings)
+        wanted = self._settings(None, settings)[0]
         calls = build.sampler(wanted.sample).nfe(len(self._ladder(wanted)) - 1)
         calls = self._counted_calls or 0 if calls is None else calls
         return calls, calls * (2 if build.is_guided(wanted) else 1)
@@ -234,9 +228,24 @@ class Model:
         logits, _ = self._program("classify", lambda: jax.jit(task.classify))(self.params, images)
         return np.asarray(jax.nn.softmax(logits))
 
+    def export(self, folder: str | Path, *, like: str | Path | None = None) -> None:
+        """Write the weights to `folder` as safetensors: by default with the config, so that `jdiff.load(folder)` reads
+        them; with `like`, a model's folder of diffusers, in the form that this one has, for diffusers to read.
+
+        Raises UserError where the folder cannot be written, or the network is another than that of `like`.
+        """
+        folder = Path(folder)
+        if like is not None:
+            interop.save_like(self.params["network"], Path(like), folder)
+            return
+        weights.export(self.params, self.config, folder, step=self.step)
+        for name in (build.TOKENIZER, EXAMPLES):
+            if self._workdir and (self._workdir / name).is_file():
+                shutil.copy(self._workdir / name, folder / name)
+
     def with_params(self, params: PyTree, *, step: int) -> "Model":
         """The same model with other weights; compiled programs are shared."""
-        model = Model(self.config, self.task, self.mesh, params, step=step)
+        model = Model(self.config, self.task, self.mesh, params, step=step, workdir=self._workdir)
         model._programs, model._others = self._programs, self._others
         return model
 
@@ -245,16 +254,12 @@ class Model:
             raise UserError(f"task={self.config.task!r} does not sample; a diffusion model does")
         return self.task
 
-    def _settings(self, num_images: int | None, given: dict[str, Any]) -> tuple[ConfigDict, np.ndarray]:
-        """(the config with what is given, checked; the guidance's scale for each image)."""
+    def _settings(self, num_images: int | None, given: dict[str, Any]) -> tuple[ConfigDict, np.ndarray, Rows]:
+        """(the config with what is given, checked; the guidance's scale for each image; their conditions)."""
         task = self._diffusion()
-        scale, labels = given.pop("guidance_scale", None), given.pop("labels", None)
-        if labels is not None:
-            labels = np.asarray(labels)
-            if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-                raise UserError("labels must be whole numbers, one an image or fewer, as in labels=[3, 3, 5]")
-            labels = tuple(labels.tolist())
-        wanted = build.settings(self.config, num_images=num_images, labels=labels, **given)
+        asked = {name: given.pop(key) for key, name in CONDITIONS.items() if key in given}
+        scale = given.pop("guidance_scale", None)
+        wanted = build.settings(self.config, num_images=num_images, **given)
         count, sample = wanted.sample.num_images, wanted.sample
         if scale is not None:
             try:
@@ -269,9 +274,10 @@ class Model:
             # One of them stands for all where it is asked whether there is guidance at all.
             scale = next((s for s in scales.ravel() if build.changes(wanted, float(s))), scales.ravel()[0])
             sample.guidance_scale = float(scale)
-            return wanted, np.broadcast_to(scales, count)
-        build.check_sampling(wanted, task.parameterization.schedule)
-        return wanted, np.full(count, 1.0 if sample.guidance_scale is None else sample.guidance_scale, np.float32)
+        else:
+            build.check_sampling(wanted, task.parameterization.schedule)
+            scales = np.array(1.0 if sample.guidance_scale is None else sample.guidance_scale, np.float32)
+        return wanted, np.broadcast_to(scales, count), self.conditions.rows(wanted, **asked)
 
     def _ladder(self, wanted: ConfigDict) -> np.ndarray:
         return build.ladder(wanted.sample, self._diffusion().parameterization.schedule)
@@ -287,8 +293,8 @@ class Model:
             self._check_helper(name, other)
         helpers = {name: other.task for name, other in others.items()}
         form, guided = build.guide(wanted, self._diffusion(), helpers)
-        weights = {name: other.params for name, other in others.items()}
-        return form, guided, {"model": self.params, "guidance": build.guidance_numbers(wanted), **weights}
+        theirs = {name: other.params for name, other in others.items()}
+        return form, guided, {"model": self.params, "guidance": build.guidance_numbers(wanted), **theirs}
 
     def _check_helper(self, name: str, other: "Model") -> None:
         """Raises UserError where another run cannot guide this model."""
@@ -311,13 +317,11 @@ class Model:
             raise UserError(f"images are {images.dtype}; give uint8, or floats in [-1, 1]")
         return images.astype(np.float32)
 
-    def _rows(self, wanted: ConfigDict, scales: np.ndarray) -> dict[str, Any]:
-        return {"cond": build.conditions(wanted), "scale": scales}
-
     def _walk(
         self,
         wanted: ConfigDict,
         scales: np.ndarray,
+        cond: Rows,
         extra: dict[str, np.ndarray],
         *,
         rungs: np.ndarray | None = None,
@@ -327,7 +331,7 @@ class Model:
     ) -> tuple[Images, np.ndarray | None]:
         """(images, trajectory or None)."""
         task, solver = self._diffusion(), build.sampler(wanted.sample)
-        form, guided, weights = self._guided(wanted)
+        form, guided, params = self._guided(wanted)
         run = self._program(
             ("walk", solver, form, repeats, keep_trajectory),
             lambda: programs.walk(
@@ -341,8 +345,8 @@ class Model:
             ),
         )
         rungs = self._ladder(wanted) if rungs is None else rungs
-        rows = {**self._rows(wanted, scales), **extra}
-        parts = list(self._run(run, weights, wanted.sample, rungs, rows, progress=progress))
+        rows = {"cond": cond, "scale": scales, **extra}
+        parts = list(self._run(run, params, wanted.sample, rungs, rows, progress=progress))
         calls = [int(called) for _, _, called in parts if called is not None]
         self._counted_calls = max(calls, default=None)
         images = np.concatenate([part for part, _, _ in parts])[: len(scales)]
@@ -353,6 +357,7 @@ class Model:
         self,
         wanted: ConfigDict,
         scales: np.ndarray,
+        cond: Rows,
         image: np.ndarray,
         key: tuple,
         make: Callable[[programs.Guided], Callable],
@@ -361,15 +366,15 @@ class Model:
         rungs = self._ladder(wanted)[-2::-1]
         if len(rungs) < 2:
             raise UserError(f"sample.steps={wanted.sample.steps} leaves no way up from an image; take at least 2")
-        form, guided, weights = self._guided(wanted)
+        form, guided, params = self._guided(wanted)
         run = self._program((*key, form), lambda: make(guided))
-        rows = {**self._rows(wanted, scales), "image": image}
-        return np.concatenate(list(self._run(run, weights, wanted.sample, rungs, rows)))[: len(image)]
+        rows = {"cond": cond, "scale": scales, "image": image}
+        return np.concatenate(list(self._run(run, params, wanted.sample, rungs, rows)))[: len(image)]
 
     def _run(
         self,
         run: Callable,
-        weights: PyTree,
+        params: PyTree,
         sample: ConfigDict,
         rungs: np.ndarray,
         rows: dict[str, Any],
@@ -384,7 +389,7 @@ class Model:
             indices = np.arange(first, first + size, dtype=np.uint32)
             batch = jax.tree.map(lambda values: values[indices % len(values)], rows) | {"indices": indices}
             batch = jax.device_put(batch, sharding.of_batch(self.mesh))
-            return run(weights, np.uint32(sample.seed), rungs.astype(np.float32), batch)
+            return run(params, np.uint32(sample.seed), rungs.astype(np.float32), batch)
 
         # One batch ahead: the device works while the host fetches.
         firsts = list(range(0, sample.num_images, size))

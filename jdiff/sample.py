@@ -22,7 +22,7 @@ def sample(config: ConfigDict, workdir: Path, out: Path | None) -> int:
     model = restore(config, workdir)
     settings = config.sample
     out = out or workdir / "samples" / settings.name
-    labels = model.labels()
+    labels, texts = model.conditions.labels(config), model.conditions.texts(config)
     began = time.monotonic()
     images = model.sample(progress=config.log.progress)
     seconds = time.monotonic() - began
@@ -41,7 +41,8 @@ def sample(config: ConfigDict, workdir: Path, out: Path | None) -> int:
             *out.glob("images/*.png"),
         ):  # of an earlier call
             stale.unlink()
-        arrays = {"images": images} if labels is None else {"images": images, "labels": labels}
+        known = {"labels": labels, "texts": None if texts is None else np.array(texts)}
+        arrays = {"images": images, **{name: values for name, values in known.items() if values is not None}}
         np.savez(out / "samples.npz", **arrays)  # type: ignore[arg-type]
         pictures.save_png(out / "grid.png", grid(model, images))
         if settings.save_images:
@@ -63,7 +64,8 @@ def sample(config: ConfigDict, workdir: Path, out: Path | None) -> int:
 def grid(model: Model, images: UInt8[np.ndarray, "n h w c"]) -> UInt8[np.ndarray, "H W c2"]:
     """The first images as one picture; where every class comes in turn, a column a class."""
     classes = len(model.config.data.class_names)
-    in_turn = model.labels() is not None and not model.config.sample.labels and 1 < classes <= 20
+    by_label = tuple(model.config.model.conditions) == ("label",)
+    in_turn = by_label and not model.config.sample.labels and 1 < classes <= 20
     return pictures.grid(images[:GRID_IMAGES], classes if in_turn else None)
 
 

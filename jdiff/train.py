@@ -14,10 +14,11 @@ from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 import jdiff.config
-from jdiff import build, sample
+from jdiff import build, sample, weights
 from jdiff.common import pictures
 from jdiff.common.errors import UserError
 from jdiff.common.keys import folded, named
+from jdiff.conditions import save_examples
 from jdiff.data import pipeline
 from jdiff.data.sources import Source
 from jdiff.model import Model
@@ -28,6 +29,8 @@ from jdiff.training.interrupt import Interrupt
 from jdiff.training.step import TrainState, init_state, train_step
 from jdiff.training.writers import Writers, add_logs, replace_file, say
 
+EXAMPLES = 100  # images whose conditions a run keeps to draw samples by
+
 
 def train(config: ConfigDict, workdir: Path) -> int:
     """Train, or go on training, what `config` says in `workdir`; the exit status (128 + signal where one ended it)."""
@@ -35,10 +38,12 @@ def train(config: ConfigDict, workdir: Path) -> int:
     check_batch_size(config, mesh)
     source, held_out = build.sources(config)
     config = build.resolve(config, source)
+    config = weights.with_initial(config, workdir)
     task = build.task(config)
     total = build.total_steps(config, len(source))
 
     folder = open_folder(workdir)
+    source, held_out = build.encoded(config, workdir, source, held_out)
     with Checkpoints(folder, keep_last=config.checkpoint.keep) as checkpoints, Interrupt() as interrupt:
         start = checkpoints.latest() or 0
         if start:
@@ -49,11 +54,12 @@ def train(config: ConfigDict, workdir: Path) -> int:
             say(f"already trained to step {start}; a larger train.steps goes on from here")
             return 0
 
-        model = Model(config, task, mesh, state.ema, step=start)
+        model = Model(config, weights.plain(task), mesh, weights.whole(task, state), step=start, workdir=workdir)
         score = make_score(config, task, mesh, held_out)
         next_state = make_step(config, task)
         batches = open_batches(config, source, start)
         if not start:
+            keep_examples(config, held_out or source, workdir)
             draw_forward(model, source, workdir)
         meter, clock = None, Clock(start)
 
@@ -78,7 +84,7 @@ def train(config: ConfigDict, workdir: Path) -> int:
                         writers.scalars(step, {f"holdout_{name}": value for name, value in scores.items()})
                         checkpoints.save(state, config=config.to_dict(), holdout_loss=scores.get("loss"))
                     if not stopping:
-                        draw(model.with_params(state.ema, step=step), workdir, writers, last=last)
+                        draw(model.with_params(weights.whole(task, state), step=step), workdir, writers, last=last)
                 if last:
                     break
         checkpoints.wait()
@@ -120,8 +126,10 @@ def begin(config: ConfigDict, task: Task, mesh: Mesh, checkpoints: Checkpoints, 
     initial = partial(initial_state, config, task)
     abstract = sharding.abstract(mesh, jax.eval_shape(initial))
     if start:
-        return checkpoints.restore(start, abstract)
-    return jax.jit(initial, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))()
+        state = checkpoints.restore(start, abstract)
+    else:
+        state = jax.jit(initial, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))()
+    return weights.begun(config, task, mesh, state, fresh=not start)
 
 
 def make_step(config: ConfigDict, task: Task) -> Any:
@@ -237,6 +245,19 @@ def stop_if_not_finite(state: TrainState, step: int, config: ConfigDict, checkpo
             + (f"the last good checkpoint is of step {good}" if good else "there is no checkpoint yet")
             + "; try a lower train.learning_rate, a longer train.warmup_images or train.clip_norm=1.0"
         )
+
+
+def keep_examples(config: ConfigDict, source: Source, workdir: Path) -> None:
+    """Write down what some images are conditioned on, for samples to come, where that is more than a label."""
+    if not set(config.model.conditions) - {"label"} or jax.process_index() > 0:
+        return
+    rows = pipeline.fixed_rows(source, EXAMPLES)
+    cond = pipeline.fixed_batch(source, build.view(config, train=False), EXAMPLES)["cond"]
+    captions = [source.captions[row] for row in rows] if source.captions else []
+    try:
+        save_examples(workdir, {name: cond[name] for name in config.model.conditions}, captions)
+    except OSError as error:
+        raise UserError(f"cannot write to {workdir}: {error.strerror}; give another folder with --workdir") from error
 
 
 def draw(model: Model, workdir: Path, writers: Writers, *, last: bool) -> None:

@@ -25,27 +25,34 @@ from jdiff.diffusion.denoiser import Cond, Denoise, Denoised
 LogProbability = Callable[[Array, Array, Cond], Array]  # (x [B, ...], sigma [B] or scalar, cond) -> ln p [B]
 
 
-def classifier_free(denoise: Denoise, scale: Float[Array, "*b"], *, rescale: float | Float[Array, ""] = 0.0) -> Denoise:
+def classifier_free(
+    denoise: Denoise,
+    scale: Float[Array, "*b"],
+    *,
+    rescale: float | Float[Array, ""] = 0.0,
+    conditions: tuple[str, ...] = (),
+) -> Denoise:
     """D = w D_cond + (1 - w) D_uncond (Ho & Salimans, arXiv 2207.12598, whose omega is w - 1).
 
     In this form w = 0 and w = 1 are exact in floating point. rescale: phi (Lin et al., arXiv 2305.08891, eq. 15-16, on
-    D). Both halves go through the network in one call.
+    D). conditions: those that the image is guided towards, the others being given to D_uncond too; (): all. Both halves
+    go through the network in one call.
     """
 
     def guided(x: Float[Array, "b ..."], sigma: Float[Array, "*b"], cond: Cond) -> Denoised:
-        with_cond, without = _both(denoise, x, sigma, cond)
+        with_cond, without = _both(denoise, x, sigma, cond, conditions)
         return _mixed(with_cond, without, scale, rescale)
 
     return guided
 
 
-def cfg_plus_plus(denoise: Denoise, scale: Float[Array, "*b"]) -> Denoise:
+def cfg_plus_plus(denoise: Denoise, scale: Float[Array, "*b"], *, conditions: tuple[str, ...] = ()) -> Denoise:
     """As classifier_free with w (lambda in the paper) in [0, 1], but the step's direction is taken from the
     unconditional answer (Chung et al., arXiv 2406.08070, algorithm 2). For samplers of first order.
     """
 
     def guided(x: Float[Array, "b ..."], sigma: Float[Array, "*b"], cond: Cond) -> Denoised:
-        with_cond, without = _both(denoise, x, sigma, cond)
+        with_cond, without = _both(denoise, x, sigma, cond, conditions)
         return replace(_mixed(with_cond, without, scale, 0.0), x0_dir=without.x0_dir)
 
     return guided
@@ -119,20 +126,25 @@ def dynamic_threshold(denoise: Denoise, quantile: float | Float[Array, ""] = 0.9
     return thresholded
 
 
-def dropping(cond: Cond, drop: Array) -> dict:
-    """`cond` with every condition dropped (for the learned null) in the rows where `drop` [B] is true."""
-    names = [name for name in cond if name != "drop"]
+def dropping(cond: Cond, drop: Array, conditions: tuple[str, ...] = ()) -> dict:
+    """`cond` with these conditions (by default all) dropped, for the learned null, in the rows where `drop` [B] is
+    true.
+    """
+    names = [name for name in cond if name != "drop" and (not conditions or name in conditions)]
     already = cond.get("drop", {})
-    return {**cond, "drop": {name: already[name] | drop if name in already else drop for name in names}}
+    now = {name: already[name] | drop if name in already else drop for name in names}
+    return {**cond, "drop": {**already, **now}}
 
 
-def _both(denoise: Denoise, x: Array, sigma: Array, cond: Cond) -> tuple[Denoised, Denoised]:
-    """(with the condition, without it), through the network in one call."""
+def _both(
+    denoise: Denoise, x: Array, sigma: Array, cond: Cond, conditions: tuple[str, ...]
+) -> tuple[Denoised, Denoised]:
+    """(with the conditions, without them), through the network in one call."""
     # Each image stands beside its twin (a b -> a a b b): where the batch is sharded, twins share a device.
     twice = jnp.tile(jnp.array([False, True]), x.shape[0])
     sigmas = jnp.broadcast_to(sigma, x.shape[:1])
     x_both, sigma_both, cond_both = jax.tree.map(lambda a: jnp.repeat(a, 2, axis=0), (x, sigmas, dict(cond)))
-    both = denoise(x_both, sigma_both, dropping(cond_both, twice))
+    both = denoise(x_both, sigma_both, dropping(cond_both, twice, conditions))
     return jax.tree.map(lambda d: d[0::2], both), jax.tree.map(lambda d: d[1::2], both)
 
 

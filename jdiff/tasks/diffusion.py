@@ -23,8 +23,8 @@ from jdiff.diffusion.tables import DDPMTable
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionTask:
-    """conditions: the names in a batch's "cond" that the model is given. drop_rate: how often, in training, an
-    example's condition is replaced by the learned null, so that the model also learns to do without (classifier-free
+    """conditions: the names in a batch's "cond" that the model is given. drop_rates: how often, in training, each of
+    them is replaced in an example by its learned null, so that the model also learns to do without (classifier-free
     guidance). learned_variance: the network answers with twice the channels (denoiser.make_denoiser). uncertainty:
     learns u(ln sigma) along, for objective.uncertain; its parameters lie beside the network's.
     """
@@ -33,14 +33,14 @@ class DiffusionTask:
     parameterization: Parameterization
     objective: Objective
     conditions: tuple[str, ...] = ()
-    drop_rate: float = 0.1
+    drop_rates: tuple[float, ...] = ()
     learned_variance: bool = False
     uncertainty: nn.Module | None = None
 
     def init(self, key: Array, batch: PyTree) -> tuple[PyTree, PyTree]:
         x0 = to_float(batch["x0"])
         sigma = jnp.ones(x0.shape[0])
-        params = {"network": self.network.init(key, x0, sigma, self._cond(batch))["params"]}
+        params = {"network": self.network.init(key, x0, sigma, self._known(batch["cond"]))["params"]}
         if self.uncertainty:
             params["uncertainty"] = self.uncertainty.init(named(key, "uncertainty"), sigma)["params"]
         return params, {}
@@ -48,10 +48,11 @@ class DiffusionTask:
     def loss(
         self, params: PyTree, state: PyTree, batch: PyTree, key: Array, step: Array, *, train: bool = True
     ) -> tuple[Array, tuple[PyTree, dict[str, Array]]]:
-        x0, cond = to_float(batch["x0"]), self._cond(batch)
+        x0, cond = to_float(batch["x0"]), self._known(batch["cond"])
         images = x0.shape[0]
         if train and cond:
-            rows = jax.random.bernoulli(named(key, "drop"), self.drop_rate, (len(cond), images))
+            rates = jnp.array(self.drop_rates)[:, None]
+            rows = jax.random.uniform(named(key, "drop"), (len(rates), images)) < rates
             cond["drop"] = dict(zip(self.conditions, rows, strict=True))
         sigma = self.objective.sigmas(named(key, "sigma"), images)
         x = x0 + per_image(sigma, x0) * jax.random.normal(named(key, "eps"), x0.shape)
@@ -77,7 +78,7 @@ class DiffusionTask:
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
 
         def network(x: Float[Array, "b ..."], c_noise: Float[Array, " b"], cond: Cond) -> Any:
-            known = {name: cond[name] for name in (*self.conditions, "drop") if name in cond}
+            known = self._known(cond)
             return self.network.apply({"params": params["network"]}, x, c_noise, known, train=bool(rngs), rngs=rngs)
 
         return make_denoiser(network, self.parameterization, learned_variance=self.learned_variance)
@@ -90,5 +91,7 @@ class DiffusionTask:
         fixed_mean = replace(denoised, x0=jax.lax.stop_gradient(denoised.x0))
         return len(table.betas) * variational.term(jnp.asarray(table.sigmas, x.dtype), x0, x, t, fixed_mean)
 
-    def _cond(self, batch: PyTree) -> dict[str, Any]:
-        return {name: batch["cond"][name] for name in self.conditions}
+    def _known(self, cond: Cond) -> dict[str, Any]:
+        """Those of the conditions that the network is given, images as floats."""
+        known = {name: cond[name] for name in (*self.conditions, "drop") if name in cond}
+        return known | ({"image": to_float(known["image"])} if "image" in known else {})

@@ -6,7 +6,8 @@ A checkpoint of step k holds three items:
     training  what else resuming needs: parameters, optimizer, keys, step, counters
     meta      JSON: the config and the data position (batches consumed)
 
-The last few are kept, and the one with the lowest held-out loss.
+What a task's state holds under "frozen" is not saved: it comes from where it came from at first. The last few are
+kept, and the one with the lowest held-out loss.
 """
 
 import dataclasses
@@ -108,17 +109,21 @@ class Checkpoints:
             raise self._refused(error) from error
 
     def restore(self, step: int, abstract: TrainState) -> TrainState:
-        """The state of `step`; `abstract` gives shapes, dtypes and shardings, those of this run's devices."""
+        """The state of `step`; `abstract` gives shapes, dtypes and shardings, those of this run's devices, and stays
+        in the place of what is not saved.
+        """
         weights, training = _split(abstract)
         items = ocp.args.Composite(
             weights=ocp.args.StandardRestore(weights), training=ocp.args.StandardRestore(training)
         )
         restored = self._manager.restore(step, args=items)
-        return TrainState(**restored["weights"], **restored["training"])
+        state = TrainState(**restored["weights"], **restored["training"])
+        frozen = {name: part for name, part in abstract.task_state.items() if name == "frozen"}
+        return dataclasses.replace(state, task_state={**state.task_state, **frozen})
 
     def restore_weights(self, step: int, abstract: PyTree) -> PyTree:
         """The item "weights" of `step` alone: {"ema", "task_state"} of `abstract`'s shapes and shardings."""
-        items = ocp.args.Composite(weights=ocp.args.StandardRestore(abstract))
+        items = ocp.args.Composite(weights=ocp.args.StandardRestore(_without_frozen(abstract)))
         return self._manager.restore(step, args=items)["weights"]
 
     def _refused(self, error: Exception) -> UserError:
@@ -136,4 +141,9 @@ def _split(state: TrainState) -> tuple[PyTree, PyTree]:
     """(weights, training) of a state."""
     parts = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     weights = {name: parts.pop(name) for name in ("ema", "task_state")}
-    return weights, parts
+    return _without_frozen(weights), parts
+
+
+def _without_frozen(weights: PyTree) -> PyTree:
+    task_state = {name: part for name, part in weights["task_state"].items() if name != "frozen"}
+    return {**weights, "task_state": task_state}

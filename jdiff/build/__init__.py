@@ -1,0 +1,40 @@
+"""Names in a config -> objects: the one place that knows names.
+
+A later sampler, network, source or task is a file of its own and a line here.
+"""
+
+from jdiff.build.conditions import drop_rates, label_rows
+from jdiff.build.data import example, resolve, sources, view
+from jdiff.build.guidance import changes, check_sampling, guidance_numbers, guidance_runs, guide, is_guided
+from jdiff.build.sampling import MEMORYLESS, is_noiseless, ladder, sampler, settings
+from jdiff.build.tasks import diffusion, task
+from jdiff.build.texts import TOKENIZER, encoded, text_encoder
+from jdiff.build.training import ema, optimizer, total_steps
+
+__all__ = [
+    "MEMORYLESS",
+    "TOKENIZER",
+    "changes",
+    "check_sampling",
+    "diffusion",
+    "drop_rates",
+    "ema",
+    "encoded",
+    "example",
+    "guidance_numbers",
+    "guidance_runs",
+    "guide",
+    "is_guided",
+    "is_noiseless",
+    "label_rows",
+    "ladder",
+    "optimizer",
+    "resolve",
+    "sampler",
+    "settings",
+    "sources",
+    "task",
+    "text_encoder",
+    "total_steps",
+    "view",
+]

@@ -1,0 +1,66 @@
+"""What reads texts: the tokenizer of a trained encoder, or a frozen encoder."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from jdiff.common.errors import UserError
+from jdiff.config import one_of
+from jdiff.data import frozen_text, tokenizer
+from jdiff.data.frozen_text import FrozenEncoder
+from jdiff.data.sources import Source
+from jdiff.data.sources.captioned import Encoded
+from jdiff.data.tokenizer import BytePairEncoder
+
+TOKENIZER = "tokenizer.json"  # in a run's folder
+CACHE = ".jdiff"  # features of a frozen encoder: beside the data, or else in the run's folder
+
+
+def text_encoder(config: ConfigDict, workdir: Path) -> Callable[[Sequence[str]], Any]:
+    """Texts -> what the model takes of them. Raises UserError where the run has lost its tokenizer."""
+    if one_of("condition.text.encoder", config.condition.text.encoder, ("transformer", "frozen")) == "frozen":
+        return frozen(config).features
+    text, file = config.condition.text, workdir / TOKENIZER
+    try:
+        return BytePairEncoder(file.read_text("utf-8"), text.length, text.on_long)
+    except OSError as error:
+        raise UserError(f"cannot read {file}, the tokenizer of this run's texts: {error.strerror}") from error
+
+
+def frozen(config: ConfigDict) -> FrozenEncoder:
+    text = config.condition.text
+    return FrozenEncoder(text.path, text.length, text.on_long)
+
+
+def encoded(config: ConfigDict, workdir: Path, train: Source, held_out: Source | None) -> tuple[Source, Source | None]:
+    """Sources with their captions encoded, where the model is given texts.
+
+    A tokenizer is fitted to the training captions, unless the run has one; a frozen encoder's features are computed
+    once and kept.
+    """
+    if "text" not in config.model.conditions:
+        return train, held_out
+    file = workdir / TOKENIZER
+    if config.condition.text.encoder == "transformer" and not file.is_file():
+        fitted = tokenizer.fit(train.captions, config.condition.text.vocabulary)
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            file.write_text(fitted, "utf-8")
+        except OSError as error:
+            raise UserError(f"cannot write to {workdir}: {error.strerror}; give another with --workdir") from error
+    texts: Callable[[Sequence[str]], Any] = text_encoder(config, workdir)
+    if config.condition.text.encoder == "frozen":
+        bar = partial(tqdm, desc="reading captions", leave=False, disable=None if config.log.progress else True)
+        own = workdir / "text"
+        texts = partial(
+            frozen_text.cached,
+            frozen(config),
+            folder=Path(config.data.dir).expanduser() / CACHE if config.data.dir else own,
+            otherwise=own,
+            progress=lambda batches, total: bar(batches, total=total),
+        )
+    return Encoded(train, texts), None if held_out is None else Encoded(held_out, texts)

@@ -1,0 +1,36 @@
+"""How it is trained."""
+
+import math
+
+import optax
+from ml_collections import ConfigDict
+
+from jdiff.config import one_of
+from jdiff.training.ema import Ema
+from jdiff.training.optimizer import make_optimizer
+
+
+def total_steps(config: ConfigDict, images: int) -> int:
+    """How long to train: train.steps, or else train.epochs passes over `images`, or else train.images."""
+    train = config.train
+    if train.steps:
+        return train.steps
+    return max(1, math.ceil((train.epochs * images or train.images) / train.batch_size))
+
+
+def optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    train = config.train
+    return make_optimizer(
+        one_of("train.optimizer", train.optimizer, ("adam", "adamw")),  # type: ignore[arg-type]
+        learning_rate=train.learning_rate,
+        warmup_steps=math.ceil(train.warmup_images / train.batch_size),
+        b1=train.b1,
+        b2=train.b2,
+        eps=train.eps,
+        weight_decay=train.weight_decay,
+        clip_norm=train.clip_norm,
+    )
+
+
+def ema(config: ConfigDict) -> Ema:
+    return Ema(halflife_images=config.train.ema_halflife_images, rampup=config.train.ema_rampup)
