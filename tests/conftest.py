@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +66,14 @@ def run_command(*arguments: str, cwd: Path, timeout: float = 600, **environment:
     finally:
         process.kill()
     return Result(process.returncode, out, err, time.monotonic() - began)
+
+
+@pytest.fixture
+def compile_fast(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tiny programs: compiling them well would take longer than running them."""
+    jax.config.update("jax_disable_most_optimizations", "slow" not in request.keywords)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def config(name: str) -> str:

@@ -17,7 +17,7 @@ from jdiff.data.sources.folder import Folder
 from jdiff.data.sources.tfds import Tfds
 from jdiff.data.transforms import ImageView, resize_and_crop
 
-VIEW = ImageView(shape=(8, 8, 1), flip=True, labelled=True)
+VIEW = ImageView(shape=(8, 8, 1), flip=True, labels=1)
 
 
 def digest(batch):
@@ -65,7 +65,7 @@ def test_workers_change_nothing():
 
 
 def test_every_example_once_an_epoch():
-    view = ImageView(shape=(8, 8, 1), flip=False, labelled=True)
+    view = ImageView(shape=(8, 8, 1), flip=False, labels=1)
     source = Digits("train")
     batches = train_batches(source, view, batch_size=100, seed=0)
     expected = Counter(source[i]["image"].tobytes() for i in range(1500))
@@ -80,7 +80,7 @@ def test_every_example_once_an_epoch():
 def test_flips_mirror_half_of_the_images():
     source = Digits("train")
     flipped = take(20)
-    plain = train_batches(source, ImageView(shape=(8, 8, 1), flip=False, labelled=True), batch_size=64, seed=5)
+    plain = train_batches(source, ImageView(shape=(8, 8, 1), flip=False, labels=1), batch_size=64, seed=5)
     mirrored = total = 0
     for batch in flipped:
         for ours, straight in zip(batch["x0"], next(plain)["x0"], strict=True):
@@ -128,7 +128,7 @@ def test_a_folder_of_everything(zoo):
     source = Folder(str(zoo), "train")
     assert len(source) == 13
     assert source.class_names == ()
-    view = ImageView(shape=(16, 16, 3), flip=False, labelled=False)
+    view = ImageView(shape=(16, 16, 3), flip=False, labels=0)
     batch = fixed_batch(source, view, 13)
     assert batch["x0"].shape == (13, 16, 16, 3)
     assert batch["cond"] == {}

@@ -9,11 +9,12 @@ import pytest
 
 import jdiff
 import jdiff.config
-from jdiff import build, train
+from jdiff import build
 from jdiff.common.errors import UserError
 from jdiff.data.sources.digits import Digits
 from jdiff.diffusion.guidance import classifier_free
 from tests.conftest import REPOSITORY, TINY, Run, config, run_command
+from tests.short_training import losses_fall
 
 SAMPLERS = [
     "ddpm",
@@ -35,12 +36,7 @@ SAMPLERS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _compile_fast(request):
-    """Tiny programs: compiling them well would take longer than running them."""
-    jax.config.update("jax_disable_most_optimizations", "slow" not in request.keywords)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("compile_fast")
 
 
 @pytest.fixture(scope="module")
@@ -346,22 +342,11 @@ def flags(settings):
 
 
 @pytest.mark.parametrize("name", [*TRAININGS, *VARIANTS])
-def test_two_hundred_steps_of_each_lower_the_loss(name):
+def test_two_hundred_steps_of_each_lower_the_loss(name, tmp_path):
     short = ["--config.train.batch_size=32", "--config.train.warmup_images=0", "--config.network.channels=8"]
     overrides = [*TINY[:3], *short, *flags({**TRAININGS, **VARIANTS}[name])]
     settings = jdiff.config.override(jdiff.config.load(REPOSITORY / "configs" / "digits.py"), overrides)
-    source = Digits("train")
-    settings = build.resolve(settings, source)
-    task = build.task(settings)
-    step, state = train.make_step(settings, task), jax.jit(lambda: train.initial_state(settings, task))()
-    batches, losses = train.open_batches(settings, source, 0), []
-    for _ in range(200):
-        state, logs = step(state, next(batches))
-        losses.append(logs["loss"])
-    losses = np.array(losses)
-    assert np.isfinite(losses).all()
-    first, last = np.median(losses[:40]), np.median(losses[-40:])
-    assert last < first - 0.15 * abs(first)
+    assert losses_fall(settings, Digits("train"), tmp_path)
 
 
 @pytest.mark.slow

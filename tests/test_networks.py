@@ -5,49 +5,34 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdiff import build, config
 from jdiff.networks.classifier import Classifier
+from jdiff.networks.conditioning import Conditioner, LabelEmbedding
 from jdiff.networks.convolution import _products, conv2d
+from jdiff.networks.layers import Style
 from jdiff.networks.unet import UNet
-from tests.conftest import REPOSITORY
+
+pytestmark = pytest.mark.usefixtures("compile_fast")
 
 SMALL = {"channels": 16, "channel_mults": (1, 2), "blocks_per_level": 1, "attention_levels": (1,)}
 
 
-def parameters(network, shape, cond):
-    make = lambda: network.init(jax.random.key(0), jnp.zeros((1, *shape)), jnp.zeros(1), cond)  # noqa: E731
-    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(make)))
-
-
 def perturbed(network, x, cond):
-    """Parameters away from the zeros that some layers start with."""
+    """Parameters away from the zeros that some layers start with; drawn by NumPy, since compiling `init` takes long."""
+    rng = np.random.default_rng(0)
 
-    @jax.jit
-    def make():
-        params = network.init(jax.random.key(0), x, jnp.zeros(len(x)), cond)
-        leaves, tree = jax.tree.flatten(params)
-        keys = jax.random.split(jax.random.key(1), len(leaves))
-        noisy = [leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
-        return tree.unflatten(noisy)
+    def draw(path, leaf):
+        fan_in = max(1, np.prod(leaf.shape[:-1]))
+        around = 1.0 if path[-1].key == "scale" else 0.0
+        return jnp.asarray(around + rng.normal(size=leaf.shape) / np.sqrt(fan_in), leaf.dtype)
 
-    return make()
+    abstract = jax.eval_shape(network.init, jax.random.key(0), x, jnp.zeros(len(x)), cond)
+    return jax.tree.map_with_path(draw, abstract)
 
 
 def run(network, params, x, times, cond, **options):
     return jax.jit(lambda p, x, t, c, rngs: network.apply(p, x, t, c, rngs=rngs, train=bool(rngs)))(
         params, x, times, cond, options.get("rngs")
     )
-
-
-@pytest.mark.parametrize(("name", "millions"), [("cifar10", 55.73), ("cifar10_ddpm", 35.7)])
-def test_presets_have_the_published_sizes(name, millions):
-    """EDM (2206.00364, code): 55.73 M; DDPM (2006.11239, appendix B): 35.7 M."""
-    settings = config.load(REPOSITORY / "configs" / f"{name}.py")
-    with settings.unlocked():
-        settings.data.shape, settings.data.class_names = (32, 32, 3), tuple("0123456789")
-    network = build.unet(settings)
-    count = parameters(network, (32, 32, 3), {"label": jnp.zeros(1, int)}) / 1e6
-    assert count == pytest.approx(millions, abs=0.05 if millions == 35.7 else 0.01)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +55,7 @@ def test_sides_that_do_not_divide():
 
 
 def test_a_dropped_label_is_the_null_whatever_it_was():
-    network = UNet(out_channels=1, num_classes=5, **SMALL)
+    network = UNet(out_channels=1, conditioner=Conditioner({"label": LabelEmbedding(5, 64)}), **SMALL)
     x, times = jax.random.normal(jax.random.key(0), (4, 8, 8, 1)), jnp.ones(4)
     params = perturbed(network, x, {"label": jnp.zeros(4, int)})
 
@@ -85,7 +70,7 @@ def test_a_dropped_label_is_the_null_whatever_it_was():
 
 
 def test_time_and_label_matter_from_the_start_but_the_output_is_zero():
-    network = UNet(out_channels=1, num_classes=5, **SMALL)
+    network = UNet(out_channels=1, conditioner=Conditioner({"label": LabelEmbedding(5, 64)}), **SMALL)
     x, cond = jax.random.normal(jax.random.key(0), (2, 8, 8, 1)), {"label": jnp.array([0, 1])}
     params = jax.jit(network.init)(jax.random.key(0), x, jnp.ones(2), cond)
     np.testing.assert_array_equal(run(network, params, x, jnp.ones(2), cond), 0)
@@ -98,7 +83,7 @@ def test_bfloat16_computes_what_float32_computes():
     x, times = jax.random.normal(jax.random.key(0), (4, 8, 8, 1)), jnp.linspace(-1, 1, 4)
     exact = UNet(out_channels=1, **SMALL)
     params = perturbed(exact, x, {})
-    rough = UNet(out_channels=1, dtype=jnp.bfloat16, **SMALL)
+    rough = UNet(out_channels=1, style=Style(dtype=jnp.bfloat16), **SMALL)
     reference, out = run(exact, params, x, times, {}), run(rough, params, x, times, {})
     assert out.dtype == jnp.float32
     assert jnp.linalg.norm(out - reference) < 0.05 * jnp.linalg.norm(reference)
@@ -114,12 +99,14 @@ def test_remat_changes_no_gradient():
     def gradient(network):
         return jax.jit(jax.grad(lambda p: jnp.sum(network.apply(p, x, times, {}) ** 2)))(params)
 
-    for a, b in zip(jax.tree.leaves(gradient(plain)), jax.tree.leaves(gradient(remat)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * np.abs(a).max())
+    leaves = jax.tree.leaves(gradient(plain))
+    rounding = 1e-6 * max(np.abs(leaf).max() for leaf in leaves)  # of gradients that are zero, such as before a norm
+    for a, b in zip(leaves, jax.tree.leaves(gradient(remat)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=rounding)
 
 
 def test_dropout_only_in_training():
-    network = UNet(out_channels=1, dropout=0.5, **SMALL)
+    network = UNet(out_channels=1, style=Style(dropout=0.5), **SMALL)
     x = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
     params = perturbed(network, x, {})
     still = [run(network, params, x, jnp.ones(2), {}) for _ in range(2)]
@@ -157,7 +144,7 @@ def test_convolution_is_laxs_in_value_and_derivatives(size, stride, channels, si
         dimensions = ("NHWC", "HWIO", "NHWC")
         return jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=dimensions)
 
-    for form in (lambda x, k: conv2d(x, k, stride=stride), lambda x, k: _products(x, k, stride)):
+    for form in (lambda x, k: conv2d(x, k, stride=stride), lambda x, k: _products(x, k, stride, size // 2, size // 2)):
         np.testing.assert_allclose(form(x, kernel), reference(x, kernel), rtol=1e-4, atol=1e-4)
 
         def curvature(f):

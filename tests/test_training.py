@@ -14,6 +14,7 @@ from jdiff.diffusion.objective import Objective
 from jdiff.diffusion.parameterization import Edm
 from jdiff.diffusion.schedules import EDM
 from jdiff.diffusion.weights import Simple
+from jdiff.networks.conditioning import Conditioner, LabelEmbedding
 from jdiff.networks.unet import UNet
 from jdiff.tasks.diffusion import DiffusionTask
 from jdiff.training.ema import Ema
@@ -114,16 +115,24 @@ def test_warm_up_then_clip():
     np.testing.assert_allclose(moves, [0.25, 0.5, 0.75, 1, 1, 1], rtol=1e-4)
 
 
-def diffusion_task(**options):
+def diffusion_task(num_classes=0):
     schedule = EDM()
     prediction = Edm(schedule, 0.5)
-    network = UNet(out_channels=1, channels=8, channel_mults=(1,), blocks_per_level=1, attention_levels=(), **options)
+    conditioner = Conditioner({"label": LabelEmbedding(num_classes, 32)}) if num_classes else None
+    network = UNet(
+        out_channels=1,
+        channels=8,
+        channel_mults=(1,),
+        blocks_per_level=1,
+        attention_levels=(),
+        conditioner=conditioner,
+    )
     return DiffusionTask(
         network=network,
         parameterization=prediction,
         objective=Objective(LogNormal(), Simple(prediction)),
-        conditions=("label",) if options.get("num_classes") else (),
-        drop_rate=0.25,
+        conditions=("label",) if num_classes else (),
+        drop_rates=(0.25,) if num_classes else (),
     )
 
 

@@ -1,0 +1,23 @@
+"""A short training in this process, of what a config says."""
+
+import jax
+import numpy as np
+
+from jdiff import build, train
+
+
+def losses_fall(settings, source, workdir, *, steps=200):
+    """Train for so many steps; whether the losses are finite and the last fifth's median is well below the first's."""
+    settings = build.resolve(settings, source)
+    source, _ = build.encoded(settings, workdir, source, None)
+    task = build.task(settings)
+    step, state = train.make_step(settings, task), jax.jit(lambda: train.initial_state(settings, task))()
+    batches, losses = train.open_batches(settings, source, 0), []
+    for _ in range(steps):
+        state, logs = step(state, next(batches))
+        losses.append(logs["loss"])
+    losses = np.array(losses)
+    assert np.isfinite(losses).all()
+    part = steps // 5
+    first, last = np.median(losses[:part]), np.median(losses[-part:])
+    return last < first - 0.15 * abs(first)
