@@ -35,6 +35,7 @@ TOKENS = {
     "network.attention": "transformer",
 }
 KINDS: dict[str, dict[str, Any]] = {
+    "the main job: residual blocks, self-attention, a label": {},
     "block: vgg": {"network.block": "vgg"},
     "block: dense": {"network.block": "dense"},
     "block: inception": {"network.block": "inception"},

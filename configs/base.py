@@ -21,6 +21,8 @@ def get_config() -> ConfigDict:
     data.flip = False  # mirror left and right with probability 1/2 in training
     data.holdout = 0.05  # folder without a test sub-folder: the share of images that is held out
     data.on_bad_file = "error"  # folder: "error" refuses an unreadable image by name, "skip" leaves it out and counts
+    data.labels = ""  # folder: the column of metadata.jsonl that holds an image's label, or a list of several; "":
+    # sub-folders are the classes
     data.shape = ()  # (height, width, channels); filled in from the data when training starts
     data.class_names = ()  # filled in likewise, so that sampling needs no data
     data.labels_per_image = 1  # filled in likewise
@@ -65,7 +67,7 @@ def get_config() -> ConfigDict:
     image.halvings = 2  # tokens: how often the image is halved on the way
     image.drop_rate = placeholder(float)
     condition.scalars = ConfigDict()
-    condition.scalars.names = ()  # which numbers of a record
+    condition.scalars.names = ()  # which numbers of a record; folder: columns of its metadata
     condition.scalars.drop_rate = placeholder(float)
 
     config.network = network = ConfigDict()  # published ones by name: configs/networks.py
@@ -82,7 +84,7 @@ def get_config() -> ConfigDict:
     network.skip_rescale = False  # residual sums times sqrt(1/2), which keeps their variance
     network.norm = "group"  # group, layer, rms, instance
     network.norm_groups = 0  # group: so many; 0: at most 32 of at least 4 channels
-    network.norm_eps = 1e-6
+    network.norm_eps = 1e-6  # also dit's, before the perceptron
     network.attention = "self"  # self, cross (to the conditions' tokens), transformer (both and a feed-forward layer)
     network.attention_levels = (1,)  # levels with attention (0: full size)
     network.head_channels = 0  # heads of so many channels each, in place of attention_heads
@@ -96,7 +98,7 @@ def get_config() -> ConfigDict:
     network.input_skip = False  # the image itself, halved, enters again at every level (NCSN++)
     network.noise_embedding = "sinusoidal"  # sinusoidal, fourier
     network.waves = 0  # of the noise level's embedding; 0: as many as channels
-    network.wave_offset = 0  # sinusoidal: 1 for weights from DDPM's code
+    network.wave_offset = 0  # sinusoidal: 1 as in DDPM's code, whose slowest wave is 10,000 times the fastest
     network.width = 384  # dit (and so all below): features of a token
     network.depth = 12  # blocks
     network.patch_size = 2  # pixels
@@ -122,6 +124,7 @@ def get_config() -> ConfigDict:
     train.images = 0  # in images seen
     train.initial = ""  # start from these weights: a run's folder, an exported one, or one of diffusers' (a model with
     # config.json and safetensors); the network is then theirs
+    train.initial_checkpoint = "latest"  # of that run: latest, best (lowest held-out loss) or a step; filled in with it
     train.batch_size = 128  # images a step, over all devices
     train.accumulate = 1  # parts that a batch goes through in, to save memory
     train.optimizer = "adam"  # adam, adamw

@@ -11,10 +11,10 @@ from ml_collections import ConfigDict
 
 from jdiff import build
 from jdiff.common.errors import UserError
+from jdiff.common.pictures import checked
 
-EXAMPLES = (
-    "examples.npz"  # in a run's folder: the conditions of some images, which samples take unless others are given
-)
+# In a run's folder: the conditions of some images, which samples take unless others are given.
+EXAMPLES = "examples.npz"
 
 Rows = dict[str, Any]  # name -> arrays [n, ...]
 
@@ -110,20 +110,16 @@ class Conditions:
 
     def _image(self, images: np.ndarray) -> np.ndarray:
         """Condition images, uint8 or floats in [-1, 1], as they are seen: no view is taken of them."""
-        images, expected = _array(images, "condition images"), self._example("image").shape[1:]
-        if images.ndim != 4 or images.shape[1:] != expected:
-            raise UserError(
-                f"condition images are {list(images.shape)}; this model's are [n, {', '.join(map(str, expected))}]"
-            )
-        floats = np.issubdtype(images.dtype, np.floating) and np.abs(images).max(initial=0.0) <= 1.001
-        if images.dtype != np.uint8 and not floats:
-            raise UserError(f"condition images are {images.dtype}; give uint8, or floats in [-1, 1]")
+        images = checked(images, self._example("image").shape[1:], "condition images")
         # Kept as floats always: other programs are compiled for other types.
-        return images.astype(np.float32) / 127.5 - 1 if images.dtype == np.uint8 else images.astype(np.float32)
+        return images.astype(np.float32) / 127.5 - 1 if images.dtype == np.uint8 else images
 
     def _scalars(self, scalars: np.ndarray) -> np.ndarray:
         names = self._config.condition.scalars.names
-        values = _array(scalars, "scalars", np.float32)
+        try:
+            values = np.asarray(scalars, np.float32)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"scalars are no array of numbers: {error}") from error
         if values.ndim != 2 or values.shape[1] != len(names) or not np.isfinite(values).all():
             raise UserError(
                 f"scalars are {list(values.shape)}; they must be finite, [n, {len(names)}]: {', '.join(names)}"
@@ -148,13 +144,6 @@ def save_examples(workdir: Path, cond: Rows, captions: Sequence[str]) -> None:
     """Raises OSError where the folder cannot be written."""
     arrays = flatten_dict({**cond, **({"captions": np.array(captions)} if captions else {})}, sep="/")
     np.savez(workdir / EXAMPLES, **arrays)
-
-
-def _array(values: Any, what: str, dtype: Any = None) -> np.ndarray:
-    try:
-        return np.asarray(values, dtype)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{what} are no array of numbers: {error}") from error
 
 
 def _length(values: Any) -> int:

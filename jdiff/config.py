@@ -254,7 +254,7 @@ def _check_elements(name: str, value: Any) -> None:
         "condition.scalars.names": ((str,), "names"),
         "lora.layers": ((str,), "names"),
         "sample.texts": ((str,), "texts"),
-        "sample.labels": ((int, str), "whole numbers or names of classes"),
+        "sample.labels": ((int, str, tuple), "whole numbers or names of classes"),
         "data.class_names": ((str,), "names"),
         "sample.sigmas": ((float, int), "numbers"),
     }

@@ -25,7 +25,9 @@ def make_flags() -> flags.FlagValues:
     flags.DEFINE_string("config", None, "A config file, such as configs/digits.py.", flag_values=values)
     flags.DEFINE_string("workdir", None, "The run's folder (default: runs/<config's name>).", flag_values=values)
     flags.DEFINE_string("mode", "train", f"What to do: {', '.join(MODES)}.", flag_values=values)
-    flags.DEFINE_string("out", None, "sample, export: where to write (default: in the run's folder).", flag_values=values)
+    flags.DEFINE_string(
+        "out", None, "sample, export: where to write (default: in the run's folder).", flag_values=values
+    )
     flags.DEFINE_bool("debug", False, "Show a traceback for a user's mistake too.", flag_values=values)
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
     return values
@@ -110,11 +112,12 @@ def main(arguments: Sequence[str]) -> int:
 
 def keep_background_quiet() -> None:
     """What fails in a background thread (a save, on a full disk) also reaches us as an exception and is told in one
-    line; orbax, asyncio and tensorstore would print it dozens of times besides.
+    line; orbax, asyncio and tensorstore would print it dozens of times besides. Warnings take a line too.
     """
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
+    warnings.formatwarning = lambda message, *_: f"jdiff: {message}\n"
     # A save that fails leaves coroutines behind that nobody will await.
     warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)
 

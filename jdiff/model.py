@@ -1,7 +1,8 @@
 """A trained model as one object: what notebooks hold, and what the command's modes use."""
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,13 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Num, PyTree, UInt8
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 import jdiff.config
 from jdiff import build, interop, programs, weights
 from jdiff.common.arrays import slerp
 from jdiff.common.errors import UserError
 from jdiff.common.keys import image_keys
-from jdiff.common.pictures import to_float, to_uint8
+from jdiff.common.pictures import checked, to_float, to_uint8
 from jdiff.conditions import EXAMPLES, Conditions, Rows
 from jdiff.diffusion import drivers
 from jdiff.diffusion.tables import DDPMTable
@@ -83,7 +83,7 @@ class Model:
     ) -> Images:
         """New images. noise: what they start from, of unit variance, such as `encode` and `noise` give."""
         if num_images is None:
-            given = [settings[name] for name in CONDITIONS if settings.get(name) is not None]
+            given = [settings[name] for name in CONDITIONS if isinstance(settings.get(name), Sized)]
             num_images = max(map(len, [noise] if noise is not None else given), default=None)
         wanted, scales, cond = self._settings(num_images, settings)
         extra = {} if noise is None else {"noise": np.asarray(noise, np.float32)}
@@ -113,7 +113,7 @@ class Model:
     def forward(self, images: Any, *, frames: int = 10, **settings: Any) -> UInt8[np.ndarray, "frames n h w c"]:
         """The forward process: images with the noise of `frames` rungs of the ladder, from none to the most."""
         x0 = self._images(images)
-        rungs = self._ladder(self._settings(len(x0), settings)[0])[::-1]
+        rungs = self._ladder(self._wanted(len(x0), settings)[0])[::-1]
         rungs = rungs[np.unique(np.round(np.linspace(0, len(rungs) - 1, frames)).astype(int))].astype(np.float32)
         noisy = to_float(x0) + rungs[:, None, None, None, None] * self.noise(range(len(x0)), settings.get("seed"))
         return np.asarray(to_uint8(programs.seen(jnp.asarray(noisy), jnp.asarray(rungs))))
@@ -142,9 +142,9 @@ class Model:
         """From one image to another through the noise, along a great circle (slerp).
 
         first, last: numbers of images of this seed, or images [h, w, c], which are encoded. label: of all frames, where
-        the model has labels (default: the config's first).
+        the model has labels (default: the config's first, unless other conditions are given).
         """
-        if "label" in self.config.model.conditions:
+        if "label" in self.config.model.conditions and not CONDITIONS.keys() & settings.keys():
             settings["labels"] = (label if label is not None else (self.config.sample.labels or (0,))[0],)
 
         def start(end: Any) -> np.ndarray:
@@ -215,7 +215,7 @@ class Model:
 
     def nfe(self, **settings: Any) -> tuple[int, int]:
         """(denoiser calls, network passes) for an image; of the adaptive solver, as counted in the last sampling."""
-        wanted = self._settings(None, settings)[0]
+        wanted = self._wanted(None, settings)[0]
         calls = build.sampler(wanted.sample).nfe(len(self._ladder(wanted)) - 1)
         calls = self._counted_calls or 0 if calls is None else calls
         return calls, calls * (2 if build.is_guided(wanted) else 1)
@@ -235,6 +235,8 @@ class Model:
         Raises UserError where the folder cannot be written, or the network is another than that of `like`.
         """
         folder = Path(folder)
+        if (folder / "checkpoints").is_dir():
+            raise UserError(f"{folder} holds a run, which weights written there would hide; give another folder")
         if like is not None:
             interop.save_like(self.params["network"], Path(like), folder)
             return
@@ -256,8 +258,14 @@ class Model:
 
     def _settings(self, num_images: int | None, given: dict[str, Any]) -> tuple[ConfigDict, np.ndarray, Rows]:
         """(the config with what is given, checked; the guidance's scale for each image; their conditions)."""
+        wanted, scales = self._wanted(num_images, given)
+        asked = {name: given[key] for key, name in CONDITIONS.items() if key in given}
+        return wanted, scales, self.conditions.rows(wanted, **asked)
+
+    def _wanted(self, num_images: int | None, given: dict[str, Any]) -> tuple[ConfigDict, np.ndarray]:
+        """The first two of `_settings`."""
         task = self._diffusion()
-        asked = {name: given.pop(key) for key, name in CONDITIONS.items() if key in given}
+        given = {name: value for name, value in given.items() if name not in CONDITIONS}
         scale = given.pop("guidance_scale", None)
         wanted = build.settings(self.config, num_images=num_images, **given)
         count, sample = wanted.sample.num_images, wanted.sample
@@ -277,7 +285,7 @@ class Model:
         else:
             build.check_sampling(wanted, task.parameterization.schedule)
             scales = np.array(1.0 if sample.guidance_scale is None else sample.guidance_scale, np.float32)
-        return wanted, np.broadcast_to(scales, count), self.conditions.rows(wanted, **asked)
+        return wanted, np.broadcast_to(scales, count)
 
     def _ladder(self, wanted: ConfigDict) -> np.ndarray:
         return build.ladder(wanted.sample, self._diffusion().parameterization.schedule)
@@ -307,15 +315,7 @@ class Model:
             raise UserError(f"{where} holds a run of classes {theirs.class_names}, this model's are {ours.class_names}")
 
     def _images(self, images: Any) -> Num[np.ndarray, "n h w c"]:
-        """Images as uint8 or float32, checked against the model's."""
-        images, shape = np.asarray(images), tuple(self.config.data.shape)
-        if images.ndim != 4 or images.shape[1:] != shape:
-            raise UserError(f"images are {list(images.shape)}; this model's are [n, {', '.join(map(str, shape))}]")
-        if images.dtype == np.uint8:
-            return images
-        if not np.issubdtype(images.dtype, np.floating) or not np.abs(images).max(initial=0.0) <= 1.001:
-            raise UserError(f"images are {images.dtype}; give uint8, or floats in [-1, 1]")
-        return images.astype(np.float32)
+        return checked(images, self.config.data.shape)
 
     def _walk(
         self,
@@ -346,7 +346,7 @@ class Model:
         )
         rungs = self._ladder(wanted) if rungs is None else rungs
         rows = {"cond": cond, "scale": scales, **extra}
-        parts = list(self._run(run, params, wanted.sample, rungs, rows, progress=progress))
+        parts = list(self._run(run, params, wanted, rungs, rows, progress=progress))
         calls = [int(called) for _, _, called in parts if called is not None]
         self._counted_calls = max(calls, default=None)
         images = np.concatenate([part for part, _, _ in parts])[: len(scales)]
@@ -369,45 +369,24 @@ class Model:
         form, guided, params = self._guided(wanted)
         run = self._program((*key, form), lambda: make(guided))
         rows = {"cond": cond, "scale": scales, "image": image}
-        return np.concatenate(list(self._run(run, params, wanted.sample, rungs, rows)))[: len(image)]
+        return np.concatenate(list(self._run(run, params, wanted, rungs, rows)))[: len(image)]
 
     def _run(
         self,
         run: Callable,
         params: PyTree,
-        sample: ConfigDict,
+        wanted: ConfigDict,
         rungs: np.ndarray,
-        rows: dict[str, Any],
+        rows: Rows,
         *,
         progress: bool = False,
     ) -> Iterator[Any]:
-        """A program's answers, a batch at a time; the last batch is filled up with rows to spare."""
-        size = min(sample.batch_size, sample.num_images)
-        size += -size % self.mesh.size  # every device holds as many images
-
-        def start(first: int) -> Any:
-            indices = np.arange(first, first + size, dtype=np.uint32)
-            batch = jax.tree.map(lambda values: values[indices % len(values)], rows) | {"indices": indices}
-            batch = jax.device_put(batch, sharding.of_batch(self.mesh))
-            return run(params, np.uint32(sample.seed), rungs.astype(np.float32), batch)
-
-        # One batch ahead: the device works while the host fetches.
-        firsts = list(range(0, sample.num_images, size))
-        ahead = start(firsts[0])
-        for following in tqdm([*firsts[1:], None], desc="sampling", unit="batch", disable=not progress, leave=False):
-            now, ahead = ahead, None if following is None else start(following)
-            yield jax.tree.map(_whole, now)
+        sample = wanted.sample
+        start = partial(run, params, np.uint32(sample.seed), rungs.astype(np.float32))
+        count, size = sample.num_images, min(sample.batch_size, sample.num_images)
+        return programs.in_batches(start, rows, count, size, self.mesh, progress=progress)
 
     def _program(self, key: Any, make: Callable[[], Callable]) -> Callable:
         if key not in self._programs:
             self._programs[key] = make()
         return self._programs[key]
-
-
-def _whole(array: Array) -> np.ndarray:
-    """All rows, on every process."""
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        array = multihost_utils.process_allgather(array, tiled=True)
-    return np.asarray(array)

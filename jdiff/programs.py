@@ -4,13 +4,15 @@
 follows), "cond", "scale" (of the guidance) and, where they are given, "noise", "image" and "mask".
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
+from tqdm import tqdm
 
 from jdiff.common.keys import image_keys, named, normal
 from jdiff.common.pictures import to_float, to_uint8
@@ -131,3 +133,33 @@ def bound_bits(guided: Guided, schedule: Schedule) -> Callable:
         return variational.bound(guided(weights, rows), sigmas, prior_std, x0, rows["cond"], keys)
 
     return program
+
+
+def in_batches(
+    start: Callable[[PyTree], PyTree], rows: PyTree, count: int, size: int, mesh: Mesh, *, progress: bool = False
+) -> Iterator[PyTree]:
+    """start(batch) of `count` rows, `size` at a time, as NumPy arrays: batch has their "indices" beside what `rows` has
+    for them, in turn where that is fewer. The last batch is filled up with rows to spare.
+    """
+    size += -size % mesh.size  # every device holds as many
+
+    def started(first: int) -> PyTree:
+        indices = np.arange(first, first + size, dtype=np.uint32)
+        batch = jax.tree.map(lambda values: values[indices % len(values)], rows) | {"indices": indices}
+        return start(jax.device_put(batch, sharding.of_batch(mesh)))
+
+    # One batch ahead: the devices work while the host fetches.
+    firsts = list(range(0, count, size))
+    ahead = started(firsts[0])
+    for following in tqdm([*firsts[1:], None], desc="sampling", unit="batch", disable=not progress, leave=False):
+        now, ahead = ahead, None if following is None else started(following)
+        yield jax.tree.map(_whole, now)
+
+
+def _whole(array: Array) -> np.ndarray:
+    """All rows, on every process."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        array = multihost_utils.process_allgather(array, tiled=True)
+    return np.asarray(array)

@@ -38,12 +38,12 @@ def train(config: ConfigDict, workdir: Path) -> int:
     check_batch_size(config, mesh)
     source, held_out = build.sources(config)
     config = build.resolve(config, source)
-    config = weights.with_initial(config, workdir)
+    config = weights.with_pretrained_network(config, workdir)
     task = build.task(config)
     total = build.total_steps(config, len(source))
 
     folder = open_folder(workdir)
-    source, held_out = build.encoded(config, workdir, source, held_out)
+    source, held_out = build.encoded(config, workdir, source, held_out, weights.pretrained_tokenizer(config))
     with Checkpoints(folder, keep_last=config.checkpoint.keep) as checkpoints, Interrupt() as interrupt:
         start = checkpoints.latest() or 0
         if start:
@@ -54,7 +54,7 @@ def train(config: ConfigDict, workdir: Path) -> int:
             say(f"already trained to step {start}; a larger train.steps goes on from here")
             return 0
 
-        model = Model(config, weights.plain(task), mesh, weights.whole(task, state), step=start, workdir=workdir)
+        model = Model(config, weights.plain(task), mesh, {}, step=start, workdir=workdir)  # given weights to draw
         score = make_score(config, task, mesh, held_out)
         next_state = make_step(config, task)
         batches = open_batches(config, source, start)
@@ -84,7 +84,7 @@ def train(config: ConfigDict, workdir: Path) -> int:
                         writers.scalars(step, {f"holdout_{name}": value for name, value in scores.items()})
                         checkpoints.save(state, config=config.to_dict(), holdout_loss=scores.get("loss"))
                     if not stopping:
-                        draw(model.with_params(weights.whole(task, state), step=step), workdir, writers, last=last)
+                        draw(model, task, state, step, workdir, writers, last=last)
                 if last:
                     break
         checkpoints.wait()
@@ -108,6 +108,8 @@ def check_batch_size(config: ConfigDict, mesh: Mesh) -> None:
 def open_folder(workdir: Path) -> Path:
     """The folder of the checkpoints, made if need be."""
     folder = workdir / "checkpoints"
+    if (workdir / weights.EXPORTED).is_file():
+        raise UserError(f"{workdir} holds exported weights: train in another folder, with train.initial={workdir}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -129,7 +131,7 @@ def begin(config: ConfigDict, task: Task, mesh: Mesh, checkpoints: Checkpoints, 
         state = checkpoints.restore(start, abstract)
     else:
         state = jax.jit(initial, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))()
-    return weights.begun(config, task, mesh, state, fresh=not start)
+    return weights.with_pretrained_params(config, task, mesh, state, fresh=not start)
 
 
 def make_step(config: ConfigDict, task: Task) -> Any:
@@ -260,18 +262,22 @@ def keep_examples(config: ConfigDict, source: Source, workdir: Path) -> None:
         raise UserError(f"cannot write to {workdir}: {error.strerror}; give another folder with --workdir") from error
 
 
-def draw(model: Model, workdir: Path, writers: Writers, *, last: bool) -> None:
-    """A grid and a strip where they are due."""
-    config, step = model.config, model.step
-    folder = workdir / "samples"
+def draw(
+    model: Model, task: Task, state: TrainState, step: int, workdir: Path, writers: Writers, *, last: bool
+) -> None:
+    """A grid and a strip where they are due, by the averaged weights of `state`."""
+    config, folder = model.config, workdir / "samples"
 
     def due(every: int) -> bool:
         return config.log.pictures and every > 0 and (step % every == 0 or last)
 
-    if due(config.train.sample_every):
+    grid_due, strip_due = due(config.train.sample_every), due(config.train.trajectory_every)
+    if grid_due or strip_due:
+        model = model.with_params(weights.whole(task, state), step=step)
+    if grid_due:
         picture = sample.grid(model, model.sample())
         show("samples", folder / f"step_{step:07d}.png", picture, partial(writers.picture, step))
-    if due(config.train.trajectory_every):
+    if strip_due:
         picture = sample.strip(sample.trajectory(model))
         show("trajectory", folder / f"step_{step:07d}_trajectory.png", picture, partial(writers.picture, step))
 

@@ -19,6 +19,7 @@ from jdiff.common.errors import UserError
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
+torch.set_num_threads(1)  # of networks as small as these, threads only wait for one another
 
 RELATIVE = 1e-4
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -60,28 +61,23 @@ def compare(mine: Callable, others: Callable, params: Any, x: np.ndarray, within
     return ours(their_out)
 
 
-def assert_exact_there_and_back(folder: Path, out: Path) -> None:
-    """What is loaded from the folder and saved again has their names, shapes and bytes, and loads as the same."""
-    network, params = interop.load(folder)
-    settings = config(folder)
-    interop.save(params, settings, out)
-
+def assert_saved_as_it_was(params: Any, folder: Path, out: Path) -> None:
+    """Parameters loaded from the folder, saved again, have its names, shapes, bytes and settings."""
+    interop.save(params, config(folder), out)
+    assert config(out) == config(folder)
     before, after = load_file(folder / WEIGHTS), load_file(out / WEIGHTS)
     assert before.keys() == after.keys()
     for name, tensor in before.items():
         assert (tensor.dtype, tensor.shape) == (after[name].dtype, after[name].shape), name
         assert tensor.tobytes() == after[name].tobytes(), name
-    assert config(out) == settings
-
-    again, same = interop.load(out)
-    assert again == network
-    assert jax.tree.structure(same) == jax.tree.structure(params)
-    jax.tree.map(np.testing.assert_array_equal, same, params)
 
 
 def reloaded(model, folder: Path):
     """A model of its class, as they read it from the folder."""
-    return type(model).from_pretrained(folder).eval()
+    again = type(model).from_pretrained(folder).eval()
+    for parameter in again.parameters():
+        parameter.data = parameter.data.clone()  # at an aligned address: their sums are in another order elsewhere
+    return again
 
 
 def refused(folder: Path, *words: str) -> None:

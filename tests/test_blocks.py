@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -15,6 +16,7 @@ from jdiff.networks.convolution import _products, conv2d
 from jdiff.networks.layers import Conv, Norm, Style
 from jdiff.networks.resample import Downsample, Upsample, resample
 from jdiff.networks.unet import BLOCKS, UNet
+from tests.arrays import drawn, noise
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 
@@ -26,24 +28,6 @@ BEFORE_A_NORM = {
     "dense": {"conv_0", "conv_1", "conv_2"},
     "inception": {"point", "near_1", "far_2", "mean"},
 }
-
-
-def noise(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def drawn(module, *inputs):
-    """Parameters away from the zeros that some layers start with; drawn by NumPy, since compiling `init` takes long."""
-    rng = np.random.default_rng(1)
-    static = [value for value in inputs if isinstance(value, bool)]  # a block's `train`, which comes last
-    arrays = inputs[: len(inputs) - len(static)]
-
-    def draw(path, leaf):
-        around = 1.0 if path[-1].key == "scale" else 0.0
-        return (around + rng.normal(size=leaf.shape) / math.sqrt(max(1, math.prod(leaf.shape[:-1])))).astype(np.float32)
-
-    abstract = jax.eval_shape(lambda *arrays: module.init(KEY, *arrays, *static), *arrays)
-    return jax.tree.map_with_path(draw, abstract)
 
 
 def applied(module, params, *inputs):
@@ -63,10 +47,9 @@ def test_every_block_in_every_style(kind):
     """Odd numbers of channels and an oblong image."""
     x, embedding = noise(2, 6, 4, 5), noise(2, 3)
     for norm, way, resample_filter in itertools.product(NORMS, SIDES, FILTERS):
-        for scale_shift in (True, False):
-            block = BLOCKS[kind](7, Style(norm=norm, resample_filter=resample_filter, scale_shift=scale_shift), way)
-            out = jax.eval_shape(lambda *xs, block=block: block.init_with_output(*xs, False)[0], KEY, x, embedding)
-            assert out.shape == (2, *SIDES[way], 7)
+        block = BLOCKS[kind](7, Style(norm=norm, resample_filter=resample_filter), way)
+        out = jax.eval_shape(lambda *xs, block=block: block.init_with_output(*xs, False)[0], KEY, x, embedding)
+        assert out.shape == (2, *SIDES[way], 7)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -183,7 +166,7 @@ def test_norms_are_over_what_they_say(norm):
         np.testing.assert_allclose(out.mean(over), 0, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", BLOCKS)
+@pytest.mark.parametrize("kind", ["vgg", "dense", "inception"])
 def test_a_unet_of_any_block_takes_any_style(kind):
     """As the parts meet in it: levels, halving in blocks, the image again at every level."""
     style = Style(norm="rms", resample_filter="fir", skip_scale=math.sqrt(0.5))
@@ -191,11 +174,11 @@ def test_a_unet_of_any_block_takes_any_style(kind):
     network = UNet(out_channels=3, block=kind, attention_levels=(), middle_attention=False, style=style, **fields)
     x, times = noise(2, 4, 6, 3), noise(2)
     params = drawn(network, x, times, {})
-    run = jax.jit(lambda x, times: network.apply(params, x, times, {}))
-    out = run(x, times)
+    run = jax.jit(network.apply)
+    out = run(params, x, times, {})
     assert out.shape == x.shape
     assert np.isfinite(out).all()
-    assert np.abs(run(x, times + 1) - out).max() > 1e-3
+    assert np.abs(run(params, x, times + 1, {}) - out).max() > 1e-3
 
 
 # Halving and doubling
@@ -291,11 +274,10 @@ def test_padded_convolutions_are_laxs(padding, sides):
     x, kernel = noise(2, *sides, 5), noise(3, 3, 5, 4, seed=1)
     for stride in (1, 2):
         expected = convolved(x, kernel, stride=stride, padding=padding)
-        for form in (
-            lambda x, k: conv2d(x, k, stride=stride, padding=padding),
-            lambda x, k: _products(x, k, stride, *padding),
-        ):
-            np.testing.assert_allclose(jax.jit(form)(x, kernel), expected, rtol=1e-4, atol=1e-4)
+        out = jax.jit(partial(conv2d, stride=stride, padding=padding))(x, kernel)
+        np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-4)
+        products = jax.jit(_products, static_argnums=(2, 3, 4))(x, kernel, stride, *padding)
+        np.testing.assert_allclose(products, expected, rtol=1e-4, atol=1e-4)
     layer, style = Conv(4, stride=2, padding=padding), Style()
     np.testing.assert_allclose(
         applied(layer, {"params": {"kernel": kernel, "bias": np.zeros(4, np.float32)}}, x),
@@ -488,7 +470,8 @@ def shapes(tokens=64, keys=None, width=64, dtype=jnp.bfloat16):
     ],
 )
 def test_flash_attention_only_where_its_kernels_fit(case, masked, expected, monkeypatch):
-    assert attention.implementation(*shapes(**case), masked=masked) == "xla"  # here, or of a GPU's tests below
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    assert attention.implementation(*shapes(**case), masked=masked) == "xla"
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     for capability, fits in (("8.0", True), ("10.3", True), ("7.5", False), ("gfx942", False)):
         device = SimpleNamespace(compute_capability=capability)

@@ -14,6 +14,8 @@ from benchmarks.digits import copies, distance, pixels, read_right, real_digits
 from jdiff.common.errors import UserError
 from tests.conftest import TINY, config, run_command
 
+pytestmark = pytest.mark.alone
+
 
 def sample(run, scale):
     """1,000 images by --mode=sample: ([1000, 64] pixels in [-1, 1], labels)."""

@@ -1,6 +1,7 @@
 """Sources and the pipeline."""
 
 import hashlib
+import json
 from collections import Counter
 
 import numpy as np
@@ -253,3 +254,74 @@ def test_tfds_sets_that_are_not_there(tmp_path):
         Tfds("cifar10", "train", str(tmp_path))
     with pytest.raises(UserError, match="knows no data set 'cifar_ten'"):
         Tfds("cifar_ten", "train", str(tmp_path))
+
+
+# What metadata says of images besides captions
+
+
+def described(folder, rows):
+    """A folder with an image for each row, whose metadata the rows are."""
+    for row in rows:
+        file = folder / row["file_name"]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), (10, 20, 30)).save(file)
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return str(folder)
+
+
+ROWS = [
+    {"file_name": "train/a.png", "tags": ["dog", "indoors"], "age": 3.5, "weight": 20},
+    {"file_name": "train/b.png", "tags": "cat", "age": 1, "weight": 4},
+    {"file_name": "train/c.png", "tags": [], "age": -2e-1, "weight": 0},
+    {"file_name": "test/d.png", "tags": ["indoors", "cat", "indoors"], "age": 0, "weight": 7},
+]
+
+
+def test_a_folder_has_several_labels_and_numbers(tmp_path):
+    root = described(tmp_path, ROWS)
+    train, test = (Folder(root, split, labels="tags", scalars=("weight", "age")) for split in ("train", "test"))
+    assert train.class_names == test.class_names == ("cat", "dog", "indoors")
+    assert train.labels_per_image == test.labels_per_image == 2
+    assert [record["label"].tolist() for record in train] == [[1, 2], [0, -1], [-1, -1]]
+    assert test[0]["label"].tolist() == [2, 0]
+    assert [(record["weight"], record["age"]) for record in train] == [(20, 3.5), (4, 1), (0, np.float32(-0.2))]
+    assert train.scalar_names == ("weight", "age")
+    assert train.captions == ()
+
+
+def test_one_label_in_metadata_is_a_class(tmp_path):
+    rows = [{"file_name": f"{name}.png", "kind": kind} for name, kind in (("a", "x"), ("b", 7), ("c", ["x"]))]
+    source = Folder(described(tmp_path, rows), "train", labels="kind")
+    assert (source.class_names, source.labels_per_image) == (("7", "x"), 1)
+    assert [record["label"] for record in source] == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"tags": None}, "metadata.jsonl line 2 has no 'tags'"),
+        ({"tags": ["a", 2.5]}, "line 2 has no 'tags', or one that is neither a label nor a list"),
+        ({"age": "old"}, "line 2 has no 'age', or one that is no number"),
+        ({"age": float("nan")}, "line 2 has no 'age'"),
+        ({"age": True}, "line 2 has no 'age'"),
+    ],
+)
+def test_metadata_that_lacks_what_is_asked_for_is_refused(tmp_path, change, words):
+    rows = [ROWS[0], {**ROWS[1], **change}, *ROWS[2:]]
+    with pytest.raises(UserError, match=words):
+        Folder(described(tmp_path, rows), "train", labels="tags", scalars=("age",))
+
+
+def test_held_out_labels_must_be_known(tmp_path):
+    root = described(tmp_path, [*ROWS[:3], {**ROWS[3], "tags": ["owl"]}])
+    with pytest.raises(UserError, match=r"d\.png has the label 'owl', which no training image has"):
+        Folder(root, "test", labels="tags")
+    root = described(tmp_path, [*ROWS[:3], {**ROWS[3], "tags": ["dog", "cat", "indoors"]}])
+    with pytest.raises(UserError, match=r"d\.png has 3 labels, and training images have at most 2"):
+        Folder(root, "test", labels="tags")
+
+
+def test_columns_that_are_asked_for_need_metadata(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"no metadata\.jsonl or metadata\.csv.*columns tags, age"):
+        Folder(str(tmp_path), "train", labels="tags", scalars=("age",))

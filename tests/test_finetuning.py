@@ -131,7 +131,9 @@ def test_parts_of_rank_r_reach_any_change_of_rank_r():
     parts = jax.tree.map(lambda leaf: draw(*leaf.shape), parts)
     made = lora.merged(params, parts, alpha=6.0)
     change = 2.0 * parts["c"]["kernel"]["a"] @ parts["c"]["kernel"]["b"]
-    np.testing.assert_allclose(made["c"]["kernel"], params["c"]["kernel"] + change.reshape(3, 3, 2, 5), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        made["c"]["kernel"], params["c"]["kernel"] + change.reshape(3, 3, 2, 5), rtol=1e-5, atol=1e-5
+    )
     np.testing.assert_array_equal(made["d"]["kernel"], params["d"]["kernel"])
     assert "c" not in lora.init(jax.random.key(0), params, rank=3, layers=("attention",))
 

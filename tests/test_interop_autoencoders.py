@@ -1,31 +1,34 @@
 """diffusers' AutoencoderKL and VQModel against ours, loaded from what they save: outputs, gradients, and the way back.
 
-A difference is the largest |ours - theirs| over the largest |theirs|. The largest measured (diffusers 0.42.1, CPU,
-float32): outputs 4e-6, gradients 7e-6.
+The largest difference measured (diffusers 0.42.1, CPU, float32): outputs 4e-6, gradients 7e-6.
 """
 
 import json
-import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
 
 from jdiff import interop
-from jdiff.common.errors import UserError
-from jdiff.networks.autoencoder import KLAutoencoder, Layout
-from jdiff.networks.layers import Style
-from jdiff.networks.quantizer import Codebook, nearest
+from tests.interop_parity import (
+    assert_saved_as_it_was,
+    close,
+    compare,
+    diffusers,
+    normal,
+    ours,
+    refused,
+    reloaded,
+    theirs,
+    torch,
+    with_settings,
+    with_tensors,
+)
 
-torch = pytest.importorskip("torch")
-diffusers = pytest.importorskip("diffusers")
-
-RELATIVE = 1e-4
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+pytestmark = pytest.mark.usefixtures("compile_fast")
 
 
 def blocks(levels: int, attending: tuple[int, ...] = ()) -> dict[str, tuple[str, ...]]:
@@ -126,52 +129,7 @@ def peer(case: Case):
 
 
 def images(case: Case) -> np.ndarray:
-    return np.random.default_rng(0).normal(size=case.shape).astype(np.float32)
-
-
-def latents_like(shape: tuple[int, ...]) -> np.ndarray:
-    return np.random.default_rng(1).normal(size=shape).astype(np.float32)
-
-
-def theirs(x: np.ndarray):
-    return torch.tensor(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
-
-
-def ours(x) -> np.ndarray:
-    return x.detach().numpy().transpose(0, 2, 3, 1)
-
-
-def close(mine: Any, others: np.ndarray) -> None:
-    mine = np.asarray(mine)
-    assert mine.shape == others.shape
-    assert np.abs(mine - others).max() < RELATIVE * np.abs(others).max()
-
-
-def output_and_gradient(function, params, x: np.ndarray):
-    """f(x) and the gradient of sum(sin(f(x)))."""
-
-    def summed(x):
-        out = function(params, x)
-        return jnp.sum(jnp.sin(out)), out
-
-    (_, out), gradient = jax.jit(jax.value_and_grad(summed, has_aux=True))(x)
-    return out, gradient
-
-
-def their_output_and_gradient(function, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    x = theirs(x).requires_grad_()
-    out = function(x)
-    torch.sum(torch.sin(out)).backward()
-    return ours(out), ours(x.grad)
-
-
-def compare(mine, others, x: np.ndarray, params) -> np.ndarray:
-    """Theirs of x, where ours agree in value and gradient."""
-    out, gradient = output_and_gradient(mine, params, x)
-    their_out, their_gradient = their_output_and_gradient(others, x)
-    close(out, their_out)
-    close(gradient, their_gradient)
-    return their_out
+    return normal(*case.shape)
 
 
 def method(network, name: str = "__call__", **options):
@@ -198,9 +156,9 @@ def test_kl_encodes_and_decodes_as_theirs(saved):
         posterior = model.encode(x).latent_dist
         return torch.cat([posterior.mean, posterior.logvar], dim=1)
 
-    made = compare(moments, their_moments, images(case), params)
-    z = latents_like((*made.shape[:3], made.shape[3] // 2))
-    compare(method(network, "decode"), lambda z: model.decode(z).sample, z, params)
+    made = compare(moments, their_moments, params, images(case))
+    z = normal(*made.shape[:3], made.shape[3] // 2, seed=1)
+    compare(method(network, "decode"), lambda z: model.decode(z).sample, params, z)
 
 
 def test_the_mean_is_decoded_by_default(tmp_path):
@@ -229,16 +187,16 @@ def test_vq_encodes_quantizes_and_decodes_as_theirs(saved):
     case, model, folder = saved
     network, params = interop.load(folder)
     x = images(case)
-    made = compare(method(network, "encode"), lambda x: model.encode(x).latents, x, params)
+    made = compare(method(network, "encode"), lambda x: model.encode(x).latents, params, x)
 
-    z = latents_like(made.shape) * made.std() + made.mean()
+    z = normal(*made.shape, seed=1) * made.std() + made.mean()
     quantized, indices = method(network, "quantize")(params, z)
     their_codes, _, (_, _, their_indices) = model.quantize(theirs(z))
     assert len(np.unique(indices)) > 5
     np.testing.assert_array_equal(indices, their_indices.numpy().reshape(indices.shape))
     close(quantized, ours(their_codes))
 
-    compare(method(network, "decode"), lambda z: model.decode(z).sample, z, params)
+    compare(method(network, "decode"), lambda z: model.decode(z).sample, params, z)
     close(method(network)(params, x), ours(model(theirs(x)).sample))
 
 
@@ -255,60 +213,25 @@ def test_vq_decodes_without_quantizing_as_theirs(tmp_path):
             z = method(network, "lookup")(params, tokens)
             expected = model.decode(torch.tensor(tokens), force_not_quantize=True, shape=shape).sample
         else:
-            z = latents_like(shape)
+            z = normal(*shape, seed=1)
             expected = model.decode(theirs(z), force_not_quantize=True).sample
         close(method(network, "decode", quantize=False)(params, z), ours(expected))
 
 
 @pytest.mark.parametrize("saved", KL + VQ, ids=str, indirect=True)
-def test_the_way_out_and_in_is_exact(saved, tmp_path_factory):
+def test_the_way_out_is_exact(saved, tmp_path_factory):
     case, model, folder = saved
-    network, params = interop.load(folder)
     out = tmp_path_factory.mktemp("out")
-    interop.save(params, json.loads((folder / "config.json").read_text()), out)
-
-    before, after = load_file(folder / WEIGHTS), load_file(out / WEIGHTS)
-    assert before.keys() == after.keys()
-    for name, tensor in before.items():
-        assert (tensor.dtype, tensor.shape) == (after[name].dtype, after[name].shape), name
-        assert tensor.tobytes() == after[name].tobytes(), name
-
-    again, same = interop.load(out)
-    assert again == network
-    assert jax.tree.structure(same) == jax.tree.structure(params)
-    jax.tree.map(np.testing.assert_array_equal, same, params)
-
-    assert json.loads((out / "config.json").read_text()) == json.loads((folder / "config.json").read_text())
-    reloaded = getattr(diffusers, case.kind).from_pretrained(out).eval()
+    assert_saved_as_it_was(interop.load(folder)[1], folder, out)
     with torch.no_grad():
         x = theirs(images(case))
-        assert torch.equal(model(x).sample, reloaded(x).sample)
+        assert torch.equal(model(x).sample, reloaded(model, out)(x).sample)
 
 
 @pytest.fixture
 def small(tmp_path):
     peer(KL[0]).save_pretrained(tmp_path)
     return tmp_path
-
-
-def refused(folder, *words: str) -> None:
-    with pytest.raises(UserError) as caught:
-        interop.load(folder)
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert word in message, message
-
-
-def with_tensors(folder, change) -> None:
-    tensors = load_file(folder / WEIGHTS)
-    change(tensors)
-    save_file(tensors, folder / WEIGHTS)
-
-
-def with_settings(folder, **settings) -> None:
-    file = folder / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
 
 
 def test_tensors_that_do_not_fit_are_refused_by_name(small):
@@ -359,72 +282,3 @@ def test_settings_left_out_are_their_defaults(tmp_path):
     network, params = interop.load(tmp_path)
     x = np.random.default_rng(0).normal(size=(1, 8, 8, 3)).astype(np.float32)
     close(method(network)(params, x), ours(model(theirs(x)).sample))
-
-
-TINY = Layout(channels=8, channel_mults=(1, 2), blocks_per_level=1, style=Style(norm_groups=4))
-
-
-def test_images_that_do_not_halve_are_refused():
-    network = KLAutoencoder(layout=TINY)
-    with pytest.raises(
-        UserError, match=re.escape("8x9 do not fit an autoencoder of 2 levels: sides must be multiples of 2")
-    ):
-        network.init(jax.random.key(0), jnp.zeros((1, 8, 9, 3)))
-
-
-def test_layers_compute_in_bfloat16_and_answer_in_float32():
-    half = KLAutoencoder(layout=replace(TINY, style=replace(TINY.style, dtype=jnp.bfloat16)))
-    x = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
-    variables = jax.jit(half.init)(jax.random.key(1), x)
-    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    whole = KLAutoencoder(layout=TINY)
-    for name, given in (("encode", x), ("decode", x[:, ::2, ::2, :1].repeat(4, axis=-1))):
-        rounded, exact = (method(network, name)(variables["params"], given) for network in (half, whole))
-        for one, other in zip(jax.tree.leaves(rounded), jax.tree.leaves(exact), strict=True):
-            assert one.dtype == jnp.float32
-            assert 0 < np.abs(one - other).max() < 0.05 * np.abs(other).max()
-
-
-@pytest.mark.parametrize(("shape", "count", "offset"), [((7,), 40, 0.0), ((3, 4, 5, 2), 9, 0.0), ((50, 3), 64, 1e3)])
-def test_nearest_is_the_brute_force_nearest(shape, count, offset):
-    """Far from the origin as well, where ||z||^2 - 2 z e + ||e||^2 cannot tell codes apart."""
-    rng = np.random.default_rng(0)
-    codes = (offset + rng.normal(size=(count, shape[-1]))).astype(np.float32)
-    z = (offset + rng.normal(size=shape)).astype(np.float32)
-    distances = np.sum((z[..., None, :].astype(np.float64) - codes) ** 2, axis=-1)
-    quantized, indices = jax.jit(nearest)(codes, z)
-    assert indices.shape == shape[:-1]
-    np.testing.assert_array_equal(indices, distances.argmin(axis=-1))
-    np.testing.assert_array_equal(quantized, codes[distances.argmin(axis=-1)])
-
-
-def test_a_code_is_nearest_to_itself_and_the_first_of_equals():
-    codes = jnp.array([[0.0, 1.0], [2.0, 3.0], [2.0, 3.0], [-1.0, 5.0]])
-    quantized, indices = nearest(codes, codes)
-    assert indices.tolist() == [0, 1, 1, 3]
-    np.testing.assert_array_equal(quantized, codes)
-
-
-def test_the_gradient_goes_straight_through():
-    """d sum(w q^2) / dz = 2 w q, as though q were z; the codes get none."""
-    rng = np.random.default_rng(0)
-    codes, z, w = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((9, 3), (4, 5, 3), (4, 5, 3)))
-    quantized, _ = nearest(codes, z)
-    to_codes, to_z = jax.grad(lambda codes, z: jnp.sum(w * nearest(codes, z)[0] ** 2), argnums=(0, 1))(codes, z)
-    np.testing.assert_allclose(to_z, 2 * w * quantized, rtol=1e-6)
-    np.testing.assert_array_equal(to_codes, jnp.zeros_like(codes))
-
-
-def test_a_codebook_holds_its_codes():
-    book = Codebook(16, 3)
-    variables = book.init(jax.random.key(0), jnp.zeros((1, 3)))
-    codes = variables["params"]["codes"]
-    assert codes.shape == (16, 3)
-    assert 0.03 < np.abs(codes).max() <= 1 / 16
-    z = 0.1 * jax.random.normal(jax.random.key(1), (4, 4, 3))
-    quantized, indices = book.apply(variables, z)
-    np.testing.assert_array_equal(quantized, nearest(codes, z)[0])
-    held = jax.tree.map(np.asarray, variables)  # as a loaded model's
-    np.testing.assert_array_equal(jax.jit(lambda z: book.apply(held, z))(z)[0], quantized)
-    np.testing.assert_array_equal(book.apply(variables, indices, method="lookup"), quantized)
-    assert np.isnan(book.apply(variables, jnp.array([16]), method="lookup")).all()

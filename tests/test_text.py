@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from jdiff.common.errors import UserError
-from jdiff.data.sources import Source
-from jdiff.data.sources.captioned import Encoded
+from jdiff.data.sources import Source, captioned
 from jdiff.data.sources.digits import Digits
 from jdiff.data.sources.folder import Folder
 
@@ -299,7 +298,7 @@ def test_records_carry_tokens(tokenizer, fitted):
         calls.append(len(texts))
         return tokenizer.BytePairEncoder(fitted, 40)(texts)
 
-    encoded = Encoded(source, encode)
+    (encoded,) = captioned.encode([source], encode)
     assert isinstance(encoded, Source)
     assert calls == [10]  # each caption once
     for mine in (encoded, pickle.loads(pickle.dumps(encoded))):
@@ -317,8 +316,8 @@ def test_records_carry_tokens(tokenizer, fitted):
 
 def test_encoding_needs_captions(folder):
     source = Folder(folder(["a.png"], [{"file_name": "a.png"}]), "train")
-    with pytest.raises(UserError, match=r"no captions.*metadata\.jsonl"):
-        Encoded(source, np.zeros)
+    with pytest.raises(UserError, match="no captions"):
+        captioned.encode([source], np.zeros)
 
 
 def test_emoji(tokenizer, test_data):
@@ -338,7 +337,7 @@ def test_emoji(tokenizer, test_data):
         tokens = encoder(train.captions)
     assert encoder.decode(tokens) == [caption.lower() for caption in train.captions]
     assert ((tokens > 2).sum(1) / [len(caption.split()) for caption in train.captions]).mean() < 2
-    assert encoder.decode(Encoded(test, encoder)[7]["text"][None])[0] == test.captions[7].lower()
+    assert encoder.decode(captioned.encode([test], encoder)[0][7]["text"][None])[0] == test.captions[7].lower()
 
 
 # Frozen encoders
@@ -430,7 +429,8 @@ def test_features_are_computed_once_and_kept(minilm, frozen, tmp_path, monkeypat
     assert out.stdout.strip() == f"({len(CAPTIONS)}, 12, 384) []"
 
     monkeypatch.setattr(frozen.FrozenEncoder, "_batches", lambda *a: iter(()) if 1 / 0 else None)  # computing fails now
-    encoded = Encoded(Described(CAPTIONS + CAPTIONS), partial(frozen.cached, encoder, folder=data, otherwise=other))
+    texts = partial(frozen.cached, encoder, folder=data, otherwise=other)
+    (encoded,) = captioned.encode([Described(CAPTIONS + CAPTIONS)], texts)
     dumped = pickle.dumps(encoded)
     assert len(dumped) < 20_000  # the features stay in their files
     for source in (encoded, pickle.loads(dumped)):

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from jdiff.networks.conditioning import Conditioner, ImagePlanes, LabelEmbedding, ScalarEmbedding, TextTokens
-from jdiff.networks.transformer import SIZES, DiT, check_patches, positions
+from jdiff.networks.embeddings import positions
+from jdiff.networks.transformer import DiT, check_patches
+from tests.arrays import noise, perturbed
 
 SMALL = {"features": 16, "depth": 1, "heads": 2, "patch_size": 2}
 
@@ -15,31 +17,10 @@ def labelled(classes=5, features=16):
     return Conditioner({"label": LabelEmbedding(classes, features)})
 
 
-def perturbed(network, x, cond):
-    """Parameters away from the zeros that some layers start with; drawn by NumPy, which has nothing to compile."""
-    shapes = jax.eval_shape(network.init, jax.random.key(0), x, np.zeros(len(x), np.float32), cond)
-    rng = np.random.default_rng(1)
-    return jax.tree.map(lambda leaf: rng.normal(scale=0.2, size=leaf.shape).astype(np.float32), shapes)
-
-
 def runner(network, params):
     """(x, c_noise, cond) -> output, compiled once."""
     compiled = jax.jit(network.apply)
     return lambda x, times, cond: np.asarray(compiled(params, x, np.float32(times), cond))
-
-
-def noise(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-@pytest.mark.parametrize(("size", "millions"), [("S", 33.0), ("B", 130.5), ("L", 458.1), ("XL", 675.1)])
-def test_presets_have_the_published_sizes(size, millions):
-    """Table 1 of 2212.09748, patches of 2 on ImageNet's latents, mean and variance out; counted without a byte."""
-    conditioner = labelled(1000, SIZES[size]["features"])
-    network = DiT(out_channels=8, patch_size=2, conditioner=conditioner, **SIZES[size])
-    arguments = jnp.zeros((1, 32, 32, 4)), jnp.zeros(1), {"label": jnp.zeros(1, int)}
-    params = jax.eval_shape(network.init, jax.random.key(0), *arguments)
-    assert sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6 == pytest.approx(millions, rel=0.005)
 
 
 @pytest.mark.parametrize(("shape", "patch"), [((4, 4, 1), 2), ((6, 10, 3), 2), ((4, 12, 2), 4), ((5, 3, 2), 1)])
@@ -199,24 +180,6 @@ def test_bfloat16_computes_what_float32_computes():
     assert 0 < np.linalg.norm(out - reference) < 0.05 * np.linalg.norm(reference)
     stored = jax.eval_shape(rough.init, jax.random.key(0), x, np.float32(times), {})
     assert {leaf.dtype for leaf in jax.tree.leaves(stored)} == {jnp.dtype("float32")}
-
-
-def test_remat_changes_no_gradient():
-    x, times = jnp.asarray(noise(2, 4, 4, 1)), jnp.ones(2)
-    plain, remat = (DiT(out_channels=1, remat=remat, **SMALL) for remat in (False, True))
-    params = perturbed(plain, x, {})
-
-    def gradient(network):
-        return jax.grad(lambda p: jnp.sum(network.apply(p, x, times, {}) ** 2))
-
-    # An argument of the operation that computes again, whatever that is called in this version.
-    recomputes = ["prevent_cse" in str(jax.make_jaxpr(gradient(network))(params)) for network in (plain, remat)]
-    assert recomputes == [False, True]
-    ours, theirs = (jax.tree.leaves(jax.device_get(jax.jit(gradient(network))(params))) for network in (remat, plain))
-    # Against the largest of all: a key's bias moves all logits of a softmax alike, so its gradient is rounding only.
-    largest = max(np.abs(leaf).max() for leaf in theirs)
-    for a, b in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * largest)
 
 
 def test_dropout_only_in_training():

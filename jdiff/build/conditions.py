@@ -20,6 +20,7 @@ def label_rows(labels: Iterable, config: ConfigDict, name: str = "labels") -> np
     names of classes, or sequences of these. Raises UserError for one that is unknown.
     """
     classes, most = config.data.class_names, config.data.labels_per_image
+    labels = labels.tolist() if hasattr(labels, "tolist") else labels  # of NumPy or JAX
     if isinstance(labels, str) or not isinstance(labels, Iterable):
         raise UserError(f"{name}={labels!r} must be a sequence of labels, as in labels=[3, 3, 5]")
 

@@ -34,6 +34,8 @@ def sources(config: ConfigDict) -> tuple[Source, Source | None]:
             channels=one_of_channels(data.channels or 3),
             holdout=data.holdout,
             on_bad_file=on_bad_file,  # type: ignore[arg-type]
+            labels=data.labels,
+            scalars=config.condition.scalars.names if "scalars" in config.model.conditions else (),
             progress=lambda files, total: bar(files, total=total),
         )
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from jdiff.build.conditions import check_conditions
+from jdiff.build.conditions import check_conditions, drop_rates
 from jdiff.build.sampling import FIRST_ORDER, ladder, sampler
 from jdiff.common.errors import UserError
 from jdiff.config import one_of
@@ -61,6 +61,8 @@ def check_sampling(config: ConfigDict, made_schedule: schedules.Schedule) -> Non
         raise UserError(f"guidance.conditions={wanted.conditions} goes with classifier_free and cfg_plus_plus alone")
     for name in wanted.conditions:
         one_of("guidance.conditions", name, list(config.model.conditions))
+    if method in ("classifier_free", "cfg_plus_plus"):
+        away_from(config)
     if method == "cfg_plus_plus":
         if sample.sampler not in FIRST_ORDER:
             raise UserError(f"guidance.method='cfg_plus_plus' goes with the samplers {', '.join(FIRST_ORDER)} alone")
@@ -70,27 +72,45 @@ def check_sampling(config: ConfigDict, made_schedule: schedules.Schedule) -> Non
         raise UserError("guidance.method='autoguidance' needs a second, weaker run: set guidance.weak_workdir")
     if method == "classifier" and not wanted.classifier_workdir:
         raise UserError("guidance.method='classifier' needs a classifier's run: set guidance.classifier_workdir")
+    if method == "classifier" and config.data.labels_per_image > 1:
+        raise UserError("guidance.method='classifier' guides to one class, and these images have several labels")
     if method == "classifier" and not config.data.class_names:
         raise UserError("guidance.method='classifier' guides to a class, and this model's data have none")
 
 
-# What each method makes of the denoiser; helpers are the other runs' tasks, with their weights beside the model's.
+def away_from(config: ConfigDict) -> tuple[str, ...]:
+    """The conditions that classifier-free guidance drops. Raises UserError where the model never learned to do without
+    one.
+    """
+    conditions, named = config.model.conditions, config.guidance.conditions
+    without = [name for name, rate in zip(conditions, drop_rates(config), strict=True) if rate > 0]
+    needed = [name for name in named or conditions if name not in without]
+    if needed and (named or not without):
+        raise UserError(
+            f"guidance_scale: this model never learned to do without its {needed[0]}, which was never dropped in "
+            "training (condition.*.drop_rate, model.drop_rate): there is nothing to guide away from"
+        )
+    return tuple(named or without)
 
 
-def _classifier_free(denoise: Denoise, rows: Any, wanted: Any, rescale: Any, weights: Any, helpers: Any) -> Denoise:
-    return guidance.classifier_free(denoise, rows["scale"], rescale=rescale, conditions=wanted.conditions)
+# What each method makes of the denoiser. conditions: those that it drops. helpers: the other runs' tasks, with their
+# weights beside the model's.
 
 
-def _cfg_plus_plus(denoise: Denoise, rows: Any, wanted: Any, rescale: Any, weights: Any, helpers: Any) -> Denoise:
-    return guidance.cfg_plus_plus(denoise, rows["scale"], conditions=wanted.conditions)
+def _classifier_free(denoise: Denoise, rows: Any, conditions: Any, rescale: Any, weights: Any, helpers: Any) -> Denoise:
+    return guidance.classifier_free(denoise, rows["scale"], rescale=rescale, conditions=conditions)
 
 
-def _autoguidance(denoise: Denoise, rows: Any, wanted: Any, rescale: Any, weights: Any, helpers: Any) -> Denoise:
+def _cfg_plus_plus(denoise: Denoise, rows: Any, conditions: Any, rescale: Any, weights: Any, helpers: Any) -> Denoise:
+    return guidance.cfg_plus_plus(denoise, rows["scale"], conditions=conditions)
+
+
+def _autoguidance(denoise: Denoise, rows: Any, conditions: Any, rescale: Any, weights: Any, helpers: Any) -> Denoise:
     weak = helpers["weak"].denoiser(weights["weak"])
     return guidance.autoguidance(denoise, weak, rows["scale"], rescale=rescale)
 
 
-def _classifier(denoise: Denoise, rows: Any, wanted: Any, rescale: Any, weights: Any, helpers: Any) -> Denoise:
+def _classifier(denoise: Denoise, rows: Any, conditions: Any, rescale: Any, weights: Any, helpers: Any) -> Denoise:
     def log_probability(x: Array, sigma: Array, cond: Any) -> Array:
         """ln p(class | D(x)): a classifier of clean images reads the denoised one."""
         logits, _ = helpers["classifier"].classify(weights["classifier"], denoise(x, sigma, cond).x0)
@@ -137,14 +157,15 @@ def guide(config: ConfigDict, task: DiffusionTask, helpers: Mapping[str, Any]) -
     wanted, guided = config.guidance, is_guided(config)
     limited = wanted.sigma_low > 0 or wanted.sigma_high is not None
     runs = tuple(guidance_runs(config).values())
-    form = (guided, wanted.method, wanted.conditions, bool(wanted.rescale), limited, wanted.threshold, *runs)
+    conditions = away_from(config) if guided and wanted.method in ("classifier_free", "cfg_plus_plus") else ()
+    form = (guided, wanted.method, conditions, bool(wanted.rescale), limited, wanted.threshold, *runs)
 
     def make(weights: Any, rows: Any) -> Denoise:
         plain, numbers = task.denoiser(weights["model"]), weights["guidance"]
         denoise = plain
         if guided:
             rescale = numbers["rescale"] if wanted.rescale else 0.0
-            denoise = GUIDANCE[wanted.method](plain, rows, wanted, rescale, weights, helpers)
+            denoise = GUIDANCE[wanted.method](plain, rows, conditions, rescale, weights, helpers)
             if limited:
                 denoise = guidance.interval(denoise, plain, numbers["sigma_low"], numbers["sigma_high"])
         if wanted.threshold == "static":

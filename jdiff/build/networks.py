@@ -5,11 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from jdiff.build.data import example
 from jdiff.build.names import pick
 from jdiff.common.errors import UserError
+from jdiff.common.pictures import to_float
 from jdiff.config import one_of
 from jdiff.networks import conditioning
 from jdiff.networks.attention import head_count
@@ -27,7 +30,14 @@ def denoising(config: ConfigDict) -> nn.Module:
     """F(x, c_noise, cond)."""
     for name in config.model.conditions:
         one_of("model.conditions", name, CONDITIONS)
-    return pick("network.name", config.network.name, {"unet": unet, "dit": dit})(config)
+    network = pick("network.name", config.network.name, {"unet": unet, "dit": dit})(config)
+    if config.network.norm_groups:  # blocks have layers of other widths than their own
+        try:
+            batch = example(config)
+            jax.eval_shape(network.init, jax.random.key(0), to_float(batch["x0"]), jnp.ones(1), batch["cond"])
+        except ValueError as error:
+            raise UserError(f"network.norm_groups={config.network.norm_groups}: {error}") from error
+    return network
 
 
 def unet(config: ConfigDict) -> UNet:
@@ -50,8 +60,11 @@ def unet(config: ConfigDict) -> UNet:
             "network.attention='cross' looks at the tokens of a text or an encoded image, and model.conditions="
             f"{tuple(config.model.conditions)} gives none; use self or transformer"
         )
-    if attention == "self" and _image_tokens(config):
-        raise UserError("condition.image.into='tokens' needs network.attention of cross or transformer to look at them")
+    if (only := _only_tokens(config)) and (attention == "self" or not attending):
+        raise UserError(
+            f"{only} gives tokens alone, which attention must look at: set network.attention to cross or transformer, "
+            "and network.attention_levels"
+        )
     widths = [mult * network.channels for mult in network.channel_mults]
     if network.norm_groups and (uneven := [width for width in widths if width % network.norm_groups]):
         raise UserError(f"network.norm_groups={network.norm_groups} does not divide {uneven[0]} channels")
@@ -105,6 +118,11 @@ def dit(config: ConfigDict) -> DiT:
         head_count(network.width, network.attention_heads, 0)
     except ValueError as error:
         raise UserError(f"{error}: change data.image_size, network.patch_size or network.attention_heads") from error
+    if network.width % 4:
+        raise UserError(f"network.width={network.width} must be a multiple of 4, as positions in rows and columns are")
+    vectors_only = network.embedder == "per_block"
+    if vectors_only and ("text" in config.model.conditions or "image" in config.model.conditions):
+        raise UserError("network.embedder='per_block' takes labels and scalars alone; set network.embedder='shared'")
     return DiT(
         out_channels=_outputs(config),
         features=network.width,
@@ -187,6 +205,8 @@ def conditioner(config: ConfigDict, *, vector_features: int) -> Conditioner | No
         "scalars": lambda: conditioning.ScalarEmbedding(vector_features, dtype=dtype),
     }
     widths = {"text": _text_tokens(config), "image": _image_tokens(config)}
+    if widths["image"] % 4:
+        raise UserError(f"condition.image.width={widths['image']} must be a multiple of 4, as positions are")
     if all(widths.values()) and len(set(widths.values())) > 1:
         raise UserError(
             f"tokens of texts ({widths['text']}) and of images ({widths['image']}) lie beside one another: give "
@@ -211,6 +231,16 @@ def _image_tokens(config: ConfigDict) -> int:
 
 def _tokens(config: ConfigDict) -> bool:
     return bool(_text_tokens(config) or _image_tokens(config))
+
+
+def _only_tokens(config: ConfigDict) -> str:
+    """The setting by which a condition is tokens and nothing else; "" where none is."""
+    text = config.condition.text
+    if _image_tokens(config):
+        return "condition.image.into='tokens'"
+    if _text_tokens(config) and text.encoder == "frozen" and not text.projected:
+        return "condition.text.projected=False"
+    return ""
 
 
 def _outputs(config: ConfigDict) -> int:

@@ -43,8 +43,12 @@ def diffusion(config: ConfigDict) -> DiffusionTask:
 def classifier(config: ConfigDict) -> ClassifierTask:
     if config.train.sample_every or config.train.trajectory_every:
         raise UserError("task='classifier' draws no samples: train.sample_every and train.trajectory_every must be 0")
+    if config.train.initial or config.lora.rank:
+        raise UserError("task='classifier' is trained anew: train.initial and lora.rank are for task='diffusion'")
     if not config.data.class_names:
         raise UserError(f"task='classifier' needs classes, and data.name={config.data.name!r} has none")
+    if config.data.labels_per_image > 1:
+        raise UserError("task='classifier' tells one class an image, and these images have several labels")
     networks = {"convnet": convnet}
     return ClassifierTask(network=pick("network.name", config.network.name, networks)(config))
 
@@ -54,6 +58,8 @@ def adapted(config: ConfigDict) -> DiffusionTask | LoRATask:
     task, wanted = diffusion(config), config.lora
     if not wanted.rank:
         return task
+    if config.objective.uncertainty:
+        raise UserError("objective.uncertainty is learned with all weights: with lora.rank set it to False")
     if not config.train.initial:
         raise UserError(f"lora.rank={wanted.rank} needs weights to stand beside: set train.initial")
     layers = tuple(one_of("lora.layers", layer, LAYERS) for layer in wanted.layers)

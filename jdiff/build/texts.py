@@ -1,5 +1,6 @@
 """What reads texts: the tokenizer of a trained encoder, or a frozen encoder."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from jdiff.config import one_of
 from jdiff.data import frozen_text, tokenizer
 from jdiff.data.frozen_text import FrozenEncoder
 from jdiff.data.sources import Source
-from jdiff.data.sources.captioned import Encoded
+from jdiff.data.sources.captioned import encode
 from jdiff.data.tokenizer import BytePairEncoder
 
 TOKENIZER = "tokenizer.json"  # in a run's folder
@@ -26,30 +27,38 @@ def text_encoder(config: ConfigDict, workdir: Path) -> Callable[[Sequence[str]],
         return frozen(config).features
     text, file = config.condition.text, workdir / TOKENIZER
     try:
-        return BytePairEncoder(file.read_text("utf-8"), text.length, text.on_long)
+        return BytePairEncoder(file.read_text("utf-8"), text.length, _on_long(config))
     except OSError as error:
         raise UserError(f"cannot read {file}, the tokenizer of this run's texts: {error.strerror}") from error
 
 
 def frozen(config: ConfigDict) -> FrozenEncoder:
     text = config.condition.text
-    return FrozenEncoder(text.path, text.length, text.on_long)
+    return FrozenEncoder(text.path, text.length, _on_long(config))
 
 
-def encoded(config: ConfigDict, workdir: Path, train: Source, held_out: Source | None) -> tuple[Source, Source | None]:
+def _on_long(config: ConfigDict) -> Any:
+    return one_of("condition.text.on_long", config.condition.text.on_long, ("truncate", "error"))
+
+
+def encoded(
+    config: ConfigDict, workdir: Path, train: Source, held_out: Source | None, fitted: Path | None = None
+) -> tuple[Source, Source | None]:
     """Sources with their captions encoded, where the model is given texts.
 
-    A tokenizer is fitted to the training captions, unless the run has one; a frozen encoder's features are computed
-    once and kept.
+    A tokenizer is fitted to the training captions, unless the run has one or `fitted` is the file of one; a frozen
+    encoder's features are computed once and kept.
     """
     if "text" not in config.model.conditions:
         return train, held_out
     file = workdir / TOKENIZER
     if config.condition.text.encoder == "transformer" and not file.is_file():
-        fitted = tokenizer.fit(train.captions, config.condition.text.vocabulary)
         try:
             workdir.mkdir(parents=True, exist_ok=True)
-            file.write_text(fitted, "utf-8")
+            if fitted:
+                shutil.copy(fitted, file)
+            else:
+                file.write_text(tokenizer.fit(train.captions, config.condition.text.vocabulary), "utf-8")
         except OSError as error:
             raise UserError(f"cannot write to {workdir}: {error.strerror}; give another with --workdir") from error
     texts: Callable[[Sequence[str]], Any] = text_encoder(config, workdir)
@@ -63,4 +72,5 @@ def encoded(config: ConfigDict, workdir: Path, train: Source, held_out: Source |
             otherwise=own,
             progress=lambda batches, total: bar(batches, total=total),
         )
-    return Encoded(train, texts), None if held_out is None else Encoded(held_out, texts)
+    sources = encode([train] if held_out is None else [train, held_out], texts)
+    return sources[0], None if held_out is None else sources[1]

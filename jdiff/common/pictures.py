@@ -3,14 +3,32 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num, UInt8
 from PIL import Image
 
+from jdiff.common.errors import UserError
+
 SMALLEST_SIDE = 32  # pixels; smaller images are enlarged (nearest) so that a person can see them
 GAP = 2  # pixels between the images of a grid
+
+
+def checked(images: Any, shape: Sequence[int], what: str = "images") -> Num[np.ndarray, "n h w c"]:
+    """`images` as an array [n, *shape], uint8 or float32 in [-1, 1]. Raises UserError where they are none."""
+    try:
+        images = np.asarray(images)
+    except ValueError as error:  # of several sizes
+        raise UserError(f"{what} are no array of numbers: {error}") from error
+    if images.ndim != 4 or images.shape[1:] != tuple(shape):
+        raise UserError(f"{what} are {list(images.shape)}; this model's are [n, {', '.join(map(str, shape))}]")
+    if images.dtype == np.uint8:
+        return images
+    if not np.issubdtype(images.dtype, np.floating) or not np.abs(images).max(initial=0.0) <= 1.001:
+        raise UserError(f"{what} are {images.dtype}; give uint8, or floats in [-1, 1]")
+    return images.astype(np.float32)
 
 
 def to_float(images: Num[Array | np.ndarray, "..."]) -> Float[Array, "..."]:

@@ -24,8 +24,7 @@ from jdiff.data.tokenizer import OnLong, check_lengths, check_unicode
 BATCH = 64
 WIDTHS = ("hidden_size", "d_model", "dim", "n_embd")  # what models call the width of their hidden states
 MODEL_FILES = {".json", ".txt", ".model", ".safetensors", ".bin"}
-HEAD = 2**20  # bytes of each file that tell one model from another, with its size
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 
 Features = dict[str, np.ndarray]
 Progress = Callable[[Iterable, int], Iterable]
@@ -184,17 +183,17 @@ def _new_file(path: Path) -> Iterator[Any]:
 
 
 def _key(encoder: FrozenEncoder, texts: Sequence[str]) -> str:
-    """A name for what `encoder` makes of `texts`: which model (its folder's name, and each file's size and beginning),
-    how many tokens, which texts in which order.
+    """A name for what `encoder` makes of `texts`: which model (its files' contents), how many tokens, which
+    texts in which order.
     """
     check_unicode(texts)
     folder = encoder._folder
-    head = [CACHE_FORMAT, folder.resolve().name, encoder.length, encoder.on_long, len(texts)]
+    head = [CACHE_FORMAT, encoder.length, encoder.on_long, len(texts)]
     digest = hashlib.sha256(json.dumps(head).encode())
     for file in sorted(path for path in folder.iterdir() if path.suffix in MODEL_FILES and path.is_file()):
         with open(file, "rb") as stream:
-            begin = hashlib.sha256(stream.read(HEAD)).hexdigest()
-        digest.update(json.dumps([file.name, file.stat().st_size, begin]).encode())
+            content = hashlib.file_digest(stream, "blake2b").hexdigest()
+        digest.update(json.dumps([file.name, content]).encode())
     for text in texts:
         digest.update(json.dumps(text).encode() + b"\n")
     return f"text-{digest.hexdigest()[:24]}"

@@ -40,6 +40,7 @@ KINDS = {
     "UNet2DModel": Kind(unets.UNET_2D, unets.unet_2d, unets.entries, unets.inputs),
     "UNet2DConditionModel": Kind(unets.UNET_2D_CONDITION, unets.unet_2d_condition, unets.entries, unets.inputs),
     "DiTTransformer2DModel": Kind(dit.DEFAULTS, dit.dit, dit.entries, dit.inputs),
+    "Transformer2DModel": Kind(dit.TRANSFORMER, dit.transformer, dit.entries, dit.inputs),
     "AutoencoderKL": Kind(
         autoencoders.AUTOENCODER_KL, autoencoders.autoencoder_kl, autoencoders.kl_entries, autoencoders.inputs
     ),

@@ -32,6 +32,43 @@ DEFAULTS = {
     "norm_elementwise_affine": False,
     "norm_eps": 1e-5,
 }
+# The class that it once was a case of, as published weights (facebook/DiT-XL-2-256) still say: these settings besides,
+# which must be off.
+TRANSFORMER_OFF = {
+    "cross_attention_dim": None,
+    "use_linear_projection": False,
+    "only_cross_attention": False,
+    "double_self_attention": False,
+    "num_vector_embeds": None,
+    "attention_type": "default",
+    "caption_channels": None,
+    "interpolation_scale": None,
+    "use_additional_conditions": None,
+}
+TRANSFORMER = {
+    **DEFAULTS,
+    **TRANSFORMER_OFF,
+    "attention_head_dim": 88,
+    "in_channels": None,
+    "num_layers": 1,
+    "attention_bias": False,
+    "sample_size": None,
+    "patch_size": None,
+    "activation_fn": "geglu",
+    "num_embeds_ada_norm": None,
+    "norm_type": "layer_norm",
+    "norm_elementwise_affine": True,
+}
+
+
+def transformer(settings: Settings) -> DiT:
+    """As `dit`, of a Transformer2DModel that is one."""
+    for name, value in TRANSFORMER_OFF.items():
+        settings.allow(name, value)
+    for name in ("patch_size", "sample_size", "in_channels"):
+        if settings.take(name) is None:
+            raise settings.unknown(name, "only transformers over patches, DiT, are")
+    return dit(settings)
 
 
 def dit(settings: Settings) -> DiT:

@@ -14,7 +14,7 @@ from jdiff.common.errors import UserError
 
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-SHARDS = "diffusion_pytorch_model-*.safetensors"
+VARIANTS = "diffusion_pytorch_model.*.safetensors"
 # Attention over pixels, as the first releases of diffusers named its layers.
 FIRST_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
@@ -40,12 +40,27 @@ def read(folder: Path) -> Tensors:
 
     Raises UserError where there is none, or a file is damaged.
     """
-    # As diffusers does: with an index, the shards, whatever lies beside them.
-    sharded = (folder / f"{WEIGHTS}.index.json").is_file()
-    files = sorted(folder.glob(SHARDS if sharded else WEIGHTS))
-    if not files:
-        raise UserError(f"{folder} holds no {WEIGHTS}; save the model with save_pretrained(FOLDER)")
+    files = _files(folder)
     return {_of_today(name): tensor for file in files for name, tensor in read_file(file)[0].items()}
+
+
+def _files(folder: Path) -> list[Path]:
+    """As diffusers does: with an index, the shards that it names, whatever lies beside them. A variant ("fp16") is read
+    where it stands alone.
+    """
+    index = folder / f"{WEIGHTS}.index.json"
+    if index.is_file():
+        try:
+            return sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{index} cannot be read: {error}") from error
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    variants = sorted(folder.glob(VARIANTS))
+    if len(variants) != 1:
+        found = f" but {', '.join(file.name for file in variants)}: rename one" if variants else ""
+        raise UserError(f"{folder} holds no {WEIGHTS}{found or '; save the model with save_pretrained(FOLDER)'}")
+    return variants
 
 
 def _of_today(name: str) -> str:

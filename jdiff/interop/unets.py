@@ -98,7 +98,7 @@ def unet_2d(settings: Settings) -> UNet:
     settings.ignore("num_train_timesteps")
     middle = settings.take("add_attention")
     groups, middle_groups = settings.take("norm_num_groups"), settings.take("attn_norm_num_groups")
-    if middle_groups is None and settings.take("resnet_time_scale_shift") == "default":
+    if middle_groups is None and not _scale_shift(settings):
         middle_groups = groups
     if middle and middle_groups != groups:  # None: no norm at all
         raise settings.unknown("attn_norm_num_groups", f"attention in the middle must have {groups} groups, as blocks")
@@ -240,11 +240,15 @@ def _common(settings: Settings) -> dict[str, Any]:
         "style": Style(
             norm_groups=settings.take("norm_num_groups"),
             norm_eps=settings.take("norm_eps"),
-            scale_shift=settings.allow("resnet_time_scale_shift", "default", "scale_shift") == "scale_shift",
+            scale_shift=_scale_shift(settings),
             dropout=settings.take("dropout"),
             project_resampled=False,
         ),
     }
+
+
+def _scale_shift(settings: Settings) -> bool:
+    return settings.allow("resnet_time_scale_shift", "default", "scale_shift") == "scale_shift"
 
 
 def _conditioner(settings: Settings, **embedders: nn.Module) -> Conditioner | None:
@@ -264,7 +268,8 @@ def _resample(settings: Settings, down: str, up: str) -> Literal["conv", "residu
     if len(ways) > 1 or ways - {"conv", "resnet"}:
         raise settings.unknown(
             "down_block_types",
-            f"only blocks that halve and double in one way, all by conv or all by resnet, are, not {sorted(ways)}",
+            "only blocks that halve and double in one way, all by conv or all by resnet, are, not "
+            f"{sorted(map(str, ways))}",
         )
     return "residual" if ways == {"resnet"} else "conv"
 

@@ -18,7 +18,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from jdiff.networks.attention import MultiHead
-from jdiff.networks.embeddings import sinusoidal
+from jdiff.networks.embeddings import positions, sinusoidal
 from jdiff.networks.layers import Conv, Dense, Dtype
 
 normal = nn.initializers.normal
@@ -32,6 +32,14 @@ class Embedded:
     tokens: Float[Array, "b t d"] | None = None
     mask: Bool[Array, "b t"] | None = None
     planes: Float[Array, "b h w c"] | None = None
+
+    def added(self, embedding: Float[Array, "b e"]) -> Float[Array, "b e"]:
+        """The embedding of the noise level and of the conditions that are vectors."""
+        return embedding if self.vector is None else embedding + self.vector.astype(embedding.dtype)
+
+    def beside(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c2"]:
+        """x with the conditions that are planes laid beside it."""
+        return x if self.planes is None else jnp.concatenate([x, self.planes], axis=-1)
 
 
 class Conditioner(nn.Module):
@@ -105,7 +113,7 @@ class ImagePlanes(nn.Module):
 
 class ImageTokens(nn.Module):
     """An image of any size as tokens: convolutions that halve it `halvings` times, then its pixels, [B, h w, d], with a
-    sinusoidal position.
+    sinusoidal position. Raises ValueError where 4 does not divide `features`.
     """
 
     features: int
@@ -118,9 +126,8 @@ class ImageTokens(nn.Module):
         for index in range(self.halvings):
             h = Conv(self.features, stride=2, dtype=self.dtype, name=f"down_{index}")(nn.silu(h))
             h = Conv(self.features, dtype=self.dtype, name=f"conv_{index}")(nn.silu(h))
-        rows, columns = h.shape[1:3]
-        tokens = h.reshape(len(h), rows * columns, self.features) + positions(rows, columns, self.features)
-        tokens = nn.LayerNorm(dtype=self.dtype, name="norm")(tokens)
+        h += positions(h.shape[1], h.shape[2], self.features).astype(self.dtype)
+        tokens = nn.LayerNorm(dtype=self.dtype, name="norm")(h.reshape(len(h), -1, self.features))
         tokens = _null_where(drop, tokens, self.param("null", normal(1.0), (self.features,)))
         return Embedded(tokens=tokens)
 
@@ -203,14 +210,9 @@ class TextTokens(nn.Module):
         return Embedded(tokens=_null_where(drop, text["features"], null), mask=mask)
 
 
-def positions(rows: int, columns: int, features: int) -> Float[Array, "t f"]:
-    """Sinusoids of each pixel's row and column, half of the features for either, [rows * columns, features]."""
-    half = features // 2
-    vertical = sinusoidal(jnp.arange(rows, dtype=jnp.float32), half)[:, None]
-    horizontal = sinusoidal(jnp.arange(columns, dtype=jnp.float32), half)[None]
-    grid = (jnp.broadcast_to(part, (rows, columns, part.shape[-1])) for part in (vertical, horizontal))
-    both = jnp.concatenate(list(grid), axis=-1).reshape(rows * columns, -1)
-    return jnp.pad(both, ((0, 0), (0, features - both.shape[-1])))
+def is_conditioner(name: str) -> bool:
+    """Whether a network's part of this name is a `Conditioner`, of which it may have one a block ("conditioner_3")."""
+    return name.split("_")[0] == "conditioner"
 
 
 def _null_where(drop: Bool[Array, " b"] | None, values: Array, null: Float[Array, " f"]) -> Array:

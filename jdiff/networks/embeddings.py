@@ -6,6 +6,7 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jdiff.networks.layers import Dense, Dtype
@@ -28,6 +29,26 @@ def fourier(values: Float[Array, " b"], features: int, *, scale: float = 16.0) -
     frequencies = 2 * math.pi * scale * jax.random.normal(jax.random.key(0), (features // 2,))
     angles = values.astype(jnp.float32)[:, None] * frequencies
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+def positions(rows: int, columns: int, features: int, *, grid_size: int = 0) -> Float[Array, "h w f"]:
+    """[sin(j w_k), cos(j w_k), sin(i w_k), cos(i w_k)] of the patch in row i, column j; w_k = 10000^(-4 k / features)
+    (Vaswani et al., arXiv 1706.03762, section 3.5, on two axes). With grid_size g, g i / rows and g j / columns are in
+    the places of i and j.
+    """
+    quarter, rest = divmod(features, 4)
+    if rest:
+        raise ValueError(f"{features} features do not divide by 4, as sines and cosines of rows and columns must")
+
+    def waves(places: int) -> np.ndarray:
+        # Constants of the program, so in float64, which late patches' fast waves need.
+        values = np.arange(places) * ((grid_size or places) / places)
+        angles = values[:, None] * 10_000.0 ** (-np.arange(quarter) / quarter)
+        return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1).astype(np.float32)
+
+    across, down = jnp.asarray(waves(columns))[None], jnp.asarray(waves(rows))[:, None]
+    sides = (rows, columns, 2 * quarter)
+    return jnp.concatenate([jnp.broadcast_to(across, sides), jnp.broadcast_to(down, sides)], axis=-1)
 
 
 class NoiseEmbedding(nn.Module):

@@ -15,6 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, PyTree
 
 from jdiff.common.keys import named
+from jdiff.networks.conditioning import is_conditioner
 
 ATTENTION = ("q", "k", "v", "out")  # layers of attention, by name
 LAYERS = ("attention", "convolution")
@@ -30,7 +31,7 @@ def adapted(params: PyTree, layers: Iterable[str]) -> dict[tuple[str, ...], Any]
             return "convolution"
         return "attention" if path[-2] in ATTENTION else ""
 
-    flat = flatten_dict({name: part for name, part in params.items() if name != "conditioner"})
+    flat = flatten_dict({name: part for name, part in params.items() if not is_conditioner(name)})
     return {path: leaf for path, leaf in flat.items() if kind(path, leaf) in layers}
 
 

@@ -7,32 +7,16 @@ h += gate mlp(norm(h) (1 + scale) + shift)
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jdiff.networks.attention import MultiHead, head_count
 from jdiff.networks.conditioning import Conditioner, Embedded
-from jdiff.networks.embeddings import NoiseEmbedding
+from jdiff.networks.embeddings import NoiseEmbedding, positions
 from jdiff.networks.layers import Dense, Dtype
-
-
-class Size(TypedDict):
-    features: int
-    depth: int
-    heads: int
-
-
-# The paper's table 1.
-SIZES: dict[str, Size] = {
-    "S": {"features": 384, "depth": 12, "heads": 6},
-    "B": {"features": 768, "depth": 12, "heads": 12},
-    "L": {"features": 1024, "depth": 24, "heads": 16},
-    "XL": {"features": 1152, "depth": 28, "heads": 16},
-}
 
 
 class Patches(nn.Module):
@@ -100,7 +84,7 @@ class DiT(nn.Module):
     """F(x, c_noise, cond): an image of x's sides with `out_channels` channels, float32.
 
     Sides must divide by `patch_size`. Parameters, norms' statistics and the output are float32; `dtype` is what the
-    layers compute in. `SIZES` has the published `features`, `depth` and `heads`.
+    layers compute in. configs/networks.py has the published ones.
 
     grid_size: positions span so many patches either way, whatever the image's sides, so that a model made for one size
     sees others as finer or coarser; 0: neighbouring patches are always 1 apart.
@@ -141,8 +125,7 @@ class DiT(nn.Module):
         heads = head_count(self.features, self.heads, 0)
         given, embeddings = self._embeddings(c_noise, cond)
 
-        image = x if given.planes is None else jnp.concatenate([x, given.planes], axis=-1)
-        h = Patches(self.features, self.patch_size, self.dtype, name="patches")(image)
+        h = Patches(self.features, self.patch_size, self.dtype, name="patches")(given.beside(x))
         batch, rows, columns, _ = h.shape
         h += positions(rows, columns, self.features, grid_size=self.grid_size).astype(self.dtype)
         h = h.reshape(batch, rows * columns, self.features)
@@ -167,12 +150,8 @@ class DiT(nn.Module):
 
         def embedded(conditioner: Conditioner | None, name: str) -> tuple[Embedded, Array]:
             given = conditioner(cond) if conditioner else Embedded()
-            embedding = NoiseEmbedding(self.features, 256, offset=self.wave_offset, dtype=self.dtype, name=name)(
-                c_noise
-            )
-            return given, nn.silu(
-                embedding if given.vector is None else embedding + given.vector.astype(embedding.dtype)
-            )
+            noise = NoiseEmbedding(self.features, 256, offset=self.wave_offset, dtype=self.dtype, name=name)
+            return given, nn.silu(given.added(noise(c_noise)))
 
         if self.embedder == "shared":
             given, embedding = embedded(self.conditioner, "noise")
@@ -190,26 +169,6 @@ class DiT(nn.Module):
 def plain_norm(h: Float[Array, "b t d"], *, dtype: Dtype, epsilon: float = 1e-6) -> Float[Array, "b t d"]:
     """(h - mean) / std over the features of a token: a layer norm whose scale and shift come from elsewhere."""
     return nn.LayerNorm(epsilon=epsilon, use_bias=False, use_scale=False, dtype=dtype)(h)
-
-
-def positions(rows: int, columns: int, features: int, *, grid_size: int = 0) -> Float[Array, "h w f"]:
-    """[sin(j w_k), cos(j w_k), sin(i w_k), cos(i w_k)] of the patch in row i, column j; w_k = 10000^(-4 k / features)
-    (Vaswani et al., arXiv 1706.03762, section 3.5, on two axes). With grid_size g, g i / rows and g j / columns are in
-    the places of i and j.
-    """
-    quarter, rest = divmod(features, 4)
-    if rest:
-        raise ValueError(f"{features} features do not divide by 4, as sines and cosines of rows and columns must")
-
-    def waves(places: int) -> np.ndarray:
-        # Constants of the program, so in float64, which late patches' fast waves need.
-        values = np.arange(places) * ((grid_size or places) / places)
-        angles = values[:, None] * 10_000.0 ** (-np.arange(quarter) / quarter)
-        return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1).astype(np.float32)
-
-    across, down = jnp.asarray(waves(columns))[None], jnp.asarray(waves(rows))[:, None]
-    sides = (rows, columns, 2 * quarter)
-    return jnp.concatenate([jnp.broadcast_to(across, sides), jnp.broadcast_to(down, sides)], axis=-1)
 
 
 def check_patches(height: int, width: int, *, patch_size: int) -> None:

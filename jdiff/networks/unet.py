@@ -76,7 +76,15 @@ class UNet(nn.Module):
         check_sides(x.shape[1], x.shape[2], levels=len(self.channel_mults))
         style = self.style
         given = self.conditioner(cond) if self.conditioner else Embedded()
-        embedding = self._embedding(c_noise, given)
+        noise = NoiseEmbedding(
+            4 * self.channels,
+            self.waves or self.channels,
+            self.noise_embedding,
+            self.wave_offset,
+            style.dtype,
+            name="noise",
+        )
+        embedding = nn.silu(given.added(noise(c_noise)))
         block_type = BLOCKS[self.block]
         if self.remat:
             block_type = nn.remat(block_type, static_argnums=(3,))
@@ -85,7 +93,7 @@ class UNet(nn.Module):
             return block_type(features, style, resample=resample, name=name)(x, embedding, train)
 
         levels = [(level, mult * self.channels) for level, mult in enumerate(self.channel_mults)]
-        image = x if given.planes is None else jnp.concatenate([x, given.planes], axis=-1)
+        image = given.beside(x)
 
         h = Conv(self.channels, dtype=style.dtype, name="first")(image.astype(style.dtype))
         skips = [h]
@@ -127,32 +135,20 @@ class UNet(nn.Module):
         h = nn.silu(Norm(style, name="last_norm")(h))
         return Conv(self.out_channels, zero_init=True, dtype=style.dtype, name="last")(h).astype(jnp.float32)
 
-    def _embedding(self, c_noise: Float[Array, " b"], given: Embedded) -> Float[Array, "b e"]:
-        """The vector that every block sees: of the noise level, and of the conditions."""
-        embedding = NoiseEmbedding(
-            4 * self.channels,
-            self.waves or self.channels,
-            self.noise_embedding,
-            self.wave_offset,
-            self.style.dtype,
-            name="noise",
-        )(c_noise)
-        return nn.silu(embedding if given.vector is None else embedding + given.vector.astype(embedding.dtype))
-
     def _attend(self, h: Array, given: Embedded, level: int, name: str) -> Array:
         def at_level(values: int | tuple[int, ...]) -> int:
             return values if isinstance(values, int) else values[level]
 
         heads = head_count(h.shape[-1], at_level(self.attention_heads), self.head_channels)
+        remat = nn.remat if self.remat else (lambda layer: layer)
         name = f"{name}_attention"
         if self.attention == "self":
-            return SelfAttention(self.style, heads, name=name)(h)
+            return remat(SelfAttention)(self.style, heads, name=name)(h)
         if self.attention == "cross":
             assert given.tokens is not None, "cross-attention needs a condition of tokens"
-            return CrossAttention(self.style, heads, name=name)(h, given.tokens, given.mask)
+            return remat(CrossAttention)(self.style, heads, name=name)(h, given.tokens, given.mask)
         depth = at_level(self.transformer_depth)
-        transformer = nn.remat(SpatialTransformer) if self.remat else SpatialTransformer
-        return transformer(self.style, heads, depth, name=name)(h, given.tokens, given.mask)
+        return remat(SpatialTransformer)(self.style, heads, depth, name=name)(h, given.tokens, given.mask)
 
     def _with_input(self, h: Array, image: Array, level: int) -> tuple[Array, Array]:
         """(h with the image added, the image as it goes on down) (Song et al., arXiv 2011.13456, appendix H)."""

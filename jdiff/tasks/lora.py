@@ -6,6 +6,7 @@ from jaxtyping import Array, PyTree
 
 from jdiff.common.keys import named
 from jdiff.networks import lora
+from jdiff.networks.conditioning import is_conditioner
 from jdiff.tasks.diffusion import DiffusionTask
 
 
@@ -37,10 +38,10 @@ class LoRATask:
         network = {**frozen["network"], **_conditioner(params)}
         return {**frozen, "network": lora.merged(network, params["parts"], alpha=self.alpha)}
 
-    def beginning(self, params: PyTree, frozen: PyTree) -> PyTree:
-        """`params` as they are when training begins beside these frozen weights."""
+    def with_conditioner(self, params: PyTree, frozen: PyTree) -> PyTree:
+        """`params` with the conditions' embedders of these frozen weights, which training goes on from."""
         return {**params, **_conditioner(frozen["network"])}
 
 
 def _conditioner(params: PyTree) -> PyTree:
-    return {"conditioner": params["conditioner"]} if "conditioner" in params else {}
+    return {name: part for name, part in params.items() if is_conditioner(name)}

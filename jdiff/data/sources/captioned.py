@@ -12,25 +12,28 @@ from jdiff.data.sources import Shape, Source
 Encoding = np.ndarray | dict[str, np.ndarray]  # rows of texts
 
 
-class Encoded:
-    """`source` with record["text"] as arrays: the row that text([caption]) gives, floats as float32.
+def encode(sources: Sequence[Source], text: Callable[[Sequence[str]], Encoding]) -> list["Encoded"]:
+    """The sources with record["text"] as arrays: the row that text([caption]) gives, floats as float32.
 
     text: texts -> an array, or a dict of arrays, with a row a text: a BytePairEncoder (int32 [length] a record), or
     FrozenEncoder.features or `cached` ({"features": float32 [length, width], "mask": bool [length]} a record). It is
-    called once, here, with every caption that differs from the others. Memory-mapped arrays stay in their files, for
-    workers too. Raises UserError where the source has no captions.
+    called once, with every caption that differs from the others. Raises UserError where a source has no captions.
+    """
+    if not all(source.captions for source in sources):
+        raise UserError("these data have no captions, which text as a condition needs")
+    number: dict[str, int] = {}
+    rows = [[number.setdefault(caption, len(number)) for caption in source.captions] for source in sources]
+    encoding = text(tuple(number))
+    return [Encoded(source, own, encoding) for source, own in zip(sources, rows, strict=True)]
+
+
+class Encoded:
+    """`source` with row rows[i] of the encoding as text of record i. Memory-mapped arrays stay in their files, for
+    workers too.
     """
 
-    def __init__(self, source: Source, text: Callable[[Sequence[str]], Encoding]):
-        if not source.captions:
-            raise UserError(
-                "these data have no captions, which text as a condition needs: data.name=folder reads them from a "
-                'metadata.jsonl of lines such as {"file_name": "1.png", "text": "a red circle"}'
-            )
-        self._source = source
-        number: dict[str, int] = {}
-        self._rows = np.array([number.setdefault(caption, len(number)) for caption in source.captions])
-        self._encoding = text(tuple(number))
+    def __init__(self, source: Source, rows: list[int], encoding: Encoding):
+        self._source, self._rows, self._encoding = source, rows, encoding
 
     @property
     def shape(self) -> Shape:

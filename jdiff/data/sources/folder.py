@@ -5,8 +5,8 @@
     PATH/{train,test}/...           either form, with its own held-out images ("val" where "test" is missing)
 
 Without test images, a fixed share of the images is held out. Links are followed; hidden files and folders are not read.
-A `metadata.jsonl` or `metadata.csv` in PATH, or one in train/ and one in test/, gives every image a caption (see
-jdiff.data.captions).
+A `metadata.jsonl` or `metadata.csv` in PATH, or one in train/ and one in test/, gives every image a caption, labels and
+numbers (see jdiff.data.metadata).
 """
 
 import os
@@ -19,8 +19,9 @@ import numpy as np
 from PIL import Image
 
 from jdiff.common.errors import UserError
-from jdiff.data import captions
+from jdiff.data import metadata
 from jdiff.data.decode import decode
+from jdiff.data.metadata import Columns, Said
 
 HOLDOUT_SEED = 0
 NOT_IMAGES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}  # known to Pillow, not pictures to it
@@ -31,12 +32,10 @@ class Folder:
 
     split: "train" or "test". holdout: the share of images held out where there is no test folder (none of fewer than 20
     images). on_bad_file: "error" raises UserError that names the first bad file, or the first line or image where
-    captions and images do not match; "skip" leaves bad ones out and says how many in `notes`. progress wraps the
-    iteration over the files, to show a bar.
+    metadata and images do not match; "skip" leaves bad ones out and says how many in `notes`. labels: the metadata's
+    column that holds an image's label, or a list of several; "": sub-folders are the classes. scalars: its columns of
+    numbers. progress wraps the iteration over the files, to show a bar.
     """
-
-    scalar_names = ()
-    labels_per_image = 1
 
     def __init__(
         self,
@@ -46,6 +45,8 @@ class Folder:
         channels: int = 3,
         holdout: float = 0.05,
         on_bad_file: Literal["error", "skip"] = "error",
+        labels: str = "",
+        scalars: tuple[str, ...] = (),
         progress: Callable[[Iterable, int], Iterable] = lambda files, total: files,
     ):
         top = Path(root).expanduser()
@@ -62,31 +63,43 @@ class Folder:
             notes = []
             found, test_classes, _ = _list(test_dir)
             unknown = sorted(set(test_classes) - set(self.class_names))
-            if unknown:
+            if unknown and not labels:
                 raise UserError(f"{test_dir} holds classes that {train_dir} does not: {', '.join(unknown)}")
-        texts, faults, other_file = _texts([path for path, _ in found], split, top, train_dir, test_dir)
+        columns = Columns(labels, scalars)
+        said, faults, other_file = _said([path for path, _ in found], split, top, train_dir, test_dir, columns)
         if other_file:
             notes.append(f"{other_file} holds no line with a 'text': no captions are read from it")
         if faults and on_bad_file == "error":
             more = f" ({len(faults) - 1} more like it)" if len(faults) > 1 else ""
             raise UserError(f"{faults[0]}{more}; mend it, or set data.on_bad_file=skip")
         if faults:
-            bare = sum(path not in texts for path, _ in found)
-            found = [entry for entry in found if entry[0] in texts]
-            lines = f"{len(faults) - bare} lines of captions"
-            notes.append(f"skipped {bare} images without a caption and {lines} (first: {faults[0]})")
+            bare = sum(path not in said for path, _ in found)
+            found = [entry for entry in found if entry[0] in said]
+            lines = f"{len(faults) - bare} lines of metadata"
+            notes.append(f"skipped {bare} images without a line in it and {lines} (first: {faults[0]})")
+        self.labels_per_image = 1
+        of_image: dict[Path, tuple[str, ...]] = {path: (name,) if name else () for path, name in found}
+        if labels:
+            of_image = {path: said[path].labels for path, _ in found}
+            in_training = of_image
+            if test_dir and split == "test":
+                in_training = _training_labels(top, train_dir, test_dir, columns)
+            self.class_names = tuple(sorted({label for several in in_training.values() for label in several}))
+            counts = {len(several) for several in in_training.values()}
+            # One number an image cannot say that there is none.
+            self.labels_per_image = 1 if counts == {1} else max(2, *counts)
+            _check_labels(of_image, self.class_names, self.labels_per_image)
         if not test_dir:
             notes = notes if split == "train" else []  # the same files: said once
             held_out = round(holdout * len(found)) if len(found) >= 20 else 0
             order = np.random.default_rng(HOLDOUT_SEED).permutation(len(found))
             chosen = order[:held_out] if split == "test" else order[held_out:]
             found = [found[i] for i in sorted(chosen)]
-        number = {name: index for index, name in enumerate(self.class_names)}
-        files = [(path, number.get(name, 0)) for path, name in found]
+        files = [path for path, _ in found]
 
         self.shape = (None, None, channels)
         self._channels = channels
-        bad = _bad_files([file for file, _ in files], channels, progress)
+        bad = _bad_files(files, channels, progress)
         if bad and on_bad_file == "error":
             (file, why), *others = bad.items()
             more = f" ({len(others)} more like it)" if others else ""
@@ -94,13 +107,16 @@ class Folder:
         if bad:
             first = next(iter(bad))
             notes.append(f"skipped {len(bad)} unreadable of {len(files)} {split} images below {top} (first: {first})")
-            files = [entry for entry in files if entry[0] not in bad]
+            files = [file for file in files if file not in bad]
         if split == "train" and not files:
             raise UserError(f"no usable image is left for training below {top}")
         self.notes = tuple(notes)
-        self._files = [str(file) for file, _ in files]
-        self._labels = [label for _, label in files]
-        self.captions = tuple(texts[file] for file, _ in files) if texts else ()
+        self._files = [str(file) for file in files]
+        self._labels = [[self.class_names.index(name) for name in of_image[file]] for file in files]
+        texts = [said[file].text for file in files] if said else []
+        self.captions = tuple(text for text in texts if text is not None)
+        self.scalar_names = tuple(scalars)
+        self._scalars = [said[file].scalars for file in files] if scalars else []
 
     def __len__(self) -> int:
         return len(self._files)
@@ -111,10 +127,19 @@ class Folder:
         except Exception as error:
             raise UserError(f"{self._files[index]} could be read at the start and cannot now: {error}") from error
         if self.class_names:
-            record["label"] = self._labels[index]
+            record["label"] = self._label(index)
         if self.captions:
             record["text"] = self.captions[index]
+        if self.scalar_names:
+            record |= dict(zip(self.scalar_names, map(np.float32, self._scalars[index]), strict=True))
         return record
+
+    def _label(self, index: int) -> Any:
+        """A number, or where images may have several as many as they may have, -1 for none."""
+        several = self._labels[index]
+        if self.labels_per_image == 1:
+            return several[0]
+        return np.array(several + [-1] * (self.labels_per_image - len(several)), np.int32)
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         return [self[index] for index in indices]
@@ -163,26 +188,48 @@ def _list(top: Path) -> tuple[list[tuple[Path, str]], tuple[str, ...], list[str]
     return [(path, path.relative_to(top).parts[0] if nested else "") for path in found], tuple(sorted(classes)), empty
 
 
-def _texts(
-    images: list[Path], split: str, top: Path, train_dir: Path, test_dir: Path | None
-) -> tuple[dict[Path, str], list[str], Path | None]:
-    """(image -> caption, what is wrong, a file named like one of captions that is none) for the images of `split`."""
+def _said(
+    images: list[Path], split: str, top: Path, train_dir: Path, test_dir: Path | None, columns: Columns
+) -> tuple[dict[Path, Said], list[str], Path | None]:
+    """(image -> what is said of it, what is wrong, a file named like one of metadata that is none) for the images of
+    `split`.
+    """
 
     def file_of(folder: Path) -> Path | None:
-        return captions.find(folder) or captions.find(top)
+        return metadata.find(folder) or metadata.find(top)
 
     apart = test_dir if split == "test" else None
     file = file_of(apart or train_dir)
     shared = file and test_dir and file.parent == top  # names the other split's images too
     others = [path for folder in (train_dir, test_dir) if shared and folder for path, _ in _list(folder)[0]]
-    read = captions.read(file, images, others) if file else None
+    read = metadata.read(file, images, others, columns) if file else None
     if read:
         return *read, None
+    if columns:
+        named = ", ".join(filter(None, (columns.labels, *columns.scalars)))
+        raise UserError(
+            f"{apart or train_dir} has no {' or '.join(metadata.NAMES)}, which must have the columns {named}"
+        )
     if apart:
         of_training = file_of(train_dir)
-        if of_training and captions.read(of_training, ()):
+        if of_training and metadata.read(of_training, ()):
             raise UserError(f"{train_dir} has captions and {apart} has none: add {apart / of_training.name}")
     return {}, [], file
+
+
+def _check_labels(of_image: dict[Path, tuple[str, ...]], known: tuple[str, ...], most: int) -> None:
+    """Raises UserError for held-out images with labels that no training image has, or more than one has."""
+    for path, labels in of_image.items():
+        if unknown := [label for label in labels if label not in known]:
+            raise UserError(f"{path} has the label {unknown[0]!r}, which no training image has")
+        if len(labels) > most or (most == 1 and not labels):
+            raise UserError(f"{path} has {len(labels)} labels, and training images have at most {most}")
+
+
+def _training_labels(top: Path, train_dir: Path, test_dir: Path, columns: Columns) -> dict[Path, tuple[str, ...]]:
+    images = [path for path, _ in _list(train_dir)[0]]
+    said = _said(images, "train", top, train_dir, test_dir, columns)[0]
+    return {path: line.labels for path, line in said.items()}
 
 
 def _bad_files(files: list[Path], channels: int, progress: Callable[[Iterable, int], Iterable]) -> dict[Path, str]:

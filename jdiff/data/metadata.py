@@ -1,0 +1,149 @@
+"""What is said of images beside them: `metadata.jsonl` or `metadata.csv`, a line an image, as Hugging Face's
+imagefolder has them.
+
+    {"file_name": "dogs/1.png", "text": "a dog asleep", "tags": ["dog", "indoors"], "age": 3.5}
+
+`file_name` is relative to the folder of the file that names it, `text` is a caption; other columns are read where they
+are asked for.
+"""
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jdiff.common.errors import UserError
+from jdiff.data.tokenizer import is_unicode
+
+NAMES = ("metadata.jsonl", "metadata.csv")
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a line says of an image: its caption (None in a file without), its labels and its numbers."""
+
+    text: str | None
+    labels: tuple[str, ...]
+    scalars: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns are asked for besides `text`: that of labels ("": none), which holds one or a list, and those of
+    numbers.
+    """
+
+    labels: str = ""
+    scalars: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.labels or self.scalars)
+
+
+def find(folder: Path) -> Path | None:
+    """The file in `folder` that says something of images, or None. Raises UserError where there are two."""
+    found = [folder / name for name in NAMES if (folder / name).is_file()]
+    if len(found) > 1:
+        raise UserError(f"{folder} holds both {NAMES[0]} and {NAMES[1]}: remove one")
+    return found[0] if found else None
+
+
+def read(
+    file: Path, images: Sequence[Path], others: Collection[Path] = (), columns: Columns = Columns()
+) -> tuple[dict[Path, Said], list[str]] | None:
+    """(image -> what is said of it, faults): the faults are lines that say nothing of an image and images without a
+    line, worded for the user. None where no line speaks of a text and no column is asked for: such a file holds
+    something else.
+
+    others: images that lines may name too, but that are not asked for (those of another split).
+    """
+    rows = list(_rows(file))
+    texts = any(isinstance(row, dict) and "text" in row for _, row in rows)
+    if not (texts or columns) and any(isinstance(row, dict) for _, row in rows):
+        return None
+    known = {os.path.normpath(image): image for image in images}
+    other = {os.path.normpath(image) for image in others}
+    said: dict[Path, Said] = {}
+    lines: dict[str, int] = {}  # path -> where it was named first
+    faults = []
+    for number, row in rows:
+        fault = row if isinstance(row, str) else _fault(row, columns, texts=texts)
+        if not fault:
+            path = os.path.normpath(file.parent / row["file_name"])
+            if path in lines:
+                fault = f"names {row['file_name']} again, after line {lines[path]}"
+            elif path in known:
+                scalars = tuple(float(row[name]) for name in columns.scalars)
+                said[known[path]] = Said(row.get("text"), _labels(row, columns) or (), scalars)
+            elif path not in other:
+                fault = f"names {row['file_name']}, which is no image there"
+            lines.setdefault(path, number)
+        if fault:
+            faults.append(f"{file} line {number} {fault}")
+    what = "caption" if texts else "line"
+    faults += [f"{image} has no {what} in {file}" for image in images if image not in said]
+    return said, faults
+
+
+def _rows(file: Path) -> Iterator[tuple[int, Any]]:
+    """(line number, the line's values by name, or what is wrong with it), blank lines left out."""
+    try:
+        content = file.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from error
+    if file.suffix == ".csv":
+        reader = csv.DictReader(io.StringIO(content, newline=""), strict=True)
+        try:
+            columns = reader.fieldnames or ()
+            if "text" in columns and "file_name" not in columns:
+                raise UserError(f"{file} has a column text and none file_name; its first line must name both")
+            for row in reader:
+                torn = "text" in columns and None in row  # DictReader keeps what is too much under None
+                yield reader.line_num, "has a comma too many: put its text in quotes" if torn else row
+        except csv.Error as error:
+            raise UserError(f"{file} line {reader.line_num} is no CSV: {error}") from error
+        return
+    for number, line in enumerate(content.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            yield number, f"is no JSON: {error}"
+            continue
+        yield number, row if isinstance(row, dict) else "is no JSON object"
+
+
+def _fault(row: dict[str, Any], columns: Columns, *, texts: bool) -> str:
+    """What a line lacks; "" where it is whole."""
+    for name in ("file_name", "text") if texts else ("file_name",):
+        if not isinstance(row.get(name), str):
+            return f"has no {name!r}, or one that is no text"
+        if not is_unicode(row[name]):
+            return f"has a {name!r} that is no valid Unicode"
+    if columns.labels and _labels(row, columns) is None:
+        return f"has no {columns.labels!r}, or one that is neither a label nor a list of labels"
+    for name in columns.scalars:
+        try:
+            finite = not isinstance(row.get(name), bool) and math.isfinite(float(row.get(name)))  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            finite = False
+        if not finite:
+            return f"has no {name!r}, or one that is no number"
+    return ""
+
+
+def _labels(row: dict[str, Any], columns: Columns) -> tuple[str, ...] | None:
+    """The labels of a line, each once; None where it has none that can be read."""
+    if not columns.labels:
+        return ()
+    value = row.get(columns.labels)
+    values = value if isinstance(value, list) else [value]
+    if any(isinstance(label, bool) or not isinstance(label, (str, int)) or label == "" for label in values):
+        return None
+    return tuple(dict.fromkeys(str(label) for label in values))
