@@ -18,20 +18,20 @@ def get_config() -> ConfigDict:
     config.condition.text.length = 24
     config.condition.text.width = 96
     config.condition.text.vocabulary = 1024
-    config.objective.mean = -0.8
+    config.objective.mean = 0.5  # more high noise, where the text decides what there is
     config.network.channels = 24
     config.network.channel_mults = (1, 2, 4)
     config.network.blocks_per_level = 1
     config.network.attention = "transformer"
     config.network.attention_levels = (2,)
     config.network.attention_heads = 4
-    config.train.steps = 2400
+    config.train.steps = 1600
     config.train.batch_size = 32
     config.train.learning_rate = 1e-3
     config.train.warmup_images = 6_400
-    config.train.ema_halflife_images = 20_000
-    config.train.sample_every = 1200
+    config.train.ema_halflife_images = 10_000
+    config.train.sample_every = 800
     config.sample.guidance_scale = 2.0
     config.log.every = 50
-    config.checkpoint.every = 600
+    config.checkpoint.every = 400
     return config

@@ -1,16 +1,22 @@
 """Training that starts from weights there are: a run's, an exported one's, diffusers'; low-rank parts; export."""
 
+import functools
 import json
+import shutil
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from PIL import Image
 
 import jdiff
+import jdiff.config
 from jdiff.common.errors import UserError
 from jdiff.networks import lora
+from jdiff.weights import Pretrained, overlaid, pretrained_tokenizer
 from tests.conftest import TINY, config, run_command
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
@@ -42,7 +48,7 @@ def three_classes(tmp_path_factory):
 
 
 def test_other_classes_and_another_size(tiny_run, three_classes, tmp_path):
-    """All weights come along but the classes' vectors, which are new, and named."""
+    """All weights come along but the classes' vectors, which are new, and named; the null's is kept."""
     data = ("--config.data.image_size=16", "--config.data.channels=1", "--config.model.sigma_data=0.75")
     run, result = train(
         config("folder"),
@@ -52,11 +58,12 @@ def test_other_classes_and_another_size(tiny_run, three_classes, tmp_path):
         *STILL,
         cwd=tmp_path,
     )
-    assert "conditioner/embedders_label/table [4, 32] is new (of other classes)" in result.out
+    assert "conditioner/embedders_label/table: 3 of 3 classes are new" in result.out
     before, after = weights(tiny_run.workdir), weights(run)
     table = "conditioner/embedders_label/table"
-    assert after.pop(table).shape == (4, 32)
-    assert before.pop(table).shape == (11, 32)
+    theirs, ours = before.pop(table), after.pop(table)
+    assert (theirs.shape, ours.shape) == ((11, 32), (4, 32))
+    np.testing.assert_array_equal(ours[3], theirs[10])
     assert before.keys() == after.keys()
     for name, array in before.items():
         np.testing.assert_array_equal(array, after[name], err_msg=name)
@@ -110,6 +117,84 @@ def test_low_rank_training_resumes_to_the_bit(tiny_run, lora_run, tmp_path):
         np.testing.assert_array_equal(array, resumed[name], err_msg=name)
 
 
+def test_low_rank_parts_stand_on_the_step_they_began_at(tiny_run, tmp_path):
+    """Whatever becomes of that run; and wherever it is loaded from."""
+    base = shutil.copytree(tiny_run.workdir, tmp_path / "base")
+    arguments = (config("digits"), "--config.train.initial=base", "--config.lora.rank=2", "--config.train.steps=2")
+    run, _ = train(*arguments, cwd=tmp_path)
+    settings = json.loads((run / "config.json").read_text())["train"]
+    assert (settings["initial"], settings["initial_checkpoint"]) == (str(base), "10")
+    before = weights(run)
+    train(config("digits"), "--config.train.steps=12", cwd=tmp_path, workdir="base")
+    jax.tree.map(np.testing.assert_array_equal, weights(run), before)
+
+    shutil.rmtree(base / "checkpoints" / "10")
+    with pytest.raises(UserError, match=r"10.*12"):
+        jdiff.load(run)
+
+
+def pretrained(params, **changed):
+    """Weights of a run with these keys, and the keys as they are by default."""
+    ours = jdiff.config.defaults()
+    theirs = ours.copy_and_resolve_references()
+    for settings in (ours, theirs):
+        settings.model.conditions = ("label", "text", "scalars")
+        settings.condition.scalars.names = ("age",)
+    for name, value in changed.items():
+        group, _, key = name.rpartition("__")
+        functools.reduce(lambda part, field: part[field], group.split("__"), theirs)[key] = value
+    return Pretrained(Path("there"), {}, flatten_dict(params), theirs, 5), ours
+
+
+def test_classes_of_the_same_name_keep_their_vectors():
+    theirs = {"conditioner": {"embedders_label": {"table": np.arange(8.0).reshape(4, 2)}}, "first": np.ones(3)}
+    start, settings = pretrained(theirs, data__class_names=("a", "b", "c"))
+    settings.data.class_names = ("new", "c", "a")
+    params = {"conditioner": {"embedders_label": {"table": np.full((4, 2), -1.0)}}, "first": np.zeros(3)}
+    made, notes = overlaid(jax.tree.map(jnp.asarray, params), start, settings)
+    np.testing.assert_array_equal(made["conditioner"]["embedders_label"]["table"], [[-1, -1], [4, 5], [0, 1], [6, 7]])
+    np.testing.assert_array_equal(made["first"], 1)
+    assert notes == ["conditioner/embedders_label/table: 1 of 3 classes are new"]
+
+
+def test_labels_that_are_new_altogether_say_nothing_at_first():
+    start, settings = pretrained({"first": np.ones(3)})
+    settings.data.class_names = ("a", "b")
+    params = {"conditioner": {"embedders_label": {"table": jnp.ones((3, 2))}}, "first": jnp.zeros(3)}
+    made, notes = overlaid(params, start, settings)
+    np.testing.assert_array_equal(made["conditioner"]["embedders_label"]["table"], 0)
+    assert notes == ["conditioner/embedders_label/table: all 2 classes are new"]
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [("text", "heads", 2), ("text", "vocabulary", 512), ("text", "path", "elsewhere"), ("scalars", "names", ("size",))],
+)
+def test_an_embedder_of_something_else_is_new(name, key, value):
+    """Though its arrays have the same shapes; how often and how long texts are cut does not count."""
+    made = {}
+    for there, fields in (("other", {key: value}), ("same", {"drop_rate": 0.3})):
+        changed = {f"condition__{name}__{field}": value for field, value in fields.items()}
+        start, settings = pretrained({"conditioner": {f"embedders_{name}": {"dense": np.ones(3)}}}, **changed)
+        made[there] = overlaid({"conditioner": {f"embedders_{name}": {"dense": jnp.zeros(3)}}}, start, settings)
+    path = f"conditioner/embedders_{name}/dense"
+    assert made["other"][1] == [f"{path} [3] is new (condition.{name}.{key} is {value!r} there)"]
+    assert made["same"][1] == []
+    values = [made[there][0]["conditioner"][f"embedders_{name}"]["dense"] for there in ("other", "same")]
+    np.testing.assert_array_equal(values, [np.zeros(3), np.ones(3)])
+
+
+def test_texts_are_read_by_the_tokenizer_that_the_weights_know(tmp_path):
+    start, settings = pretrained({})
+    (tmp_path / "config.json").write_text(jdiff.config.to_json(start.config))
+    settings.train.initial = str(tmp_path)
+    assert pretrained_tokenizer(settings) is None
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert pretrained_tokenizer(settings) == tmp_path / "tokenizer.json"
+    settings.condition.text.vocabulary = 300
+    assert pretrained_tokenizer(settings) is None
+
+
 def test_parts_of_rank_r_reach_any_change_of_rank_r():
     """W' = W + (alpha / r) A B, for a linear layer and a convolution."""
     rng = np.random.default_rng(0)
@@ -148,6 +233,15 @@ def test_an_exported_run_samples_the_same_and_can_be_started_from(lora_run, tmp_
     np.testing.assert_array_equal(again.sample(4), run.sample(4))
     started, _ = train(config("digits"), "--config.train.initial=out", *STILL, cwd=tmp_path, workdir="next")
     jax.tree.map(np.testing.assert_array_equal, weights(started), weights(lora_run))
+
+
+def test_runs_and_exported_weights_do_not_mix(tiny_run, lora_run, tmp_path):
+    with pytest.raises(UserError, match="holds a run"):
+        jdiff.load(lora_run).export(tiny_run.workdir)
+    jdiff.load(tiny_run.workdir).export(tmp_path)
+    result = run_command(config("digits"), *TINY, "--config.train.steps=1", f"--workdir={tmp_path}", cwd=tmp_path)
+    assert result.status == 1
+    assert f"train in another folder, with train.initial={tmp_path}" in result.err
 
 
 def test_an_exported_folder_that_lacks_something(tiny_run, tmp_path):
@@ -216,7 +310,7 @@ def test_from_diffusers_and_back(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config.train.initial=nowhere"], "train.initial='nowhere' holds no config.json"),
+        (["--config.train.initial=nowhere"], "nowhere' holds no config.json"),
         (["--config.lora.rank=4"], "lora.rank=4 needs weights to stand beside: set train.initial"),
         (["--config.train.initial=other"], "describes the class 'Kandinsky3UNet', which is not known here"),
     ],
