@@ -1,6 +1,6 @@
 """Does the text decide what is drawn? configs/emoji.py's model, its samples looked up among all real images.
 
-    python -m benchmarks.emoji --data=PATH --workdir=runs/emoji [--guidance 2.0] [--json FILE]
+    python -m benchmarks.emoji --data=PATH --workdir=runs/emoji [--guidance 4.0] [--json FILE]
 
 One sample for each of 200 training captions, and for every held-out one. A sample is looked up among the images of all
 captions by the distance of pixels; counted is how often its own caption's image is among the nearest five (by chance: 5
@@ -86,7 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="a folder of images with captions, such as Noto Emoji")
     parser.add_argument("--workdir", type=Path, default=Path("runs/emoji"), help="a run of configs/emoji.py")
-    parser.add_argument("--guidance", type=float, default=2.0)
+    parser.add_argument("--guidance", type=float, default=4.0)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
     if not (options.workdir / "checkpoints").is_dir():

@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
     config.train.warmup_images = 6_400
     config.train.ema_halflife_images = 10_000
     config.train.sample_every = 800
-    config.sample.guidance_scale = 2.0
+    config.sample.guidance_scale = 4.0
     config.log.every = 50
     config.checkpoint.every = 400
     return config

@@ -10,6 +10,7 @@ import pytest
 import jdiff
 import jdiff.config
 from jdiff import build, train
+from jdiff.build.guidance import away_from
 from jdiff.common.errors import UserError
 from jdiff.common.pictures import to_float
 from jdiff.conditions import EXAMPLES, Conditions
@@ -274,7 +275,7 @@ def test_dropping_any_of_four_leaves_the_others(into):
             assert np.abs(changed[1] - reference[1]).max() > 1e-3
 
 
-def test_each_condition_is_dropped_at_its_own_rate_and_apart_from_the_others(monkeypatch):
+def test_each_condition_is_dropped_at_its_own_rate_alone_and_with_the_others(monkeypatch):
     prediction, seen = Edm(EDM(), 0.5), {}
     rates = {"label": 0.5, "text": 0.25, "image": 0.0, "scalars": 0.1}
     task = DiffusionTask(
@@ -309,7 +310,7 @@ def test_each_condition_is_dropped_at_its_own_rate_and_apart_from_the_others(mon
         assert drop[name].mean() == pytest.approx(rate, abs=5 * np.sqrt(rate * (1 - rate) / (3 * images)))
         assert rate == 0 or (masks[0][name] != masks[1][name]).any()
         for second in rates:
-            both = rate * rates[second] if second != name else rate
+            both = (rate * rates[second] + min(rate, rates[second])) / 2 if second != name else rate
             off = 5 * np.sqrt(both * (1 - both) / (3 * images))
             assert (drop[name] & drop[second]).mean() == pytest.approx(both, abs=off), f"{name}, {second}"
     seen.clear()
@@ -510,6 +511,18 @@ def test_guidance_that_cannot_be(model, settings, said):
         model.sample(2, guidance_scale=2.0, **settings)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_guidance_leads_away_from_what_was_dropped_in_training(made):
+    """With (), from all that was; a condition that never was has no null to lead away from."""
+    settings = changed(made[0], model__drop_rate=0.1, condition__image__drop_rate=0.0, sample__guidance_scale=2.0)
+    assert away_from(settings) == tuple(name for name in settings.model.conditions if name != "image")
+    for fields in ({"guidance__conditions": ("label", "image")}, {"model__drop_rate": 0.0}):
+        never = changed(settings, **fields)
+        for name in never.model.conditions if "model__drop_rate" in fields else ():
+            never.condition[name].drop_rate = None
+        with pytest.raises(UserError, match="never learned to do without its"):
+            build.check_sampling(never, EDM())
 
 
 # What is asked for
