@@ -35,10 +35,10 @@ class Conditions:
         self,
         wanted: ConfigDict,
         *,
-        labels: Sequence | np.ndarray | None = None,
-        texts: Sequence[str] | None = None,
-        images: np.ndarray | None = None,
-        scalars: np.ndarray | None = None,
+        labels: Any = None,
+        texts: Any = None,
+        images: Any = None,
+        scalars: Any = None,
     ) -> Rows:
         """cond for wanted.sample.num_images images: each condition in turn where fewer are given.
 
@@ -98,23 +98,23 @@ class Conditions:
                 raise UserError(f"say what to draw ({asked}): this run has no examples, cannot read {file}") from error
         return self._saved
 
-    def _label(self, labels: Sequence | np.ndarray) -> np.ndarray:
+    def _label(self, labels: Any) -> np.ndarray:
         return build.label_rows(labels, self._config)
 
-    def _text(self, texts: Sequence[str]) -> Any:
+    def _text(self, texts: Any) -> Any:
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
             raise UserError('texts must be strings, one an image or fewer, as in texts=["a red heart"]')
         if self._encoder is None:
             self._encoder = build.text_encoder(self._config, self._workdir or Path())
         return self._encoder(list(texts))
 
-    def _image(self, images: np.ndarray) -> np.ndarray:
+    def _image(self, images: Any) -> np.ndarray:
         """Condition images, uint8 or floats in [-1, 1], as they are seen: no view is taken of them."""
         images = checked(images, self._example("image").shape[1:], "condition images")
         # Kept as floats always: other programs are compiled for other types.
         return images.astype(np.float32) / 127.5 - 1 if images.dtype == np.uint8 else images
 
-    def _scalars(self, scalars: np.ndarray) -> np.ndarray:
+    def _scalars(self, scalars: Any) -> np.ndarray:
         names = self._config.condition.scalars.names
         try:
             values = np.asarray(scalars, np.float32)

@@ -3,6 +3,7 @@
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -18,7 +19,8 @@ def drawn(module, *inputs):
 
     def draw(path, leaf):
         around = 1.0 if path[-1].key == "scale" else 0.0
-        return (around + rng.normal(size=leaf.shape) / math.sqrt(max(1, math.prod(leaf.shape[:-1])))).astype(np.float32)
+        values = around + rng.normal(size=leaf.shape) / math.sqrt(max(1, math.prod(leaf.shape[:-1])))
+        return jnp.asarray(values, jnp.float32)
 
     abstract = jax.eval_shape(lambda *arrays: module.init(jax.random.key(0), *arrays, *static), *arrays)
     return jax.tree.map_with_path(draw, abstract)

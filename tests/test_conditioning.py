@@ -110,7 +110,7 @@ def test_the_null_learns_from_dropped_rows_alone(name):
     @jax.jit
     def gradients(drop):
         def loss(params):
-            answer = embedder.apply(params, values, drop)
+            answer = embedder.apply(params, jax.tree.map(jnp.asarray, values), drop)
             parts = [part for part in (answer.vector, answer.tokens, answer.planes) if part is not None]
             return sum(jnp.sum(part * noise(*part.shape)) for part in parts)
 
@@ -128,7 +128,8 @@ def test_the_null_learns_from_dropped_rows_alone(name):
 def test_labels_are_rows_of_a_table_and_several_are_summed():
     embedder = LabelEmbedding(5, 8)
     table = noise(6, 8)
-    run = jax.jit(lambda labels, drop: embedder.apply({"params": {"table": table}}, labels, drop).vector)
+    params = {"params": {"table": jnp.asarray(table)}}
+    run = jax.jit(lambda labels, drop: embedder.apply(params, labels, drop).vector)
     np.testing.assert_array_equal(run(np.array([3, 0]), np.array([False, True])), table[[3, 5]])
     several = np.array([[1, 4, -1], [-1, 2, -1], [-1, -1, -1]])
     expected = np.stack([table[1] + table[4], table[2], np.zeros(8)])
@@ -179,8 +180,10 @@ def test_a_text_without_tokens_is_finite():
         params = drawn(embedder, nothing)
 
         @jax.jit
-        def answers(params, embedder=embedder, nothing=nothing):
-            return jax.value_and_grad(lambda p: jnp.sum(embedder.apply(p, nothing, dropping(0, 3)).vector))(params)
+        def answers(params, embedder=embedder, nothing=jax.tree.map(jnp.asarray, nothing)):
+            return jax.value_and_grad(
+                lambda p: jnp.sum(embedder.apply(p, nothing, jnp.asarray(dropping(0, 3))).vector)
+            )(params)
 
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(answers(params)))
 

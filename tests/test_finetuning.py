@@ -295,7 +295,7 @@ def test_from_diffusers_and_back(tmp_path):
     )
     model = jdiff.load(run)
     x, t = np.random.default_rng(0).normal(size=(3, 8, 8, 1)).astype(np.float32), np.array([3.0, 500, 999], np.float32)
-    out = model.task.network.apply({"params": model.params["network"]}, x, t, {})
+    out = model.task.network.apply({"params": model.params["network"]}, jnp.asarray(x), jnp.asarray(t), {})
     expected = theirs(torch.tensor(x.transpose(0, 3, 1, 2)), torch.tensor(t)).sample.detach().numpy()
     np.testing.assert_allclose(out, expected.transpose(0, 2, 3, 1), atol=1e-4 * np.abs(expected).max())
 

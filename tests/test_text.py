@@ -156,7 +156,7 @@ def test_skipping_leaves_out_what_does_not_match_and_counts(folder, tmp_path):
     source = Folder(root, "train", on_bad_file="skip")
     assert source.captions == ("first", "third")
     assert [source[i]["image"][0, 0, 0] for i in range(2)] == [0, 2]
-    assert "skipped 2 images without a caption and 2 lines of captions (first: " in source.notes[0]
+    assert "skipped 2 images of which metadata say nothing and 2 lines of it (first: " in source.notes[0]
     assert "skipped 1 unreadable of 3" in source.notes[1]
     folder([], [line("gone.png")])
     with pytest.raises(UserError, match="no usable image is left"):
@@ -447,7 +447,7 @@ def test_features_are_computed_once_and_kept(minilm, frozen, tmp_path, monkeypat
 class Described:
     """Records with nothing but a caption."""
 
-    shape, class_names, scalar_names, notes = (1, 1, 1), (), (), ()
+    shape, class_names, labels_per_image, scalar_names, notes = (1, 1, 1), (), 1, (), ()
 
     def __init__(self, captions):
         self.captions = tuple(captions)

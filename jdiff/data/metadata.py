@@ -85,7 +85,7 @@ def read(
             lines.setdefault(path, number)
         if fault:
             faults.append(f"{file} line {number} {fault}")
-    what = "caption" if texts else "line"
+    what = "line" if columns and not texts else "caption"
     faults += [f"{image} has no {what} in {file}" for image in images if image not in said]
     return said, faults
 

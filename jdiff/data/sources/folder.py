@@ -75,8 +75,10 @@ class Folder:
         if faults:
             bare = sum(path not in said for path, _ in found)
             found = [entry for entry in found if entry[0] in said]
-            lines = f"{len(faults) - bare} lines of metadata"
-            notes.append(f"skipped {bare} images without a line in it and {lines} (first: {faults[0]})")
+            notes.append(
+                f"skipped {bare} images of which metadata say nothing and {len(faults) - bare} lines of it "
+                f"(first: {faults[0]})"
+            )
         self.labels_per_image = 1
         of_image: dict[Path, tuple[str, ...]] = {path: (name,) if name else () for path, name in found}
         if labels:
