@@ -47,7 +47,7 @@ def get_config() -> ConfigDict:
 
     config.condition = condition = ConfigDict()  # how each of model.conditions is given to the network
     condition.label = ConfigDict()
-    condition.label.drop_rate = placeholder(float)  # None: model.drop_rate; so below
+    condition.label.drop_rate = placeholder(float)  # None: model.drop_rate
     condition.text = text = ConfigDict()
     text.encoder = "transformer"  # transformer: trained along with the model; frozen: a pretrained one from text.path
     text.path = ""  # frozen: a local folder that `transformers` reads
@@ -58,17 +58,17 @@ def get_config() -> ConfigDict:
     text.depth = 2  # transformer: layers
     text.heads = 4  # transformer: attention heads
     text.projected = True  # frozen: features go through a layer; False: as they are, as networks of latent diffusion do
-    text.drop_rate = placeholder(float)
+    text.drop_rate = placeholder(float)  # as of labels
     condition.image = image = ConfigDict()
     image.view = "thumbnail"  # what is made of the picture: "thumbnail" (coarse pixels), "grey" (without its colours)
     image.factor = 4  # thumbnail: pixels are so many times as large
     image.into = "planes"  # "planes": laid beside the noisy image; "tokens": encoded, for attention to look at
     image.width = 128  # tokens: of each
     image.halvings = 2  # tokens: how often the image is halved on the way
-    image.drop_rate = placeholder(float)
+    image.drop_rate = placeholder(float)  # as of labels
     condition.scalars = ConfigDict()
     condition.scalars.names = ()  # which numbers of a record; folder: columns of its metadata
-    condition.scalars.drop_rate = placeholder(float)
+    condition.scalars.drop_rate = placeholder(float)  # as of labels
 
     config.network = network = ConfigDict()  # published ones by name: configs/networks.py
     network.name = "unet"  # unet; dit (a transformer over patches); convnet (the classifier's)

@@ -21,6 +21,7 @@ from jdiff.diffusion.denoiser import Denoise
 from jdiff.diffusion.likelihood import bits_per_dim, log_likelihood
 from jdiff.diffusion.samplers import Sampler
 from jdiff.diffusion.schedules import Schedule
+from jdiff.networks.attention import forward_differentiable
 from jdiff.training import sharding
 
 Guided = Callable[[Any, dict], Denoise]  # (weights, rows) -> the denoiser with its guidance
@@ -106,18 +107,19 @@ def ode_bits(guided: Guided, schedule: Schedule, *, exact: bool, rtol: float, at
         within = jax.vmap(lambda key: jax.random.uniform(key, image.shape[1:], minval=-0.5, maxval=0.5))
         x = image + within(named(keys, "dequantize")) / 127.5
         prior_std = schedule.prior_std(sigmas[-1])
-        nats = log_likelihood(
-            guided(weights, rows),
-            x,
-            sigmas[0],
-            sigmas[-1],
-            prior_std,
-            rows["cond"],
-            named(keys, "probe"),
-            exact=exact,
-            rtol=rtol,
-            atol=atol,
-        )
+        with forward_differentiable():
+            nats = log_likelihood(
+                guided(weights, rows),
+                x,
+                sigmas[0],
+                sigmas[-1],
+                prior_std,
+                rows["cond"],
+                named(keys, "probe"),
+                exact=exact,
+                rtol=rtol,
+                atol=atol,
+            )
         return bits_per_dim(nats, x[0].size)
 
     return program

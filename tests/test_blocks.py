@@ -480,6 +480,14 @@ def test_flash_attention_only_where_its_kernels_fit(case, masked, expected, monk
         assert chosen == (expected if fits else "xla"), capability
 
 
+def test_where_forward_derivatives_are_taken_attention_is_plain(monkeypatch):
+    monkeypatch.setattr(attention, "_has_kernels", lambda: True)
+    assert attention.implementation(*shapes(), masked=False) == "cudnn"
+    with attention.forward_differentiable():
+        assert attention.implementation(*shapes(), masked=False) == "xla"
+    assert attention.implementation(*shapes(), masked=False) == "cudnn"
+
+
 def test_layers_ask_for_what_implementation_says(monkeypatch):
     """MultiHead in 16 bits goes through cuDNN's kernels, and is masked only where there is a mask."""
     asked = []

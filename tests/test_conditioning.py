@@ -180,7 +180,8 @@ def test_a_text_without_tokens_is_finite():
         params = drawn(embedder, nothing)
 
         @jax.jit
-        def answers(params, embedder=embedder, nothing=jax.tree.map(jnp.asarray, nothing)):
+        def answers(params, embedder=embedder, nothing=nothing):
+            nothing = jax.tree.map(jnp.asarray, nothing)
             return jax.value_and_grad(
                 lambda p: jnp.sum(embedder.apply(p, nothing, jnp.asarray(dropping(0, 3))).vector)
             )(params)

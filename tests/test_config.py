@@ -6,7 +6,9 @@ from jdiff import config
 from jdiff.common.errors import UserError
 from tests.conftest import REPOSITORY
 
-FILES = sorted(path.stem for path in (REPOSITORY / "configs").glob("*.py") if path.stem not in ("__init__", "base"))
+FILES = sorted(
+    path.stem for path in (REPOSITORY / "configs").glob("*.py") if path.stem not in ("__init__", "base", "networks")
+)
 
 
 def digits():

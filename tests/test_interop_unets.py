@@ -303,7 +303,7 @@ def test_shards_are_one_model(saved, tmp_path):
     (tmp_path / WEIGHTS).unlink()
     saved.model.save_pretrained(tmp_path, max_shard_size="100KB")
     sorted(tmp_path.glob("diffusion*.safetensors"))[0].unlink()
-    refused(tmp_path, "lack the tensor")
+    refused(tmp_path, "lacks diffusion_pytorch_model-00001-of-")
 
 
 FIRST_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}

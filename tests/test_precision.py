@@ -1,4 +1,4 @@
-"""bfloat16 trains as float32 does; remat costs no gradient and saves memory."""
+"""bfloat16 trains as float32 does; remat costs no gradient, and the backward pass keeps less."""
 
 import jax
 import jax.numpy as jnp
@@ -45,10 +45,12 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_remat_saves_memory_and_no_gradient(name):
-    """By XLA's own account of the compiled program's temporary memory."""
+def test_remat_keeps_less_and_costs_no_gradient(name):
+    """What the backward pass keeps of the forward one, in bytes. How much of that a compiler turns into memory is its
+    own affair: on CPUs next to nothing (benchmarks/RESULTS.md).
+    """
     network = NETWORKS[name]
-    x, times = jax.random.normal(jax.random.key(0), (16, 32, 32, 3)), jnp.ones(16)
+    x, times = jax.random.normal(jax.random.key(0), (4, 16, 16, 3)), jnp.ones(4)
     params = perturbed(network, x, {})
     rngs = {"dropout": jax.random.key(1)}
     found = []
@@ -58,10 +60,12 @@ def test_remat_saves_memory_and_no_gradient(name):
         def loss(params, module=module):
             return jnp.mean(jnp.square(module.apply(params, x, times, {}, train=True, rngs=rngs)))
 
-        compiled = jax.jit(jax.grad(loss)).lower(params).compile()
-        found.append((compiled.memory_analysis().temp_size_in_bytes, compiled(params)))
+        kept = jax.eval_shape(lambda params, loss=loss: jax.vjp(loss, params)[1], params)
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
+        found.append((size, jax.jit(jax.grad(loss))(params)))
     (plain, gradient), (saving, same) = found
-    assert saving < 0.8 * plain
+    print(f"{name}: {plain / 1e6:.1f} MB kept, {saving / 1e6:.1f} with remat")
+    assert saving < 0.5 * plain
     leaves = jax.tree.leaves(gradient)
     rounding = 1e-5 * max(np.abs(leaf).max() for leaf in leaves)
     for a, b in zip(leaves, jax.tree.leaves(same), strict=True):

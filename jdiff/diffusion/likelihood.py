@@ -5,8 +5,8 @@ Along dx/dsigma = d(x, sigma) = (x - D(x, sigma)) / sigma, from an image at sigm
 
     ln p_min(x_min) = ln N(x_max; 0, prior_std^2) + int_min^max div d dsigma,   div d = (n - tr dD/dx) / sigma
 
-for n pixel values. The trace is exact (n products with the Jacobian a call) or Hutchinson's estimate, v^T (dD/dx) v
-with v of random signs, fixed for the whole way. p_min is the density of the data with noise of sigma_min on top.
+for n pixel values. The trace is exact (n Jacobian products a call) or Hutchinson's estimate, v^T (dD/dx) v with v of
+random signs, fixed for the whole way. p_min is the density of the data with noise of sigma_min on top.
 """
 
 import math
@@ -45,8 +45,8 @@ def log_likelihood(
             return (x - denoise(x, sigma, cond).x0) / per_image(sigma, x)
 
         now = state[:, :n].reshape(x.shape)
-        d, back = jax.vjp(slope, now)  # not forward: attention's GPU kernels know no forward derivative
-        divergence = jax.lax.map(lambda probe: jnp.sum((probe * back(probe)[0]).reshape(images, n), axis=1), probes)
+        d, along = jax.linearize(slope, now)
+        divergence = jax.lax.map(lambda probe: jnp.sum((probe * along(probe)).reshape(images, n), axis=1), probes)
         return jnp.concatenate([d.reshape(images, n), divergence.sum(0)[:, None]], axis=1)
 
     start = jnp.concatenate([x.reshape(images, n), jnp.zeros((images, 1), x.dtype)], axis=1)

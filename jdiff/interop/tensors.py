@@ -51,9 +51,12 @@ def _files(folder: Path) -> list[Path]:
     index = folder / f"{WEIGHTS}.index.json"
     if index.is_file():
         try:
-            return sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})
+            shards = sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{index} cannot be read: {error}") from error
+        if missing := [shard.name for shard in shards if not shard.is_file()]:
+            raise UserError(f"{folder} lacks {missing[0]}, which {index.name} names")
+        return shards
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     variants = sorted(folder.glob(VARIANTS))

@@ -5,12 +5,18 @@ CrossAttention       x + W attention(x, context)
 SpatialTransformer   self-attention, cross-attention and a feed-forward layer over H x W tokens
 """
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jdiff.networks.layers import Dense, Dtype, Norm, Style
+
+_PLAIN: ContextVar[bool] = ContextVar("plain", default=False)
 
 
 def implementation(q: Float[Array, "b t n d"], k: Float[Array, "b s n d"], *, masked: bool) -> str:
@@ -19,9 +25,21 @@ def implementation(q: Float[Array, "b t n d"], k: Float[Array, "b s n d"], *, ma
     tokens, at least 64 of them, no mask. Else "xla".
     """
     half = q.dtype in (jnp.bfloat16, jnp.float16)
+    if _PLAIN.get():
+        return "xla"
     fits = q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
     long_enough = q.shape[1] % 2 == 0 and k.shape[1] % 2 == 0 and q.shape[1] >= 64
     return "cudnn" if half and fits and long_enough and not masked and _has_kernels() else "xla"
+
+
+@contextlib.contextmanager
+def forward_differentiable() -> Iterator[None]:
+    """What is traced within can be differentiated forwards, which cuDNN's kernels cannot: attention is XLA's."""
+    token = _PLAIN.set(True)
+    try:
+        yield
+    finally:
+        _PLAIN.reset(token)
 
 
 def _has_kernels() -> bool:
