@@ -34,12 +34,13 @@ def test_digits_hold_out_the_297():
     x, y = load_digits(return_X_y=True)
     _, test, _, y_test = train_test_split(x, y, test_size=297, random_state=0, stratify=y)
     ours = Digits("test")
-    assert (len(Digits("train")), len(ours)) == (1500, 297)
+    train = Digits("train")
+    assert (len(train), len(ours)) == (1500, 297)
     for i in (0, 100, 296):
         assert ours[i]["label"] == y_test[i]
         np.testing.assert_allclose(ours[i]["image"].ravel() / 127.5 - 1, test[i] / 8 - 1, atol=0.5 / 127.5)
     held_out = {row.tobytes() for row in np.round(test * 255 / 16).astype(np.uint8)}
-    seen = {Digits("train")[i]["image"].tobytes() for i in range(1500)}
+    seen = {train[i]["image"].tobytes() for i in range(1500)}
     assert not held_out & seen
 
 
