@@ -24,12 +24,11 @@ def implementation(q: Float[Array, "b t n d"], k: Float[Array, "b s n d"], *, ma
     have something to gain: Ampere or later, 16-bit floats, head width a multiple of 8 up to 128, even numbers of
     tokens, at least 64 of them, no mask. Else "xla".
     """
+    allowed = not masked and not _PLAIN.get()
     half = q.dtype in (jnp.bfloat16, jnp.float16)
-    if _PLAIN.get():
-        return "xla"
     fits = q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
     long_enough = q.shape[1] % 2 == 0 and k.shape[1] % 2 == 0 and q.shape[1] >= 64
-    return "cudnn" if half and fits and long_enough and not masked and _has_kernels() else "xla"
+    return "cudnn" if allowed and half and fits and long_enough and _has_kernels() else "xla"
 
 
 @contextlib.contextmanager
@@ -107,9 +106,7 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        tokens = Norm(self.style, name="norm")(x).reshape(x.shape[0], -1, x.shape[-1])
-        out = MultiHead(self.heads, zero_init=True, dtype=self.style.dtype, name="attention")(tokens)
-        return (x + out.reshape(x.shape)) * self.style.skip_scale
+        return _pixels_attend(self.style, self.heads, x)
 
 
 class CrossAttention(nn.Module):
@@ -122,9 +119,20 @@ class CrossAttention(nn.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], context: Float[Array, "b s e"], mask: Bool[Array, "b s"] | None = None
     ) -> Float[Array, "b h w c"]:
-        tokens = Norm(self.style, name="norm")(x).reshape(x.shape[0], -1, x.shape[-1])
-        attention = MultiHead(self.heads, zero_init=True, dtype=self.style.dtype, name="attention")
-        return (x + attention(tokens, context, mask).reshape(x.shape)) * self.style.skip_scale
+        return _pixels_attend(self.style, self.heads, x, context, mask)
+
+
+def _pixels_attend(
+    style: Style,
+    heads: int,
+    x: Float[Array, "b h w c"],
+    context: Float[Array, "b s e"] | None = None,
+    mask: Bool[Array, "b s"] | None = None,
+) -> Float[Array, "b h w c"]:
+    """x + W attention from the pixels to a context, or to one another; within a module's call."""
+    tokens = Norm(style, name="norm")(x).reshape(x.shape[0], -1, x.shape[-1])
+    out = MultiHead(heads, zero_init=True, dtype=style.dtype, name="attention")(tokens, context, mask)
+    return (x + out.reshape(x.shape)) * style.skip_scale
 
 
 class SpatialTransformer(nn.Module):
