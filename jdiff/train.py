@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 import jdiff.config
 from jdiff import build, sample, weights
 from jdiff.common import pictures
-from jdiff.common.errors import UserError
+from jdiff.common.errors import UserError, writing_to
 from jdiff.common.keys import folded, named
 from jdiff.conditions import save_examples
 from jdiff.data import pipeline
@@ -110,10 +110,8 @@ def open_folder(workdir: Path) -> Path:
     folder = workdir / "checkpoints"
     if (workdir / weights.EXPORTED).is_file():
         raise UserError(f"{workdir} holds exported weights: train in another folder, with train.initial={workdir}")
-    try:
+    with writing_to(workdir):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {workdir}: {error.strerror}; give another folder with --workdir") from error
     return folder
 
 
@@ -204,10 +202,8 @@ def announce(
     total: int,
 ) -> None:
     """Write config.json; tell what is trained, on what and for how long."""
-    try:
+    with writing_to(workdir):
         replace_file(workdir / jdiff.config.FILE, jdiff.config.to_json(config))
-    except OSError as error:
-        raise UserError(f"cannot write to {workdir}: {error.strerror}; give another folder with --workdir") from error
     say(parameter_overview.get_parameter_overview(state.params, include_stats=False))
     for note in (*source.notes, *(held_out.notes if held_out else ())):
         say(note)
@@ -256,10 +252,8 @@ def keep_examples(config: ConfigDict, source: Source, workdir: Path) -> None:
     rows = pipeline.fixed_rows(source, EXAMPLES)
     cond = pipeline.fixed_batch(source, build.view(config, train=False), EXAMPLES)["cond"]
     captions = [source.captions[row] for row in rows] if source.captions else []
-    try:
+    with writing_to(workdir):
         save_examples(workdir, {name: cond[name] for name in config.model.conditions}, captions)
-    except OSError as error:
-        raise UserError(f"cannot write to {workdir}: {error.strerror}; give another folder with --workdir") from error
 
 
 def draw(

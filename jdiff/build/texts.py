@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from jdiff.common.errors import UserError
+from jdiff.common.errors import UserError, writing_to
 from jdiff.config import one_of
 from jdiff.data import frozen_text, tokenizer
 from jdiff.data.frozen_text import FrozenEncoder
@@ -53,14 +53,12 @@ def encoded(
         return train, held_out
     file = workdir / TOKENIZER
     if config.condition.text.encoder == "transformer" and not file.is_file():
-        try:
+        with writing_to(workdir):
             workdir.mkdir(parents=True, exist_ok=True)
             if fitted:
                 shutil.copy(fitted, file)
             else:
                 file.write_text(tokenizer.fit(train.captions, config.condition.text.vocabulary), "utf-8")
-        except OSError as error:
-            raise UserError(f"cannot write to {workdir}: {error.strerror}; give another with --workdir") from error
     texts: Callable[[Sequence[str]], Any] = text_encoder(config, workdir)
     if config.condition.text.encoder == "frozen":
         bar = partial(tqdm, desc="reading captions", leave=False, disable=None if config.log.progress else True)

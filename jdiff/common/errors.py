@@ -1,5 +1,9 @@
 """Errors that a user can mend."""
 
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
 
 class UserError(ValueError):
     """A user's mistake, or a fault in what they gave us (a file, a key, a disk).
@@ -7,3 +11,12 @@ class UserError(ValueError):
     The message is one line that names what is wrong and says what to do; the command prints it without a
     traceback and exits with status 1.
     """
+
+
+@contextlib.contextmanager
+def writing_to(workdir: Path) -> Iterator[None]:
+    """An OSError within becomes a UserError: the run's folder cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write to {workdir}: {error.strerror}; give another folder with --workdir") from error
