@@ -14,18 +14,39 @@ def get_config() -> ConfigDict:
     config.task = "diffusion"  # what is trained: diffusion, classifier
 
     config.data = data = ConfigDict()
-    data.name = "digits"  # digits; folder; tfds:<name of a TensorFlow data set>
-    data.dir = ""  # folder: where the images are. tfds: where the sets are (default ~/tensorflow_datasets)
-    data.image_size = 0  # pixels; images are scaled and centre-cropped to this square. 0: as the source has them
-    data.channels = 0  # 1 grey, 3 colour, 4 with transparency. 0: as the source has them (folder: 3)
+    data.name = "digits"  # digits; folder; pairs; arrays; tfds:<name of a TensorFlow data set>; hf:<name or folder of a
+    # Hugging Face data set>; array_record (what --mode=prepare wrote)
+    data.dir = ""  # where the data are: a folder; of arrays a .npz or .npy, too. tfds: default ~/tensorflow_datasets
+    data.target = "image"  # which of a record's pictures is modelled: image, or another name, such as mask
+    data.image_size = 0  # pixels; images are brought to this square. 0: as the source has them
+    data.resize = "centre"  # how: centre (the largest central square), adm (as ADM's code crops), random_crop (ADM's,
+    # in training), pad (all of it, the darkest value beside it), squash
+    data.channels = 0  # 1 grey, 3 colour, 4 with transparency. 0: as the source has them (folder, pairs, hf: 3)
+    data.bits = 8  # folder, pairs, hf: 16 keeps what 16-bit grey files hold; 8 scales them to 8 bits
     data.flip = False  # mirror left and right with probability 1/2 in training
-    data.holdout = 0.05  # folder without a test sub-folder: the share of images that is held out
-    data.on_bad_file = "error"  # folder: "error" refuses an unreadable image by name, "skip" leaves it out and counts
+    data.flip_vertical = False  # top and bottom likewise
+    data.quarter_turns = False  # turn by 0, 1, 2 or 3 quarters in training
+    data.augment = 0.0  # probability of EDM's augmentation, which the network is told of (CIFAR-10: 0.12)
+    data.holdout = 0.05  # the share that is held out, where the data have no test images of their own
+    data.on_bad_file = "error"  # "error" refuses an unreadable image by name, "skip" leaves it out and counts
+    data.folders = ("images", "masks")  # pairs: the two folders, matched by base name
+    data.suffixes = ("", "")  # pairs: what base names end with besides, such as "_segmentation"
+    data.halves = ""  # pairs: both in one picture: "left,right" or "top,bottom"
+    data.names = ("image", "mask")  # pairs: what the two pictures are called
+    data.masks = ("mask",)  # pairs, hf: which pictures are masks, whose values are never mixed; filled in likewise
+    data.mask_values = ()  # pairs, hf: what masks may hold; (): as training masks do
+    data.mask_snap = False  # pairs, hf: other values become the nearest of these; else such a mask is refused
+    data.low = placeholder(float)  # the value that becomes -1; None: the end of the dtype, or the least of floats
+    data.high = placeholder(float)  # becomes 1, likewise
     data.labels = ""  # folder: the column of metadata.jsonl that holds an image's label, or a list of several; "":
-    # sub-folders are the classes
+    # sub-folders are the classes. hf: the column of the label; "": label, or the only ClassLabel
     data.shape = ()  # (height, width, channels); filled in from the data when training starts
     data.class_names = ()  # filled in likewise, so that sampling needs no data
     data.labels_per_image = 1  # filled in likewise
+    data.dtype = "uint8"  # filled in likewise: of the pictures, and the values that are -1 and 1
+    data.range = (0.0, 255.0)  # filled in likewise: the values that are -1 and 1
+    data.alpha = ()  # filled in likewise: which pictures' last channel is opacity
+    data.num_images = 0  # filled in likewise: of other data, training cannot go on where it stopped
     data.text_width = 0  # filled in likewise: features of a frozen text encoder's tokens
 
     config.model = model = ConfigDict()
@@ -60,7 +81,12 @@ def get_config() -> ConfigDict:
     text.projected = True  # frozen: features go through a layer; False: as they are, as networks of latent diffusion do
     text.drop_rate = placeholder(float)  # as of labels
     condition.image = image = ConfigDict()
-    image.view = "thumbnail"  # what is made of the picture: "thumbnail" (coarse pixels), "grey" (without its colours)
+    image.of = ""  # which of a record's pictures; "": the one that is modelled
+    # "as_is", "thumbnail" (coarse pixels), "grey" (without its colours), or a sketch: "canny" (extra `edges`), "xdog"
+    image.view = "thumbnail"  # what is made of it
+    image.shape = ()  # filled in from the data when training starts, of the record's picture; so the next two
+    image.dtype = "uint8"  # filled in likewise
+    image.range = (0.0, 255.0)  # filled in likewise
     image.factor = 4  # thumbnail: pixels are so many times as large
     image.into = "planes"  # "planes": laid beside the noisy image; "tokens": encoded, for attention to look at
     image.width = 128  # tokens: of each
@@ -211,5 +237,6 @@ def get_config() -> ConfigDict:
     machine.workers = 0  # processes that read data; 0: threads of the main one
     machine.threads = 2  # threads that read data, in each of them
     machine.prefetch = 4  # batches read ahead
+    machine.cache = 2.0  # GiB of decoded images that are kept in memory (not with workers)
     machine.compilation_cache = "~/.cache/jdiff/xla"  # compiled programs are kept here; "": nowhere
     return config.lock()

@@ -1,8 +1,11 @@
 """CIFAR-10, 32x32, by class: EDM's recipe with the DDPM++ network, 55.73 M parameters (Karras et al., arXiv
-2206.00364).
+2206.00364). 50,000 + 10,000 images (Krizhevsky 2009; no licence given, cite the report).
 
---config.model.conditions="()" trains the unconditional model. EDM's augmentation is not in yet: flips alone.
-Prepare once: tfds build cifar10 --file_format=array_record.
+--config.model.conditions="()" trains the unconditional model, --config.data.flip=False --config.data.augment=0.12 takes
+EDM's augmentation in place of plain flips. Prepare once, into ~/tensorflow_datasets/cifar10/ (170 MB):
+
+    tfds build cifar10 --file_format=array_record
+    python -m jdiff.main --config=configs/cifar10.py
 """
 
 from ml_collections import ConfigDict

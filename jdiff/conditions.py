@@ -62,7 +62,7 @@ class Conditions:
         made = {name: getattr(self, f"_{name}")(values) for name, values in given.items()}
         if not made and set(self._names) - {"label"}:
             made = {name: self.examples()[name] for name in self._names}
-            made |= {"image": self._image(made["image"])} if "image" in made else {}
+            made |= {"image": _floats(made["image"])} if "image" in made else {}
         elif not made and reads_label:
             made["label"] = build.label_rows(range(len(self._config.data.class_names)), self._config)
         if to_class and "label" not in made:
@@ -109,10 +109,11 @@ class Conditions:
         return self._encoder(list(texts))
 
     def _image(self, images: Any) -> np.ndarray:
-        """Condition images, uint8 or floats in [-1, 1], as they are seen: no view is taken of them."""
-        images = checked(images, self._example("image").shape[1:], "condition images")
-        # Kept as floats always: other programs are compiled for other types.
-        return images.astype(np.float32) / 127.5 - 1 if images.dtype == np.uint8 else images
+        """Condition images as they are seen, no view being taken of them: uint8 or floats in [-1, 1], or of the values
+        that the data's pictures have.
+        """
+        shape, values = self._example("image").shape[1:], build.given(self._config).seen.range
+        return _floats(checked(images, shape, "condition images", values))
 
     def _scalars(self, scalars: Any) -> np.ndarray:
         names = self._config.condition.scalars.names
@@ -135,7 +136,7 @@ class Conditions:
         if needed := [name for name in names if rates[name] == 0]:
             raise UserError(f"this model never learned to do without its {needed[0]}: give one an image")
         zeros = {name: self._example(name) for name in names}
-        zeros |= {"image": self._image(zeros["image"])} if "image" in zeros else {}
+        zeros |= {"image": _floats(zeros["image"])} if "image" in zeros else {}
         zeros = {name: _in_turn(values, count) for name, values in zeros.items()}
         return zeros | ({"drop": {name: np.ones(count, bool) for name in names}} if names else {})
 
@@ -144,6 +145,11 @@ def save_examples(workdir: Path, cond: Rows, captions: Sequence[str]) -> None:
     """Raises OSError where the folder cannot be written."""
     arrays = flatten_dict({**cond, **({"captions": np.array(captions)} if captions else {})}, sep="/")
     np.savez(workdir / EXAMPLES, **arrays)
+
+
+def _floats(images: np.ndarray) -> np.ndarray:
+    """As floats always: other programs are compiled for other types."""
+    return images.astype(np.float32) / 127.5 - 1 if images.dtype == np.uint8 else images
 
 
 def _length(values: Any) -> int:

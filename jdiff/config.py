@@ -189,6 +189,8 @@ def check(config: ConfigDict) -> None:
     for name, least in LEAST.items():
         if config_value(config, name) < least:
             raise UserError(f"{name}={config_value(config, name)} must be at least {least}")
+    if not 0 <= config.data.augment <= 1:
+        raise UserError(f"data.augment={config.data.augment} must lie in [0, 1]")
     for name in ("model.drop_rate", "network.dropout", "data.holdout", "train.b1", "train.b2"):
         if not 0 <= config_value(config, name) < 1:
             raise UserError(f"{name}={config_value(config, name)} must lie in [0, 1)")
@@ -256,6 +258,12 @@ def _check_elements(name: str, value: Any) -> None:
         "sample.texts": ((str,), "texts"),
         "sample.labels": ((int, str, tuple), "whole numbers or names of classes"),
         "data.class_names": ((str,), "names"),
+        "data.folders": ((str,), "names of folders"),
+        "data.suffixes": ((str,), "endings of names"),
+        "data.names": ((str,), "names"),
+        "data.masks": ((str,), "names"),
+        "data.range": ((float,), "numbers"),
+        "condition.image.range": ((float,), "numbers"),
         "sample.sigmas": ((float, int), "numbers"),
     }
     kind, what = kinds.get(name, ((int,), "whole numbers"))

@@ -19,6 +19,7 @@ from jdiff.common.arrays import slerp
 from jdiff.common.errors import UserError
 from jdiff.common.keys import image_keys
 from jdiff.common.pictures import checked, to_float, to_uint8
+from jdiff.common.ranges import Range
 from jdiff.conditions import EXAMPLES, Conditions, Rows
 from jdiff.diffusion import drivers
 from jdiff.diffusion.tables import DDPMTable
@@ -27,7 +28,7 @@ from jdiff.tasks.classifier import ClassifierTask
 from jdiff.tasks.diffusion import DiffusionTask
 from jdiff.training import sharding
 
-Images = UInt8[np.ndarray, "n h w c"]
+Images = Num[np.ndarray, "n h w c"]  # of the data's dtype and range, most often uint8
 
 # How the probability flow is followed where the way back matters, unless another sampler is asked for.
 UNGUIDED = {"method": "classifier_free", "guidance_scale": 1.0}
@@ -61,13 +62,15 @@ class Model:
     (numbers or names of classes), texts, cond_images [n, h, w, c] and scalars [n, k]: one an image, or fewer, taken in
     turn; those left out where others are given are dropped. guidance_scale: w in w D_cond + (1 - w) D_uncond, a number
     or one an image; 1 is no guidance. Image i depends on its conditions, the seed and i alone. Images are given as
-    uint8, or as floats in [-1, 1]. workdir: the run's folder, where its tokenizer and examples are.
+    uint8, or as floats in [-1, 1]; where the data's values are others (16 bits, floats), as the data have them, and so
+    are samples. workdir: the run's folder, where its tokenizer and examples are.
     """
 
     def __init__(
         self, config: ConfigDict, task: Task, mesh: Mesh, params: PyTree, *, step: int, workdir: Path | None = None
     ):
         self.config, self.task, self.mesh, self.params, self.step = config, task, mesh, params, step
+        self.range = Range(config.data.dtype, *config.data.range)
         self.conditions, self._workdir = Conditions(config, workdir), workdir
         self._programs: dict[Any, Callable] = {}
         self._others: dict[tuple[str, str], Model] = {}
@@ -101,7 +104,7 @@ class Model:
 
     def compare_steps(
         self, steps: Sequence[int] = (5, 10, 20, 50), num_images: int = 8, **settings: Any
-    ) -> UInt8[np.ndarray, "counts n h w c"]:
+    ) -> Num[np.ndarray, "counts n h w c"]:
         """The same images, from the same noise, in several numbers of steps."""
         return np.stack([self.sample(num_images, **{**settings, "steps": count}) for count in steps])
 
@@ -138,7 +141,7 @@ class Model:
 
     def interpolate(
         self, first: Any, last: Any, frames: int = 8, *, label: int | None = None, **settings: Any
-    ) -> UInt8[np.ndarray, "frames h w c"]:
+    ) -> Num[np.ndarray, "frames h w c"]:
         """From one image to another through the noise, along a great circle (slerp).
 
         first, last: numbers of images of this seed, or images [h, w, c], which are encoded. label: of all frames, where
@@ -314,8 +317,12 @@ class Model:
         if theirs.class_names != ours.class_names:
             raise UserError(f"{where} holds a run of classes {theirs.class_names}, this model's are {ours.class_names}")
 
+    def shown(self, images: Images) -> UInt8[np.ndarray, "n h w c"]:
+        """Images as they are on a screen, whatever the data's range."""
+        return images if self.range.is_plain else np.asarray(to_uint8(jnp.asarray(self.range.to_model(images))))
+
     def _images(self, images: Any) -> Num[np.ndarray, "n h w c"]:
-        return checked(images, self.config.data.shape)
+        return checked(images, self.config.data.shape, values=self.range)
 
     def _walk(
         self,
@@ -333,7 +340,7 @@ class Model:
         task, solver = self._diffusion(), build.sampler(wanted.sample)
         form, guided, params = self._guided(wanted)
         run = self._program(
-            ("walk", solver, form, repeats, keep_trajectory),
+            ("walk", solver, form, repeats, keep_trajectory),  # and the data's range, which a model has one of
             lambda: programs.walk(
                 guided,
                 solver,
@@ -342,6 +349,7 @@ class Model:
                 self.mesh,
                 repeats=repeats,
                 keep_trajectory=keep_trajectory,
+                as_floats=not self.range.is_plain,
             ),
         )
         rungs = self._ladder(wanted) if rungs is None else rungs
@@ -350,6 +358,7 @@ class Model:
         calls = [int(called) for _, _, called in parts if called is not None]
         self._counted_calls = max(calls, default=None)
         images = np.concatenate([part for part, _, _ in parts])[: len(scales)]
+        images = images if self.range.is_plain else self.range.from_model(images)
         frames = np.concatenate([part for _, part, _ in parts], axis=1)[:, : len(scales)] if keep_trajectory else None
         return images, frames
 

@@ -36,9 +36,10 @@ def walk(
     *,
     repeats: int = 1,
     keep_trajectory: bool = False,
+    as_floats: bool = False,
 ) -> Callable:
-    """(weights, seed, sigmas, rows) -> images uint8, trajectory uint8 or None, the denoiser's calls where the
-    sampler counts them.
+    """(weights, seed, sigmas, rows) -> images uint8 (as_floats: near [-1, 1], as they are), trajectory uint8 or None,
+    the denoiser's calls where the sampler counts them.
 
     Starts from rows["noise"] where given, scaled to the ladder's head; from rows["image"] with noise of the ladder's
     head (SDEdit; Meng et al., arXiv 2108.01073); else from the prior. Where rows["mask"] is false, rows["image"] stays:
@@ -72,7 +73,8 @@ def walk(
             keep_trajectory=keep_trajectory,
         )
         frames = to_uint8(seen(walked.trajectory, sigmas)) if keep_trajectory else None
-        return to_uint8(walked.x0), frames, walked.carry if solver.nfe(1) is None else None
+        images = walked.x0 if as_floats else to_uint8(walked.x0)
+        return images, frames, walked.carry if solver.nfe(1) is None else None
 
     return program
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Num, UInt8
 from ml_collections import ConfigDict
 
 from jdiff.common import pictures
@@ -46,7 +46,7 @@ def sample(config: ConfigDict, workdir: Path, out: Path | None) -> int:
         np.savez(out / "samples.npz", **arrays)  # type: ignore[arg-type]
         pictures.save_png(out / "grid.png", grid(model, images))
         if settings.save_images:
-            for index, image in enumerate(images):
+            for index, image in enumerate(model.shown(images)):
                 pictures.save_png(out / "images" / f"{index:06d}.png", image)
         if settings.trajectory:
             frames = trajectory(model)
@@ -54,19 +54,19 @@ def sample(config: ConfigDict, workdir: Path, out: Path | None) -> int:
             pictures.save_gif(out / "trajectory.gif", [pictures.grid(frame) for frame in frames])
         if settings.compare_steps:
             compared = model.compare_steps(settings.compare_steps, min(STRIP_IMAGES, settings.num_images))
-            pictures.save_png(out / "steps.png", columns(compared))
+            pictures.save_png(out / "steps.png", columns(np.stack([model.shown(images) for images in compared])))
     except OSError as error:
         raise UserError(f"cannot write the samples to {out}: {error}; give another folder with --out") from error
     print(f"samples: {out / 'samples.npz'}\npicture: {out / 'grid.png'}")
     return 0
 
 
-def grid(model: Model, images: UInt8[np.ndarray, "n h w c"]) -> UInt8[np.ndarray, "H W c2"]:
+def grid(model: Model, images: Num[np.ndarray, "n h w c"]) -> UInt8[np.ndarray, "H W c2"]:
     """The first images as one picture; where every class comes in turn, a column a class."""
     classes = len(model.config.data.class_names)
     by_label = tuple(model.config.model.conditions) == ("label",)
     in_turn = by_label and not model.config.sample.labels and 1 < classes <= 20
-    return pictures.grid(images[:GRID_IMAGES], classes if in_turn else None)
+    return pictures.grid(model.shown(images[:GRID_IMAGES]), classes if in_turn else None)
 
 
 def strip(frames: UInt8[np.ndarray, "rungs n h w c"]) -> UInt8[np.ndarray, "H W c2"]:

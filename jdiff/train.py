@@ -1,7 +1,7 @@
 """--mode=train: the training loop. It knows a task by its `init` and `loss` alone."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def train(config: ConfigDict, workdir: Path) -> int:
         model = Model(config, weights.plain(task), mesh, {}, step=start, workdir=workdir)  # given weights to draw
         score = make_score(config, task, mesh, held_out)
         next_state = make_step(config, task)
-        batches = open_batches(config, source, start)
+        batches = on_devices(open_batches(config, source, start), mesh)
         if not start:
             keep_examples(config, held_out or source, workdir)
             draw_forward(model, source, workdir)
@@ -65,7 +65,7 @@ def train(config: ConfigDict, workdir: Path) -> int:
 
         with Writers(config.log, workdir, config, start=start, total=total) as writers:
             for step in range(start + 1, total + 1):
-                state, logs = next_state(state, sharding.put_batch(mesh, next(batches)))
+                state, logs = next_state(state, next_batch(batches, state, config, checkpoints))
                 meter = add_logs(meter, logs)
                 writers.advance()
                 stopping = stop_asked(interrupt, step, config.log.every)
@@ -161,6 +161,26 @@ def open_batches(config: ConfigDict, source: Source, start: int):
         threads=config.machine.threads,
         prefetch=config.machine.prefetch,
     )
+
+
+def on_devices(batches: Iterator[PyTree], mesh: Mesh) -> Iterator[PyTree]:
+    """Global arrays of each process's rows, one batch ahead: its transfer overlaps the step before it."""
+    ahead = sharding.put_batch(mesh, next(batches))
+    for batch in batches:
+        now, ahead = ahead, sharding.put_batch(mesh, batch)
+        yield now
+
+
+def next_batch(batches: Iterator[PyTree], state: TrainState, config: ConfigDict, checkpoints: Checkpoints) -> PyTree:
+    """The next batch. Where the data fail, what has been learnt is saved before that is told."""
+    try:
+        return next(batches)
+    except UserError as error:
+        if jax.process_count() > 1 or not state.step:  # a save takes all processes, and the others wait for this one
+            raise
+        checkpoints.save(state, config=config.to_dict(), holdout_loss=None)
+        checkpoints.wait()
+        raise UserError(f"{error}; step {state.step} is saved: mend the data, and the same command goes on") from error
 
 
 def make_score(

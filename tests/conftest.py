@@ -1,5 +1,7 @@
 """What tests share: shapes checked at run time, the command as a user runs it, one trained digits model."""
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -7,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from jaxtyping import install_import_hook
@@ -15,6 +18,7 @@ from jaxtyping import install_import_hook
 with install_import_hook("jdiff", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"):
     import jdiff.build
     import jdiff.train  # noqa: F401
+    from jdiff.main import main
 
 import jax
 
@@ -66,6 +70,22 @@ def run_command(*arguments: str, cwd: Path, timeout: float = 600, **environment:
     finally:
         process.kill()
     return Result(process.returncode, out, err, time.monotonic() - began)
+
+
+def refusal(*arguments: str, cwd: Path) -> str:
+    """The one line that the command ends in, run within this process: a new one takes seconds to begin."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(cwd),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        mock.patch("jdiff.main.prepare_jax"),  # JAX runs already
+    ):
+        status = main(arguments)
+    assert status == 1, out.getvalue()
+    assert err.getvalue().startswith("jdiff: ")
+    assert err.getvalue().count("\n") == 1, err.getvalue()
+    return err.getvalue()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,14 +12,29 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from jdiff.common.errors import UserError
+from jdiff.data.augment import Turn
 from jdiff.data.decode import decode
 from jdiff.data.pipeline import fixed_batch, train_batches
+from jdiff.data.resize import Resize
+from jdiff.data.sources import Picture
 from jdiff.data.sources.digits import Digits
 from jdiff.data.sources.folder import Folder
 from jdiff.data.sources.tfds import Tfds
-from jdiff.data.transforms import ImageView, resize_and_crop
+from jdiff.data.sources.wrapped import Wrapped
+from jdiff.data.views import View
 
-VIEW = ImageView(shape=(8, 8, 1), flip=True, labels=1)
+
+def view(shape, *, flip=False, **fields):
+    height, width, _ = shape
+    resize, turn = Resize("centre", height, width), Turn(horizontal=flip)
+    return View(picture=Picture(shape), resize=resize, turn=turn, **fields)
+
+
+def centred(image, height, width):
+    return Resize("centre", height, width)({"image": image}, np.random.default_rng(0))["image"]
+
+
+VIEW = view((8, 8, 1), flip=True, labels=1)
 
 
 def digest(batch):
@@ -66,10 +82,27 @@ def test_workers_change_nothing():
     assert [digest(b) for b in take(6, workers=2)] == [digest(b) for b in take(6, threads=1, prefetch=1)]
 
 
+class Failing(Wrapped):
+    """Record 700 cannot be read."""
+
+    def __getitems__(self, indices):
+        if 700 in indices:
+            raise UserError("700.png could be read at the start and cannot now")
+        return super().__getitems__(indices)
+
+
+def test_a_workers_error_is_the_users():
+    def one_epoch():
+        batches = train_batches(Failing(Digits("train")), VIEW, batch_size=64, seed=5, workers=1)
+        return [next(batches) for _ in range(1500 // 64 + 1)]
+
+    with pytest.raises(UserError, match=r"700\.png could be read"):
+        one_epoch()
+
+
 def test_every_example_once_an_epoch():
-    view = ImageView(shape=(8, 8, 1), flip=False, labels=1)
     source = Digits("train")
-    batches = train_batches(source, view, batch_size=100, seed=0)
+    batches = train_batches(source, view((8, 8, 1), labels=1), batch_size=100, seed=0)
     expected = Counter(source[i]["image"].tobytes() for i in range(1500))
     orders = []
     for _ in range(2):
@@ -82,7 +115,7 @@ def test_every_example_once_an_epoch():
 def test_flips_mirror_half_of_the_images():
     source = Digits("train")
     flipped = take(20)
-    plain = train_batches(source, ImageView(shape=(8, 8, 1), flip=False, labels=1), batch_size=64, seed=5)
+    plain = train_batches(source, view((8, 8, 1), flip=False, labels=1), batch_size=64, seed=5)
     mirrored = total = 0
     for batch in flipped:
         for ours, straight in zip(batch["x0"], next(plain)["x0"], strict=True):
@@ -130,8 +163,7 @@ def test_a_folder_of_everything(zoo):
     source = Folder(str(zoo), "train")
     assert len(source) == 13
     assert source.class_names == ()
-    view = ImageView(shape=(16, 16, 3), flip=False, labels=0)
-    batch = fixed_batch(source, view, 13)
+    batch = fixed_batch(source, view((16, 16, 3)), 13)
     assert batch["x0"].shape == (13, 16, 16, 3)
     assert batch["cond"] == {}
     for row, name in ((0, "a"), (1, "b"), (3, "palette"), (4, "cmyk"), (11, "ending")):
@@ -186,7 +218,71 @@ def test_bad_files_are_refused_by_name_or_skipped_and_counted(zoo):
         Folder(str(zoo), "train")
     source = Folder(str(zoo), "train", on_bad_file="skip")
     assert len(source) == 13
-    assert "skipped 2 unreadable of 15" in source.notes[0]
+    assert "not read, having no image's ending: 1 .txt" in source.notes[0]
+    assert "skipped 2 unreadable of 15" in source.notes[1]
+    assert [Path(file).name for file, _ in source.left_out] == ["x_truncated.jpg", "y_empty.png"]
+    assert all(why.startswith("cannot be read: ") for _, why in source.left_out)
+
+
+@pytest.mark.parametrize(
+    ("folders", "classes"),
+    [
+        (("train", "test"), None),
+        (("Training", "Validation"), None),
+        (("train", "valid", "__MACOSX"), None),
+        (("train", "bus", "car"), ("bus", "car", "train")),  # a kind of vehicle
+        (("cat", "test"), ("cat", "test")),
+    ],
+)
+def test_splits_and_classes_are_told_apart(tmp_path, folders, classes):
+    for i, name in enumerate(folders):
+        (tmp_path / name).mkdir()
+        for k in range(3):
+            ending = "db" if name.startswith("_") else "png"
+            Image.new("L", (4, 4), i).save(tmp_path / name / f"{k}.{ending}", "PNG")
+    train, test = Folder(str(tmp_path), "train"), Folder(str(tmp_path), "test")
+    assert train.class_names == (classes or ())
+    if not classes:
+        assert {int(train[i]["image"].max()) for i in range(len(train))} == {0}
+        assert {int(test[i]["image"].max()) for i in range(len(test))} == {1}
+
+
+def test_splits_beside_classes_are_refused(tmp_path):
+    for name in ("train", "test", "annotations"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (4, 4)).save(tmp_path / name / "0.png")
+    with pytest.raises(UserError, match="train/ and test/, which are splits, beside annotations/"):
+        Folder(str(tmp_path), "train")
+
+
+def test_sixteen_bits_are_kept_where_they_are_asked_for(tmp_path):
+    values = np.random.default_rng(0).integers(0, 4096, (6, 5, 7), dtype=np.uint16)
+    for i, value in enumerate(values):
+        Image.fromarray(value).save(tmp_path / f"{i}.png")
+    Image.new("L", (7, 5), 200).save(tmp_path / "8bit.png")
+    deep = Folder(str(tmp_path), "train", channels=1, bits=16)
+    assert deep.pictures["image"] == Picture((None, None, 1), "uint16", high=65535.0)
+    for i, value in enumerate(values):
+        np.testing.assert_array_equal(deep[i]["image"][..., 0], value)
+    np.testing.assert_array_equal(deep[6]["image"], np.uint16(200 * 257))
+    shallow = Folder(str(tmp_path), "train", channels=1)
+    np.testing.assert_array_equal(shallow[0]["image"][..., 0], np.rint(values[0] / 257).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("values", "ending", "says"),
+    [
+        (np.float32([[0, 255]]), "tiff", "floats from 0 to 255, and those of files must be from 0 to 1"),
+        (np.float32([[-1, 1]]), "tiff", "floats from -1 to 1"),
+        (np.float32([[0, np.nan]]), "tiff", "floats from nan to nan"),
+        (np.int32([[-1000, 3000]]), "tiff", "integers from -1000 to 3000, and those of files must be from 0 to 65535"),
+    ],
+)
+def test_values_whose_scale_cannot_be_known_are_refused(tmp_path, values, ending, says):
+    """They were scaled by their own largest value once, each file in its own way."""
+    Image.fromarray(values).save(tmp_path / f"a.{ending}")
+    with pytest.raises(UserError, match=f"{says}.*data.name=arrays takes any range"):
+        Folder(str(tmp_path), "train")
 
 
 def test_folders_as_people_have_them(tmp_path):
@@ -231,11 +327,11 @@ def test_folders_that_cannot_be_used(tmp_path):
 def test_resize_covers_then_cuts_the_centre():
     image = np.zeros((20, 60, 3), np.uint8)
     image[:, 20:40] = 255
-    np.testing.assert_array_equal(resize_and_crop(image, 20, 20), 255)
-    assert resize_and_crop(image, 10, 30).shape == (10, 30, 3)
-    assert resize_and_crop(image, 33, 47).shape == (33, 47, 3)
+    np.testing.assert_array_equal(centred(image, 20, 20), 255)
+    assert centred(image, 10, 30).shape == (10, 30, 3)
+    assert centred(image, 33, 47).shape == (33, 47, 3)
     checks = np.indices((64, 64)).sum(0) % 2 * 255
-    small = resize_and_crop(checks.astype(np.uint8)[..., None], 16, 16)
+    small = centred(checks.astype(np.uint8)[..., None], 16, 16)
     assert small[2:-2, 2:-2].std() < 2  # antialiased: a fine checkerboard becomes grey
 
 

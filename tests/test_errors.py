@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import jdiff
-from tests.conftest import TINY, config, run_command
+from tests.conftest import TINY, config, refusal, run_command
 
 DIGITS = (config("digits"), *TINY, "--config.train.steps=4", "--config.log.progress=false", "--workdir=run")
 FOLDER = (
@@ -58,13 +58,13 @@ def refused(*arguments, cwd, status=1, **environment):
     ],
 )
 def test_mistakes_in_the_command(tmp_path, arguments, says):
-    assert says in refused(*DIGITS, *arguments, cwd=tmp_path)
+    assert says in refusal(*DIGITS, *arguments, cwd=tmp_path)
 
 
 def test_no_config_and_no_run(tmp_path):
-    assert "needs --config=FILE" in refused("--workdir=run", cwd=tmp_path)
-    assert "there is no config file" in refused("--config=configs/none.py", cwd=tmp_path)
-    assert "needs --workdir=DIR" in refused("--mode=sample", cwd=tmp_path)
+    assert "needs --config=FILE" in refusal("--workdir=run", cwd=tmp_path)
+    assert "there is no config file" in refusal("--config=configs/none.py", cwd=tmp_path)
+    assert "needs --workdir=DIR" in refusal("--mode=sample", cwd=tmp_path)
     assert "run holds no run" in refused("--mode=sample", "--workdir=run", cwd=tmp_path)
 
 

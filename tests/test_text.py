@@ -11,6 +11,7 @@ import sys
 import warnings
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -303,7 +304,7 @@ def test_records_carry_tokens(tokenizer, fitted):
     assert calls == [10]  # each caption once
     for mine in (encoded, pickle.loads(pickle.dumps(encoded))):
         assert len(mine) == len(source)
-        for name in ("shape", "class_names", "captions", "scalar_names", "notes"):
+        for name in ("shape", "pictures", "class_names", "captions", "scalar_names", "notes"):
             assert getattr(mine, name) == getattr(source, name)
         for i, record in zip((3, 200), mine.__getitems__([3, 200]), strict=True):
             assert set(record) == set(source[i])
@@ -448,6 +449,7 @@ class Described:
     """Records with nothing but a caption."""
 
     shape, class_names, labels_per_image, scalar_names, notes = (1, 1, 1), (), 1, (), ()
+    pictures = MappingProxyType({})
 
     def __init__(self, captions):
         self.captions = tuple(captions)

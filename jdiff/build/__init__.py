@@ -4,7 +4,7 @@ A later sampler, network, source or task is a file of its own and a line here.
 """
 
 from jdiff.build.conditions import drop_rates, label_rows
-from jdiff.build.data import example, resolve, sources, view
+from jdiff.build.data import doctor_settings, example, given, resolve, sources, view
 from jdiff.build.guidance import changes, check_sampling, guidance_numbers, guidance_runs, guide, is_guided
 from jdiff.build.sampling import MEMORYLESS, is_noiseless, ladder, sampler, settings
 from jdiff.build.tasks import diffusion, task
@@ -17,10 +17,12 @@ __all__ = [
     "changes",
     "check_sampling",
     "diffusion",
+    "doctor_settings",
     "drop_rates",
     "ema",
     "encoded",
     "example",
+    "given",
     "guidance_numbers",
     "guidance_runs",
     "guide",

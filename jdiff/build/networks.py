@@ -213,6 +213,8 @@ def conditioner(config: ConfigDict, *, vector_features: int) -> Conditioner | No
             "condition.text.width and condition.image.width the same value"
         )
     made: dict[str, Any] = {name: embedders[name]() for name in config.model.conditions}
+    if config.data.augment:
+        made["augment"] = conditioning.AugmentEmbedding(vector_features, dtype)
     return Conditioner(made) if made else None
 
 

@@ -13,6 +13,11 @@ class UserError(ValueError):
     """
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of some library says, short enough for a message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 @contextlib.contextmanager
 def writing_to(workdir: Path) -> Iterator[None]:
     """An OSError within becomes a UserError: the run's folder cannot be written."""

@@ -11,24 +11,38 @@ from jaxtyping import Array, Float, Num, UInt8
 from PIL import Image
 
 from jdiff.common.errors import UserError
+from jdiff.common.ranges import Range
 
 SMALLEST_SIDE = 32  # pixels; smaller images are enlarged (nearest) so that a person can see them
 GAP = 2  # pixels between the images of a grid
+PLAIN = Range()
 
 
-def checked(images: Any, shape: Sequence[int], what: str = "images") -> Num[np.ndarray, "n h w c"]:
-    """`images` as an array [n, *shape], uint8 or float32 in [-1, 1]. Raises UserError where they are none."""
+def checked(
+    images: Any, shape: Sequence[int], what: str = "images", values: Range = PLAIN
+) -> Num[np.ndarray, "n h w c"]:
+    """`images`, uint8 or floats in [-1, 1], as an array [n, *shape] of uint8 or float32 in [-1, 1]; where `values` are
+    others, `images` are of those. Raises UserError where they are not.
+    """
     try:
         images = np.asarray(images)
     except ValueError as error:  # of several sizes
         raise UserError(f"{what} are no array of numbers: {error}") from error
     if images.ndim != 4 or images.shape[1:] != tuple(shape):
         raise UserError(f"{what} are {list(images.shape)}; this model's are [n, {', '.join(map(str, shape))}]")
-    if images.dtype == np.uint8:
+    if values.is_plain and images.dtype == np.uint8:
         return images
-    if not np.issubdtype(images.dtype, np.floating) or not np.abs(images).max(initial=0.0) <= 1.001:
-        raise UserError(f"{what} are {images.dtype}; give uint8, or floats in [-1, 1]")
-    return images.astype(np.float32)
+    numbers = np.issubdtype(images.dtype, np.floating if values.is_plain else np.number)
+    floats = images.astype(np.float32) if values.is_plain or not numbers else values.to_model(images)
+    if not numbers or not np.abs(floats).max(initial=0.0) <= 1.001:
+        raise UserError(f"{what} are {images.dtype}{_extent(images)}; give {values}")
+    return floats
+
+
+def _extent(images: np.ndarray) -> str:
+    return (
+        f" from {images.min():g} to {images.max():g}" if images.size and np.issubdtype(images.dtype, np.number) else ""
+    )
 
 
 def to_float(images: Num[Array | np.ndarray, "..."]) -> Float[Array, "..."]:

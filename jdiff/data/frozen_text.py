@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 
-from jdiff.common.errors import UserError
+from jdiff.common.errors import UserError, first_line
 from jdiff.data.tokenizer import OnLong, check_lengths, check_unicode
 
 BATCH = 64
@@ -65,7 +65,7 @@ class FrozenEncoder:
         except UserError:
             raise
         except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise UserError(f"{self._folder / 'config.json'} cannot be read: {_first_line(error)}") from error
+            raise UserError(f"{self._folder / 'config.json'} cannot be read: {first_line(error)}") from error
 
     def features(self, texts: Sequence[str], progress: Progress = _silent) -> Features:
         """{"features": float32 [n, length, width], "mask": bool [n, length]}: the last hidden state, and which of its
@@ -209,7 +209,7 @@ def _load(folder: str) -> tuple[Any, Any, int]:
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, padding_side="right", **options)
             whole, report = transformers.AutoModel.from_pretrained(folder, output_loading_info=True, **options)
     except Exception as error:  # the library raises whatever it likes on a folder that lacks something
-        raise UserError(f"{folder} cannot be loaded as a text encoder: {_first_line(error)}") from error
+        raise UserError(f"{folder} cannot be loaded as a text encoder: {first_line(error)}") from error
     if tokenizer.pad_token_id is None:
         raise UserError(f"{folder} has a tokenizer without a padding token: it is no text encoder's")
     encoder = whole.get_encoder() if whole.config.is_encoder_decoder else getattr(whole, "text_model", whole)
@@ -225,10 +225,6 @@ def _load(folder: str) -> tuple[Any, Any, int]:
     positions = getattr(encoder.config, "max_position_embeddings", None)  # T5 has none: it reads any length
     limit = min(positions, tokenizer.model_max_length) if positions else 2**31
     return tokenizer, encoder.float().eval(), limit
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _default_width(folder: Path) -> int:

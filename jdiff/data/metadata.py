@@ -10,17 +10,20 @@ are asked for.
 import csv
 import io
 import json
-import math
 import os
+import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jdiff.common.errors import UserError
 from jdiff.data.tokenizer import is_unicode
 
 NAMES = ("metadata.jsonl", "metadata.csv")
+HIGHEST = float(np.finfo(np.float32).max)  # numbers are read as these
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Columns:
 
 def find(folder: Path) -> Path | None:
     """The file in `folder` that says something of images, or None. Raises UserError where there are two."""
-    found = [folder / name for name in NAMES if (folder / name).is_file()]
+    found = [folder / name for name in NAMES if os.path.isfile(folder / name)]
     if len(found) > 1:
         raise UserError(f"{folder} holds both {NAMES[0]} and {NAMES[1]}: remove one")
     return found[0] if found else None
@@ -66,15 +69,15 @@ def read(
     texts = any(isinstance(row, dict) and "text" in row for _, row in rows)
     if not (texts or columns) and any(isinstance(row, dict) for _, row in rows):
         return None
-    known = {os.path.normpath(image): image for image in images}
-    other = {os.path.normpath(image) for image in others}
+    known = {_normal(image): image for image in images}
+    other = {_normal(image) for image in others}
     said: dict[Path, Said] = {}
     lines: dict[str, int] = {}  # path -> where it was named first
     faults = []
     for number, row in rows:
         fault = row if isinstance(row, str) else _fault(row, columns, texts=texts)
         if not fault:
-            path = os.path.normpath(file.parent / row["file_name"])
+            path = _normal(file.parent / row["file_name"])
             if path in lines:
                 fault = f"names {row['file_name']} again, after line {lines[path]}"
             elif path in known:
@@ -88,6 +91,11 @@ def read(
     what = "line" if columns and not texts else "caption"
     faults += [f"{image} has no {what} in {file}" for image in images if image not in said]
     return said, faults
+
+
+def _normal(path: Path) -> str:
+    """One spelling of a path, whether its letters' accents are their own characters (as macOS has them) or not."""
+    return unicodedata.normalize("NFC", os.path.normpath(path))
 
 
 def _rows(file: Path) -> Iterator[tuple[int, Any]]:
@@ -106,14 +114,14 @@ def _rows(file: Path) -> Iterator[tuple[int, Any]]:
                 torn = "text" in columns and None in row  # DictReader keeps what is too much under None
                 yield reader.line_num, "has a comma too many: put its text in quotes" if torn else row
         except csv.Error as error:
-            raise UserError(f"{file} line {reader.line_num} is no CSV: {error}") from error
+            raise UserError(f"{file} line {reader.reader.line_num} is no CSV: {error}") from error
         return
     for number, line in enumerate(content.split("\n"), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             yield number, f"is no JSON: {error}"
             continue
         yield number, row if isinstance(row, dict) else "is no JSON object"
@@ -130,10 +138,10 @@ def _fault(row: dict[str, Any], columns: Columns, *, texts: bool) -> str:
         return f"has no {columns.labels!r}, or one that is neither a label nor a list of labels"
     for name in columns.scalars:
         try:
-            finite = not isinstance(row.get(name), bool) and math.isfinite(float(row.get(name)))  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            finite = False
-        if not finite:
+            known = not isinstance(row.get(name), bool) and abs(float(row.get(name))) <= HIGHEST  # type: ignore[arg-type]
+        except (TypeError, ValueError, OverflowError):
+            known = False
+        if not known:
             return f"has no {name!r}, or one that is no number"
     return ""
 
@@ -146,4 +154,5 @@ def _labels(row: dict[str, Any], columns: Columns) -> tuple[str, ...] | None:
     values = value if isinstance(value, list) else [value]
     if any(isinstance(label, bool) or not isinstance(label, (str, int)) or label == "" for label in values):
         return None
-    return tuple(dict.fromkeys(str(label) for label in values))
+    names = tuple(dict.fromkeys(str(label) for label in values))
+    return names if all(map(is_unicode, names)) else None

@@ -9,18 +9,29 @@ iterator's state.
 import contextlib
 import itertools
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import grain.python as grain
 import numpy as np
 from absl import flags
 
+from jdiff.common.errors import UserError
 from jdiff.data.sources import Source
+from jdiff.data.sources.parts import in_parts
 
-View = Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
 Batch = dict[str, Any]
+
+
+@runtime_checkable
+class View(Protocol):
+    """record -> example. It is given a generator of its own for each row where `is_random`, else None."""
+
+    @property
+    def is_random(self) -> bool: ...
+
+    def __call__(self, record: dict[str, Any], rng: np.random.Generator | None, /) -> dict[str, Any]: ...
 
 
 def train_batches(
@@ -57,9 +68,22 @@ def train_batches(
             flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch)
         with _no_interrupt():
-            ahead = iter(batches.mp_prefetch(options))
+            ahead = _from_workers(iter(batches.mp_prefetch(options)))
             return itertools.chain([next(ahead)], ahead)
     return iter(batches)
+
+
+def _from_workers(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Raises UserError where a worker process is killed; what it raises itself, Grain raises here."""
+    try:
+        yield from batches
+    except RuntimeError as error:
+        if "Worker process" not in str(error):
+            raise
+        raise UserError(
+            "a process that reads data was killed, as happens where memory runs out: lower machine.workers or "
+            "machine.prefetch"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -98,9 +122,12 @@ class _Read:
 
     def __call__(self, rows: tuple[np.ndarray, np.ndarray]) -> Batch:
         indices, seeds = (part[self.first : self.last] for part in rows)
-        records = self.source.__getitems__(indices.tolist())
-        examples = [self.view(record, np.random.default_rng(seed)) for record, seed in zip(records, seeds, strict=True)]
-        return _stack(examples)
+        parts = in_parts(self.source, indices.tolist(), self.source.__getitems__)
+        records = itertools.chain.from_iterable(part for _, part in parts)
+        if self.view.is_random:
+            generators = map(np.random.default_rng, seeds)
+            return _stack([self.view(record, rng) for record, rng in zip(records, generators, strict=True)])
+        return _stack([self.view(record, None) for record in records])  # a generator takes longer than a small image
 
 
 def _stack(examples: list[Any]) -> Any:

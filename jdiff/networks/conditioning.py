@@ -45,7 +45,7 @@ class Embedded:
 class Conditioner(nn.Module):
     """cond -> Embedded: each embedder's answer to cond[name], vectors added, tokens and planes beside one another.
 
-    cond["drop"], where it is there, holds [B] booleans by name.
+    cond["drop"], where it is there, holds [B] booleans by name. What an optional embedder reads may be missing.
     """
 
     embedders: Mapping[str, nn.Module]
@@ -53,7 +53,11 @@ class Conditioner(nn.Module):
     @nn.compact
     def __call__(self, cond: Mapping[str, Any]) -> Embedded:
         drop = cond.get("drop", {})
-        answers = [embed(cond[name], drop.get(name)) for name, embed in self.embedders.items()]
+        answers = [
+            embed(cond[name], drop.get(name))
+            for name, embed in self.embedders.items()
+            if name in cond or not getattr(embed, "optional", False)
+        ]
 
         def joined(form: str, axis: int) -> Array | None:
             parts = [getattr(answer, form) for answer in answers if getattr(answer, form) is not None]
@@ -100,6 +104,21 @@ class ScalarEmbedding(nn.Module):
         h = nn.silu(Dense(self.features, dtype=self.dtype, name="dense_0")(h))
         vector = Dense(self.features, dtype=self.dtype, name="dense_1")(h)
         return Embedded(vector=_null_where(drop, vector, self.param("null", normal(0.02), (self.features,))))
+
+
+class AugmentEmbedding(nn.Module):
+    """What was done to the pictures, [B, k], zeros for nothing: W a, without a bias, so that nothing done adds nothing
+    (Karras et al., arXiv 2206.00364, appendix F.2). Missing in sampling.
+    """
+
+    features: int
+    dtype: Dtype = jnp.float32
+    optional = True
+
+    @nn.compact
+    def __call__(self, done: Float[Array, "b k"], drop: Bool[Array, " b"] | None = None) -> Embedded:
+        kernel = self.param("kernel", nn.initializers.zeros, (done.shape[-1], self.features))
+        return Embedded(vector=done.astype(self.dtype) @ kernel.astype(self.dtype))
 
 
 class ImagePlanes(nn.Module):

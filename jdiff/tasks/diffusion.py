@@ -98,6 +98,6 @@ class DiffusionTask:
         return len(table.betas) * variational.term(jnp.asarray(table.sigmas, x.dtype), x0, x, t, fixed_mean)
 
     def _known(self, cond: Cond) -> dict[str, Any]:
-        """Those of the conditions that the network is given, images as floats."""
-        known = {name: cond[name] for name in (*self.conditions, "drop") if name in cond}
+        """Those of the conditions that the network is given, images as floats, and how images were augmented."""
+        known = {name: cond[name] for name in (*self.conditions, "augment", "drop") if name in cond}
         return known | ({"image": to_float(known["image"])} if "image" in known else {})

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from jdiff.common.errors import UserError
-from jdiff.data.sources import Shape, Source
+from jdiff.data.sources import Source
+from jdiff.data.sources.wrapped import Wrapped
 
 Encoding = np.ndarray | dict[str, np.ndarray]  # rows of texts
 
@@ -27,43 +28,14 @@ def encode(sources: Sequence[Source], text: Callable[[Sequence[str]], Encoding])
     return [Encoded(source, own, encoding) for source, own in zip(sources, rows, strict=True)]
 
 
-class Encoded:
+class Encoded(Wrapped):
     """`source` with row rows[i] of the encoding as text of record i. Memory-mapped arrays stay in their files, for
     workers too.
     """
 
     def __init__(self, source: Source, rows: list[int], encoding: Encoding):
-        self._source, self._rows, self._encoding = source, rows, encoding
-
-    @property
-    def shape(self) -> Shape:
-        return self._source.shape
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return self._source.class_names
-
-    @property
-    def labels_per_image(self) -> int:
-        return self._source.labels_per_image
-
-    @property
-    def captions(self) -> tuple[str, ...]:
-        return self._source.captions
-
-    @property
-    def scalar_names(self) -> tuple[str, ...]:
-        return self._source.scalar_names
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return self._source.notes
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.__getitems__([index])[0]
+        super().__init__(source)
+        self._rows, self._encoding = rows, encoding
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         records = self._source.__getitems__(indices)

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from jdiff.data.sources import Picture
+
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -31,6 +33,10 @@ class Digits:
         self._images = np.round(x.reshape(-1, 8, 8, 1) * 255 / 16).astype(np.uint8)
         self._ink = (self._images.mean((1, 2, 3)) / 255).astype(np.float32)
         self.captions = tuple(f"a handwritten {WORDS[label]}" for label in self._labels)
+
+    @property
+    def pictures(self) -> dict[str, Picture]:
+        return {"image": Picture(self.shape)}
 
     def __len__(self) -> int:
         return len(self._images)

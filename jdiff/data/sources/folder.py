@@ -2,7 +2,7 @@
 
     PATH/*.png                      no classes
     PATH/<class>/**/*.jpg           a class a sub-folder, in the order of their names
-    PATH/{train,test}/...           either form, with its own held-out images ("val" where "test" is missing)
+    PATH/{train,test}/...           either form, with its own held-out images (or val, valid, validation, testing)
 
 Without test images, a fixed share of the images is held out. Links are followed; hidden files and folders are not read.
 A `metadata.jsonl` or `metadata.csv` in PATH, or one in train/ and one in test/, gives every image a caption, labels and
@@ -10,31 +10,42 @@ numbers (see jdiff.data.metadata).
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from jdiff.common.errors import UserError
 from jdiff.data import metadata
-from jdiff.data.decode import decode
+from jdiff.data.decode import decode, of_files
 from jdiff.data.metadata import Columns, Said
-
-HOLDOUT_SEED = 0
-NOT_IMAGES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}  # known to Pillow, not pictures to it
+from jdiff.data.sources import Picture
+from jdiff.data.sources.files import (
+    LeftOut,
+    OnBadFile,
+    Progress,
+    images_below,
+    no_progress,
+    one_line,
+    others_below,
+    refuse,
+    share_of,
+    split_folders,
+    subfolders,
+    try_all,
+)
 
 
 class Folder:
     """Images below `root`. Every file is decoded once here, so that a bad one is known before training, not during it.
 
-    split: "train" or "test". holdout: the share of images held out where there is no test folder (none of fewer than 20
-    images). on_bad_file: "error" raises UserError that names the first bad file, or the first line or image where
-    metadata and images do not match; "skip" leaves bad ones out and says how many in `notes`. labels: the metadata's
-    column that holds an image's label, or a list of several; "": sub-folders are the classes. scalars: its columns of
-    numbers. progress wraps the iteration over the files, to show a bar.
+    split: "train" or "test". channels, bits: of the images. holdout: the share of images held out where there is no
+    test folder (none of fewer than 20 images). on_bad_file: "error" raises UserError that names the first bad file, or
+    the first line or image where metadata and images do not match; "skip" leaves bad ones out, says how many in `notes`
+    and which in `left_out`. labels: the metadata's column that holds an image's label, or a list of several; "":
+    sub-folders are the classes. scalars: its columns of numbers. progress wraps the iteration over the files, to show a
+    bar.
     """
 
     def __init__(
@@ -43,14 +54,15 @@ class Folder:
         split: str,
         *,
         channels: int = 3,
+        bits: int = 8,
         holdout: float = 0.05,
-        on_bad_file: Literal["error", "skip"] = "error",
+        on_bad_file: OnBadFile = "error",
         labels: str = "",
         scalars: tuple[str, ...] = (),
-        progress: Callable[[Iterable, int], Iterable] = lambda files, total: files,
+        progress: Progress = no_progress,
     ):
-        top = Path(root).expanduser()
-        if not root or not top.is_dir():
+        top = Path(os.path.expanduser(root))
+        if not root or not os.path.isdir(top):
             raise UserError(f"data.dir={root!r} is not a folder; give one with --config.data.dir=PATH")
         train_dir, test_dir = _split_dirs(top)
         found, self.class_names, empty = _list(train_dir)
@@ -58,20 +70,20 @@ class Folder:
             raise UserError(
                 f"no images below {train_dir}: it must hold files such as .png, .jpg or .webp, or sub-folders of them"
             )
-        notes = [f"sub-folder {name} of {train_dir} holds no images and is no class" for name in empty]
+        notes = [f"sub-folder {one_line(name)} of {train_dir} holds no images and is no class" for name in empty]
+        notes += filter(None, [others_below(train_dir, metadata.NAMES)])
         if test_dir and split == "test":
             notes = []
             found, test_classes, _ = _list(test_dir)
             unknown = sorted(set(test_classes) - set(self.class_names))
             if unknown and not labels:
-                raise UserError(f"{test_dir} holds classes that {train_dir} does not: {', '.join(unknown)}")
+                raise UserError(f"{test_dir} holds classes that {train_dir} does not: {one_line(', '.join(unknown))}")
         columns = Columns(labels, scalars)
         said, faults, other_file = _said([path for path, _ in found], split, top, train_dir, test_dir, columns)
         if other_file:
             notes.append(f"{other_file} holds no line with a 'text': no captions are read from it")
-        if faults and on_bad_file == "error":
-            more = f" ({len(faults) - 1} more like it)" if len(faults) > 1 else ""
-            raise UserError(f"{faults[0]}{more}; mend it, or set data.on_bad_file=skip")
+        refuse(faults, on_bad_file)
+        left_out = [(one_line(train_dir if split == "train" else test_dir or top), fault) for fault in faults]
         if faults:
             bare = sum(path not in said for path, _ in found)
             found = [entry for entry in found if entry[0] in said]
@@ -86,32 +98,27 @@ class Folder:
             in_training = of_image
             if test_dir and split == "test":
                 in_training = _training_labels(top, train_dir, test_dir, columns)
-            self.class_names = tuple(sorted({label for several in in_training.values() for label in several}))
-            counts = {len(several) for several in in_training.values()}
-            # One number an image cannot say that there is none.
-            self.labels_per_image = 1 if counts == {1} else max(2, *counts)
+            self.class_names, self.labels_per_image = _classes(in_training)
             _check_labels(of_image, self.class_names, self.labels_per_image)
         if not test_dir:
-            notes = notes if split == "train" else []  # the same files: said once
-            held_out = round(holdout * len(found)) if len(found) >= 20 else 0
-            order = np.random.default_rng(HOLDOUT_SEED).permutation(len(found))
-            chosen = order[:held_out] if split == "test" else order[held_out:]
-            found = [found[i] for i in sorted(chosen)]
+            notes, left_out = (notes, left_out) if split == "train" else ([], [])  # the same files: said once
+            found = [found[i] for i in share_of(len(found), split, holdout)]
         files = [path for path, _ in found]
 
         self.shape = (None, None, channels)
-        self._channels = channels
-        bad = _bad_files(files, channels, progress)
-        if bad and on_bad_file == "error":
-            (file, why), *others = bad.items()
-            more = f" ({len(others)} more like it)" if others else ""
-            raise UserError(f"{file} cannot be read: {why}{more}; mend or remove it, or set data.on_bad_file=skip")
-        if bad:
-            first = next(iter(bad))
-            notes.append(f"skipped {len(bad)} unreadable of {len(files)} {split} images below {top} (first: {first})")
-            files = [file for file in files if file not in bad]
-        if split == "train" and not files:
-            raise UserError(f"no usable image is left for training below {top}")
+        self._channels, self._bits = channels, bits
+        _, why_not = try_all(lambda i: decode(files[i], channels, bits).shape, len(files), progress)
+        unreadable = [(one_line(files[i]), f"cannot be read: {why}") for i, why in why_not.items()]
+        refuse([f"{file} {why}" for file, why in unreadable], on_bad_file)
+        if unreadable:
+            first = " ".join(unreadable[0])
+            notes.append(
+                f"skipped {len(unreadable)} unreadable of {len(files)} {split} images below {top} (first: {first})"
+            )
+            files = [file for i, file in enumerate(files) if i not in why_not]
+        self.left_out: LeftOut = (*left_out, *unreadable)
+        if not files and (split == "train" or unreadable):
+            raise UserError(f"no usable image is left below {top}: {notes[-1]}")
         self.notes = tuple(notes)
         self._files = [str(file) for file in files]
         self._labels = [[self.class_names.index(name) for name in of_image[file]] for file in files]
@@ -120,14 +127,26 @@ class Folder:
         self.scalar_names = tuple(scalars)
         self._scalars = [said[file].scalars for file in files] if scalars else []
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Each record's file."""
+        return tuple(self._files)
+
+    @property
+    def pictures(self) -> dict[str, Picture]:
+        return {"image": of_files(self.shape, self._bits)}
+
     def __len__(self) -> int:
         return len(self._files)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         try:
-            record: dict[str, Any] = {"image": decode(self._files[index], self._channels)}
+            record: dict[str, Any] = {"image": decode(self._files[index], self._channels, self._bits)}
         except Exception as error:
-            raise UserError(f"{self._files[index]} could be read at the start and cannot now: {error}") from error
+            why = str(error) or type(error).__name__
+            raise UserError(
+                one_line(f"{self._files[index]} could be read at the start and cannot now: {why}")
+            ) from error
         if self.class_names:
             record["label"] = self._label(index)
         if self.captions:
@@ -149,44 +168,25 @@ class Folder:
 
 def _split_dirs(top: Path) -> tuple[Path, Path | None]:
     """(where training images lie, where held-out ones lie or None)."""
-    names = {path.name for path in top.iterdir() if path.is_dir() and not path.name.startswith(".")}
-    if "train" not in names or names - {"train", "test", "val"}:
-        return top, None
-    tests = [top / name for name in ("test", "val") if name in names and _list(top / name)[0]]
-    return top / "train", tests[0] if tests else None
+    train, tests = split_folders(top) or (top, [])
+    return train, tests[0] if tests else None
 
 
 def _list(top: Path) -> tuple[list[tuple[Path, str]], tuple[str, ...], list[str]]:
     """Every image file below `top` with its class's name ("" where there are no classes), sorted; the classes; and the
     sub-folders without images.
     """
-    known = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN.keys() - NOT_IMAGES}
-    found: list[Path] = []
-    seen = set()  # real paths of folders: links may lead in a circle
-    for folder, subfolders, names in os.walk(top, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        found += [
-            Path(folder, name)
-            for name in names
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in known
-        ]
-    found.sort()
+    found = images_below(top)
     nested = [path for path in found if path.parent != top]
     if nested and len(nested) < len(found):
         loose = next(path for path in found if path.parent == top)
         raise UserError(
-            f"{top} holds images both loose ({loose.name}, ...) and in sub-folders "
-            f"({nested[0].relative_to(top)}, ...): "
+            f"{top} holds images both loose ({one_line(loose.name)}, ...) and in sub-folders "
+            f"({one_line(nested[0].relative_to(top))}, ...): "
             "put each into the sub-folder of its class, or all into one folder"
         )
     classes = {path.relative_to(top).parts[0] for path in nested}
-    empty = sorted(path.name for path in top.iterdir() if path.is_dir() and path.name not in classes)
-    empty = [name for name in empty if nested and not name.startswith(".")]
+    empty = [path.name for path in subfolders(top) if nested and path.name not in classes]
     return [(path, path.relative_to(top).parts[0] if nested else "") for path in found], tuple(sorted(classes)), empty
 
 
@@ -206,7 +206,8 @@ def _said(
     others = [path for folder in (train_dir, test_dir) if shared and folder for path, _ in _list(folder)[0]]
     read = metadata.read(file, images, others, columns) if file else None
     if read:
-        return *read, None
+        said, faults = read
+        return said, [one_line(fault) for fault in faults], None
     if columns:
         named = ", ".join(filter(None, (columns.labels, *columns.scalars)))
         raise UserError(
@@ -219,31 +220,23 @@ def _said(
     return {}, [], file
 
 
+def _classes(of_image: dict[Path, tuple[str, ...]]) -> tuple[tuple[str, ...], int]:
+    """(the names of the labels that images have, how many an image may have)."""
+    names = tuple(sorted({label for labels in of_image.values() for label in labels}))
+    counts = {len(labels) for labels in of_image.values()}
+    return names, 1 if counts == {1} else max(2, *counts)  # one number an image cannot say that there is none
+
+
 def _check_labels(of_image: dict[Path, tuple[str, ...]], known: tuple[str, ...], most: int) -> None:
     """Raises UserError for held-out images with labels that no training image has, or more than one has."""
     for path, labels in of_image.items():
         if unknown := [label for label in labels if label not in known]:
-            raise UserError(f"{path} has the label {unknown[0]!r}, which no training image has")
+            raise UserError(f"{one_line(path)} has the label {unknown[0]!r}, which no training image has")
         if len(labels) > most or (most == 1 and not labels):
-            raise UserError(f"{path} has {len(labels)} labels, and training images have at most {most}")
+            raise UserError(f"{one_line(path)} has {len(labels)} labels, and training images have at most {most}")
 
 
 def _training_labels(top: Path, train_dir: Path, test_dir: Path, columns: Columns) -> dict[Path, tuple[str, ...]]:
     images = [path for path, _ in _list(train_dir)[0]]
     said = _said(images, "train", top, train_dir, test_dir, columns)[0]
     return {path: line.labels for path, line in said.items()}
-
-
-def _bad_files(files: list[Path], channels: int, progress: Callable[[Iterable, int], Iterable]) -> dict[Path, str]:
-    """The files that cannot be decoded whole, with the reason; Pillow decodes outside the GIL, so threads help."""
-
-    def fault(file: Path) -> str | None:
-        try:
-            decode(file, channels)
-        except Exception as error:  # Pillow's plugins raise whatever they like on a damaged file
-            return f"{error or type(error).__name__}".replace("\n", " ")
-        return None
-
-    with ThreadPoolExecutor() as pool:
-        faults = list(progress(pool.map(fault, files), len(files)))
-    return {file: why for file, why in zip(files, faults, strict=True) if why}

@@ -3,17 +3,18 @@
 from collections.abc import Sequence
 from typing import Any
 
-from jdiff.common.errors import UserError
+import numpy as np
 
-
-class SplitMissingError(UserError):
-    pass
+from jdiff.common.errors import UserError, first_line
+from jdiff.data.sources import HIGHEST, Picture
+from jdiff.data.sources.files import TEST_NAMES, share_of
 
 
 class Tfds:
     """The set `name` ("cifar10", "name/config:version") under `data_dir`, features "image" and perhaps "label".
 
-    Raises UserError, with the command that prepares the set, where it is not there.
+    split: "train" or "test" (its validation split where that is missing; else a share of the training images is held
+    out, as in Folder). Raises UserError, with the command that prepares the set, where it is not there or damaged.
     """
 
     captions = ()
@@ -21,38 +22,53 @@ class Tfds:
     labels_per_image = 1
     notes = ()
 
-    def __init__(self, name: str, split: str, data_dir: str):
+    def __init__(self, name: str, split: str, data_dir: str, *, holdout: float = 0.05):
         import tensorflow_datasets as tfds
 
+        self._where = f"data set {name!r} in {data_dir or '~/tensorflow_datasets'}"
         try:
             builder = tfds.builder(name, data_dir=data_dir or None)
             info = builder.info
             if not info.splits:
                 raise FileNotFoundError("nothing is there")
-            if split not in info.splits:
-                raise SplitMissingError(f"data set {name!r} has no split {split!r}; it has {', '.join(info.splits)}")
-            self._records = builder.as_data_source(split)
+            if "train" not in info.splits:
+                raise UserError(f"data set {name!r} has no split 'train'; it has {', '.join(info.splits)}")
+            own_test = next((test for test in TEST_NAMES if test in info.splits), None)
+            self._records = builder.as_data_source(own_test if own_test and split == "test" else "train")
+            self._rows = None if own_test else share_of(len(self._records), split, holdout)
         except UserError:
             raise
         except tfds.core.DatasetNotFoundError as error:
-            raise UserError(f"TFDS knows no data set {name!r}: {_first_line(error)}") from error
-        except (AssertionError, ImportError, NotImplementedError, OSError, ValueError, KeyError) as error:
+            raise UserError(f"TFDS knows no data set {name!r}: {first_line(error)}") from error
+        except Exception as error:  # whatever the readers of its many files raise on a missing or damaged one
             raise UserError(_not_prepared(name, data_dir, error)) from error
         if "image" not in info.features:
             raise UserError(f"data set {name!r} has no feature 'image'; it has {', '.join(info.features)}")
         height, width, channels = info.features["image"].shape
         self.shape = (height, width, channels or 3)
+        self._dtype = np.dtype(info.features["image"].np_dtype).name
+        if self._dtype not in HIGHEST:
+            raise UserError(f"data set {name!r} has images of {self._dtype}; this reads {' and '.join(HIGHEST)}")
         label = dict(info.features).get("label")
         self.class_names = tuple(getattr(label, "names", ()))  # of a ClassLabel; a number has none
 
+    @property
+    def pictures(self) -> dict[str, Picture]:
+        opacity = self._dtype == "uint8" and self.shape[-1] == 4
+        return {"image": Picture(self.shape, self._dtype, high=HIGHEST[self._dtype], alpha=opacity)}
+
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._records if self._rows is None else self._rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        records = self._records.__getitems__([int(index) for index in indices])
+        rows = [int(index if self._rows is None else self._rows[index]) for index in indices]
+        try:
+            records = self._records.__getitems__(rows)
+        except RuntimeError as error:  # array_record found a checksum that does not fit
+            raise UserError(f"{self._where} is damaged ({first_line(error)}): prepare it again") from error
         names = ("image", "label") if self.class_names else ("image",)
         return [{name: record[name] for name in names} for record in records]
 
@@ -61,10 +77,6 @@ def _not_prepared(name: str, data_dir: str, error: Exception) -> str:
     where = f" --data_dir={data_dir}" if data_dir else ""
     return (
         f"data set {name!r} is not prepared as array_record in {data_dir or '~/tensorflow_datasets'}"
-        f" ({_first_line(error)}); prepare it once with: pip install -e '.[prepare]' && "
+        f" ({first_line(error)}); prepare it once with: pip install -e '.[prepare]' && "
         f"tfds build {name} --file_format=array_record{where}"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

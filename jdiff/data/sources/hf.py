@@ -1,0 +1,305 @@
+"""Hugging Face's data sets through the `datasets` library (the extra `hf`).
+
+    hf:NAME, hf:NAME:CONFIG     from huggingface.co, or from the cache of an earlier download
+    hf:PATH                     a folder of parquet files or of images (with metadata.jsonl), one .parquet file, or what
+                                `save_to_disk` wrote
+
+Features of kind Image are pictures, a ClassLabel is the label, a string called "text" or "caption" is the caption. Held
+out is the split "test" ("validation" where it is missing), else a fixed share of "train".
+"""
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from jdiff.common.errors import UserError, first_line
+from jdiff.data.decode import load, of_files, to_array
+from jdiff.data.masks import MaskValues, Seen, to_mask, values_of
+from jdiff.data.resize import same_aspect
+from jdiff.data.sources import Picture, Shape
+from jdiff.data.sources.files import (
+    TEST_NAMES,
+    LeftOut,
+    OnBadFile,
+    Progress,
+    no_progress,
+    one_line,
+    refuse,
+    share_of,
+    shared,
+    try_all,
+)
+
+IMAGES = ("image", "img")
+TEXTS = ("text", "caption")
+STRINGS = ("string", "large_string")
+
+
+class HuggingFace:
+    """The data set `name`: records {"image": uint8 [h, w, channels]}, other pictures by their columns' names, and
+    perhaps "label", "text" and scalars. Every picture is decoded once here, so that a bad one is known before training.
+
+    split: "train" or "test". labels: the column of the label, a ClassLabel; "": "label", or the only ClassLabel.
+    scalars: columns of numbers. masks: columns of pictures that are masks; mask_values, mask_snap: as in Pairs.
+    holdout, on_bad_file, progress: as in Folder.
+
+    Raises UserError where the library or the data set is missing, with what to do; for rows that cannot be read, with
+    their numbers.
+    """
+
+    labels_per_image = 1
+
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        *,
+        channels: int = 3,
+        bits: int = 8,
+        labels: str = "",
+        scalars: tuple[str, ...] = (),
+        masks: tuple[str, ...] = ("mask",),
+        mask_values: tuple[int, ...] = (),
+        mask_snap: bool = False,
+        holdout: float = 0.05,
+        on_bad_file: OnBadFile = "error",
+        progress: Progress = no_progress,
+    ):
+        splits = _load(name)
+        if "train" not in splits:
+            raise UserError(f"hf:{name} has no split 'train'; it has {', '.join(splits)}")
+        own_test = next((test for test in TEST_NAMES if test in splits), None)
+        called = own_test if own_test and split == "test" else "train"
+        self._where = f"hf:{name}, {called},"
+        self._channels, self._bits = channels, bits
+        fields = _fields(splits[called].features, name, labels, scalars)
+        self._columns = fields.pictures
+        self.class_names = _class_names(splits["train"], fields.label)
+        if self.class_names != _class_names(splits[called], fields.label):
+            raise UserError(f"{self._where} has other classes than train: {', '.join(self.class_names)}")
+        self._masks = {field: MaskValues(mask_values, mask_snap) for field in fields.pictures if field in masks}
+        data = splits[called]
+        rows = list(range(len(data))) if own_test else share_of(len(data), split, holdout)
+        self._data = _undecoded(data, fields.pictures.values())
+
+        found, why_not = try_all(lambda i: self._found(rows[i]), len(rows), progress)
+        faults = {i: f"{self._named(rows[i])} cannot be read: {why}" for i, why in why_not.items()}
+        notes = list(fields.notes) if split == "train" else []
+        if self._masks and not mask_values:
+            # Both splits must take a value for the same thing: what training masks hold decides.
+            training = _undecoded(splits["train"], [fields.pictures[field] for field in self._masks])
+            own = called == "train"
+            rest = sorted(set(range(len(training))) - set(rows if own else ()))
+            others, _ = try_all(lambda i: self._seen(training[rest[i]]), len(rest), no_progress)
+            known = [*others.values(), *(masks for _, masks in found.values() if own)]
+            for k, field in enumerate(self._masks):
+                values = values_of((seen[k] for seen in known), f"hf:{name}")
+                self._masks[field] = MaskValues(values, mask_snap)
+        for k, (field, allowed) in enumerate(self._masks.items()):
+            strays, said = allowed.judge(
+                field, {i: seen[k] for i, (_, seen) in found.items()}, lambda i: self._named(rows[i])
+            )
+            faults |= strays
+            notes += said
+        numbers = {scalar: _numbers(data, scalar) for scalar in scalars}
+        classes = _classes(data, fields.label)
+        texts = data[fields.text][:] if fields.text else []
+        for i, row in enumerate(rows):
+            if classes is not None and classes[row] < 0:
+                faults.setdefault(i, f"{self._named(row)} has no {fields.label!r}")
+            if fields.text and not isinstance(texts[row], str):
+                faults.setdefault(i, f"{self._named(row)} has no {fields.text!r}")
+            for scalar, given in numbers.items():
+                if not np.isfinite(given[row]):
+                    faults.setdefault(i, f"{self._named(row)} has no {scalar!r}, or one that is no finite number")
+        bad = [faults[i] for i in sorted(faults)]
+        refuse(bad, on_bad_file)
+        if bad:
+            notes.append(f"skipped {len(bad)} of {len(rows)} rows (first: {bad[0]})")
+            if len(bad) == len(rows):
+                raise UserError(f"no usable row is left in hf:{name}, {called} (first: {bad[0]})")
+        self.left_out: LeftOut = tuple((f"hf:{name}", one_line(fault)) for fault in bad)
+        good = [i for i in range(len(rows)) if i not in faults]
+        self._rows = np.array([rows[i] for i in good], np.int64)
+        self._labels = None if classes is None else classes[self._rows]
+        self.captions = tuple(texts[row] for row in self._rows) if fields.text else ()
+        self.scalar_names = tuple(scalars)
+        self._scalars = {scalar: values[self._rows] for scalar, values in numbers.items()}
+        sizes = [{found[i][0][k][:2] for i in good} for k in range(len(fields.pictures))]
+        self.pictures = {field: self._picture(field, size) for field, size in zip(fields.pictures, sizes, strict=True)}
+        self.notes = tuple(notes)
+
+    @property
+    def shape(self) -> Shape:
+        return self.pictures["image"].shape
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        rows = [int(self._rows[index]) for index in indices]
+        stored = self._data.__getitems__(rows)
+        return [self._record(*each) for each in zip(indices, rows, stored, strict=True)]
+
+    def _record(self, index: int, row: int, stored: dict[str, Any]) -> dict[str, Any]:
+        try:
+            record: dict[str, Any] = self._read(stored, self._columns)
+        except Exception as error:
+            raise UserError(f"{self._named(row)} could be read at the start and cannot now: {error}") from error
+        for name, allowed in self._masks.items():
+            record[name] = allowed(record[name])
+        if self._labels is not None:
+            record["label"] = int(self._labels[index])
+        if self.captions:
+            record["text"] = self.captions[index]
+        for name, values in self._scalars.items():
+            record[name] = values[index]
+        return record
+
+    def _named(self, row: int) -> str:
+        return f"{self._where} row {row}"
+
+    def _picture(self, field: str, sizes: set[tuple[int, ...]]) -> Picture:
+        height, width = sizes.pop() if len(sizes) == 1 else (None, None)
+        if field in self._masks:
+            return Picture((height, width, 1), kind="mask", high=self._masks[field].high)
+        return of_files((height, width, self._channels), self._bits)
+
+    def _read(self, stored: dict[str, Any], fields: Iterable[str]) -> dict[str, np.ndarray]:
+        pictures = {}
+        for field in fields:
+            image = _open(stored[self._columns[field]])
+            pictures[field] = to_mask(image) if field in self._masks else to_array(image, self._channels, self._bits)
+        return pictures
+
+    def _seen(self, stored: dict[str, Any]) -> tuple[Seen, ...]:
+        return tuple(Seen.of(mask) for mask in self._read(stored, self._masks).values())
+
+    def _found(self, row: int) -> tuple[tuple[tuple[int, ...], ...], tuple[Seen, ...]]:
+        """(shapes of all pictures, what the masks hold)."""
+        record = self._read(self._data[row], self._columns)
+        for field, picture in record.items():
+            if not same_aspect(record["image"].shape[:2], picture.shape[:2]):
+                raise ValueError(f"'image' and {field!r} differ in their sides' proportion")
+        shapes = tuple(picture.shape for picture in record.values())
+        return shared((shapes, tuple(Seen.of(record[name]) for name in self._masks)))
+
+
+def _load(name: str) -> dict[str, Any]:
+    """The splits of a data set."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError("data.name='hf:...' needs the library datasets: pip install -e '.[hf]'") from error
+    path = Path(name).expanduser()
+    if not path.exists() and name.startswith(("/", ".", "~")):
+        raise UserError(f"{name} is not there: give the path of a folder or .parquet file, or a name on huggingface.co")
+    try:
+        if path.is_file():
+            kind = "parquet" if path.suffix == ".parquet" else path.suffix[1:]
+            loaded = datasets.load_dataset(kind, data_files=str(path))
+        elif (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+            loaded = datasets.load_from_disk(str(path))
+        elif path.exists():
+            loaded = datasets.load_dataset(str(path))
+        else:
+            repository, _, config = name.partition(":")
+            loaded = datasets.load_dataset(repository, config or None)
+    except Exception as error:  # of the library, of the network and of every file format
+        why = first_line(error.__cause__ or error)
+        advice = (
+            "" if path.exists() else "; check its name on huggingface.co, the network, and `hf auth login` if private"
+        )
+        raise UserError(f"the Hugging Face data set {name!r} cannot be loaded: {why}{advice}") from error
+    splits = {"train": loaded} if isinstance(loaded, datasets.Dataset) else dict(loaded)
+    return {split: _with_images(data) for split, data in splits.items()}
+
+
+def _with_images(data: Any) -> Any:
+    """Columns of bytes, or of bytes and a path, are pictures, though a plain parquet file does not say so."""
+    import datasets
+
+    for column, feature in data.features.items():
+        stored = feature if isinstance(feature, dict) else {}
+        if getattr(feature, "dtype", "") in ("binary", "large_binary") or set(stored) == {"bytes", "path"}:
+            data = data.cast_column(column, datasets.Image())
+    return data
+
+
+@dataclass(frozen=True)
+class _Fields:
+    """Which column is what: pictures are field -> column."""
+
+    pictures: dict[str, str]
+    label: str
+    text: str
+    notes: tuple[str, ...]
+
+
+def _fields(features: Any, name: str, labels: str, scalars: tuple[str, ...]) -> _Fields:
+    import datasets
+
+    images = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
+    main = next((column for column in IMAGES if column in images), images[0] if len(images) == 1 else None)
+    columns = ", ".join(features)
+    if main is None:
+        raise UserError(f"hf:{name} has no column 'image' of pictures; it has {columns}")
+    classes = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    if labels and labels not in classes:
+        raise UserError(f"data.labels={labels!r}: hf:{name} has the labels {', '.join(classes) or 'none'}")
+    if missing := [scalar for scalar in scalars if scalar not in features]:
+        raise UserError(f"hf:{name} has no column {missing[0]!r}; it has {columns}")
+    label = labels or next((column for column in classes if column == "label" or len(classes) == 1), "")
+    notes = []
+    if classes and not label:
+        notes.append(f"hf:{name} has several labels, and none is read: choose with data.labels, {' or '.join(classes)}")
+    if not classes and not labels and "label" in features:
+        notes.append(
+            f"hf:{name} has a column 'label' that is no ClassLabel, and none is read: cast it, or name a column"
+        )
+    strings = [column for column, feature in features.items() if getattr(feature, "dtype", "") in STRINGS]
+    text = next((column for column in TEXTS if column in strings), "")
+    taken = {"label": label, "text": text, "image": main}
+    pictures = {"image": main} | {column: column for column in images if column != main and not taken.get(column)}
+    return _Fields(pictures, label, text, tuple(notes))
+
+
+def _undecoded(data: Any, columns: Iterable[str]) -> Any:
+    """Those columns of pictures, as files' bytes or paths."""
+    import datasets
+
+    data = data.select_columns(list(columns))
+    for column in columns:
+        data = data.cast_column(column, datasets.Image(decode=False))
+    return data
+
+
+def _open(stored: dict[str, Any] | None) -> Image.Image:
+    if not stored or not (stored["bytes"] or stored["path"]):
+        raise ValueError("there is no picture")
+    return load(io.BytesIO(stored["bytes"]) if stored["bytes"] else stored["path"])
+
+
+def _classes(data: Any, column: str) -> np.ndarray | None:
+    """The numbers of the classes, -1 where there is none."""
+    if not column:
+        return None
+    return np.array([-1 if value is None else value for value in data[column][:]], np.int32)
+
+
+def _class_names(data: Any, column: str) -> tuple[str, ...]:
+    return tuple(getattr(data.features.get(column), "names", ()))
+
+
+def _numbers(data: Any, column: str) -> np.ndarray:
+    """float32, not finite where there is no number."""
+    values = data[column][:]
+    return np.array([value if isinstance(value, (int, float)) else np.nan for value in values], np.float32)

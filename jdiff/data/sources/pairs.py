@@ -1,0 +1,304 @@
+"""Pairs of pictures of the same thing: a photo and its mask, a sketch and what it shows.
+
+    PATH/images/x.jpg + PATH/masks/x.png        two parallel folders, matched by base name, whatever the endings
+    PATH/{train,test}/{images,masks}/...        with held-out pairs of their own (or val, valid, validation, testing)
+    PATH/{images,masks}/{train,test}/...        likewise
+    PATH/*.jpg, PATH/{train,test}/*.jpg         halves: one picture with both, side by side or one above the other
+
+Without test pairs, a fixed share of the pairs is held out, as in jdiff.data.sources.folder. Links are followed; hidden
+files and folders are not read; sub-folders are, and belong to the name (a/1.jpg matches a/1.png).
+"""
+
+import os
+import unicodedata
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from jdiff.common.errors import UserError
+from jdiff.data.decode import load, of_files, to_array
+from jdiff.data.masks import MaskValues, Seen, to_mask, values_of
+from jdiff.data.resize import same_aspect
+from jdiff.data.sources import Picture, Shape
+from jdiff.data.sources.files import (
+    TEST_NAMES,
+    TRAIN_NAMES,
+    LeftOut,
+    OnBadFile,
+    Progress,
+    images_below,
+    no_progress,
+    one_line,
+    others_below,
+    refuse,
+    share_of,
+    shared,
+    split_folders,
+    subfolders,
+    try_all,
+)
+
+HALVES = ("left,right", "top,bottom")
+
+
+Pair = tuple[Path, Path]  # the same file twice for halves
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a pair looks like: (h, w, c) of both pictures, and what those that are masks hold."""
+
+    shapes: tuple[tuple[int, ...], ...]
+    masks: tuple[Seen, ...]
+
+
+class Pairs:
+    """Pairs below `root`: records {names[0]: uint8 [h, w, c], names[1]: uint8 [h, w, c]}; one of the names is "image".
+
+    Every pair is decoded once here, so that a bad one is known before training, not during it: a file that cannot be
+    read, one without a partner, two of one base name, pictures of a pair whose sides are not in proportion (beyond a
+    pixel's rounding), a mask with a value that masks here do not hold.
+
+    split: "train" or "test". folders: where the first and the second pictures lie, below `root` or a split; the same
+    folder twice where `suffixes` tell them apart. suffixes: what their base names may end with, left out for the
+    match (such as "_segmentation"). names: of the record's fields. masks: those of the names that are masks (see
+    jdiff.data.masks), one channel whose values are kept; other pictures have `channels`, of `bits` each. mask_values:
+    what masks may hold; (): what the training masks do, 0 and 255 or some classes. mask_snap: a mask's other values
+    become the nearest of these, and `notes` says in how many masks. halves: "": two folders; "left,right" or
+    "top,bottom": both in one file, the first on the left or at the top. holdout, on_bad_file, progress: as in Folder.
+    """
+
+    class_names: tuple[str, ...] = ()
+    labels_per_image = 1
+    captions: tuple[str, ...] = ()
+    scalar_names: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        root: str,
+        split: str,
+        *,
+        folders: tuple[str, str] = ("images", "masks"),
+        suffixes: tuple[str, str] = ("", ""),
+        names: tuple[str, str] = ("image", "mask"),
+        masks: tuple[str, ...] = ("mask",),
+        mask_values: tuple[int, ...] = (),
+        mask_snap: bool = False,
+        channels: int = 3,
+        bits: int = 8,
+        halves: str = "",
+        holdout: float = 0.05,
+        on_bad_file: OnBadFile = "error",
+        progress: Progress = no_progress,
+    ):
+        top = Path(os.path.expanduser(root))
+        if not root or not os.path.isdir(top):
+            raise UserError(f"data.dir={root!r} is not a folder; give one with --config.data.dir=PATH")
+        if "image" not in names or names[0] == names[1]:
+            raise UserError(f"data.names={names}: two names, and one of them must be 'image'")
+        if halves not in ("", *HALVES):
+            raise UserError(f"data.halves={halves!r} must be '' (two folders), {' or '.join(map(repr, HALVES))}")
+        self._names, self._halves, self._channels, self._bits = names, halves, channels, bits
+        self._masks = {name: MaskValues(mask_values, mask_snap) for name in names if name in masks}
+        train_dirs, test_dirs = _whole_dirs(top) if halves else _folder_dirs(top, folders)
+        training, lone = _pairs(train_dirs, suffixes)
+        if not training:
+            why = f" ({' '.join(lone[0])})" if lone else ""
+            raise UserError(f"no pairs of pictures in {' and '.join(map(str, dict.fromkeys(train_dirs)))}{why}")
+        pairs = training
+        if test_dirs and split == "test":
+            pairs, lone = _pairs(test_dirs, suffixes)
+        refuse([" ".join(each) for each in lone], on_bad_file)
+        notes = [f"skipped {len(lone)} pictures without a partner (first: {' '.join(lone[0])})"] if lone else []
+        dirs = test_dirs if test_dirs and split == "test" else train_dirs
+        notes += filter(None, map(others_below, dict.fromkeys(dirs)))
+        if not test_dirs:
+            pairs = [pairs[i] for i in share_of(len(pairs), split, holdout)]
+            notes, lone = (notes, lone) if split == "train" else ([], [])  # the same files: said once
+
+        found, why_not = try_all(lambda i: self._found(pairs[i]), len(pairs), progress)
+        faults = dict(why_not)
+        if self._masks and not mask_values:
+            # Both splits must take a value for the same thing: what training masks hold decides, held-out ones of the
+            # same folder among them.
+            rest = sorted(set(training) - set(pairs))
+            others, _ = try_all(lambda i: self._seen(rest[i]), len(rest), no_progress)
+            known = list(others.values())
+            if not (test_dirs and split == "test"):
+                known += [pair.masks for pair in found.values()]
+            for k, name in enumerate(self._masks):
+                values = values_of((masks[k] for masks in known), str(train_dirs[-1]))
+                self._masks[name] = MaskValues(values, mask_snap)
+        for k, (name, allowed) in enumerate(self._masks.items()):
+            files = [one_line(pair[names.index(name)]) for pair in pairs]
+            strays, said = allowed.judge(name, {i: pair.masks[k] for i, pair in found.items()}, files.__getitem__)
+            faults |= strays
+            notes += said
+        bad = [_told(pairs[i], faults[i]) for i in sorted(faults)]
+        refuse([" ".join(each) for each in bad], on_bad_file)
+        if bad:
+            first = " ".join(bad[0])
+            notes.append(f"skipped {len(bad)} of {len(pairs)} {split} pairs below {top} (first: {first})")
+            if len(bad) == len(pairs):
+                raise UserError(f"no usable {split} pair is left below {top} (first: {first})")
+        self.left_out: LeftOut = (*lone, *bad)
+        good = [i for i in range(len(pairs)) if i not in faults]
+        self._pairs = [(str(first), str(second)) for first, second in (pairs[i] for i in good)]
+        self.pictures = {
+            name: self._picture(name, {found[i].shapes[k][:2] for i in good}) for k, name in enumerate(names)
+        }
+        self.notes = tuple(notes)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Each pair's first file."""
+        return tuple(first for first, _ in self._pairs)
+
+    @property
+    def shape(self) -> Shape:
+        return self.pictures["image"].shape
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        pair = self._pairs[index]
+        try:
+            record = self._read(pair, self._names)
+        except Exception as error:
+            raise UserError(one_line(f"{error}, and could be at the start")) from error
+        return {name: self._masks[name](array) if name in self._masks else array for name, array in record.items()}
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        return [self[index] for index in indices]
+
+    def _picture(self, name: str, sizes: set[tuple[int, ...]]) -> Picture:
+        height, width = sizes.pop() if len(sizes) == 1 else (None, None)
+        if name in self._masks:
+            return Picture((height, width, 1), kind="mask", high=self._masks[name].high)
+        return of_files((height, width, self._channels), self._bits)
+
+    def _read(self, pair: Sequence[str | Path], wanted: Collection[str]) -> dict[str, np.ndarray]:
+        """The pictures of the names wanted. Raises ValueError that names the file."""
+        record: dict[str, np.ndarray] = {}
+        halves: tuple[Image.Image, ...] = ()
+        for k, (path, name) in enumerate(zip(pair, self._names, strict=True)):
+            if name not in wanted:
+                continue
+            with _naming(path):
+                if self._halves:
+                    halves = halves or _cut(load(path), self._halves)
+                image = halves[k] if halves else load(path)
+                record[name] = to_mask(image) if name in self._masks else to_array(image, self._channels, self._bits)
+        return record
+
+    def _seen(self, pair: Pair) -> tuple[Seen, ...]:
+        record = self._read(pair, self._masks)
+        return tuple(Seen.of(record[name]) for name in self._masks)
+
+    def _found(self, pair: Pair) -> _Found:
+        record = self._read(pair, self._names)
+        (h, w, _), (h2, w2, _) = shapes = tuple(record[name].shape for name in self._names)
+        if not same_aspect((h, w), (h2, w2)):
+            raise ValueError(f"{pair[0]} ({w}x{h}) and {pair[1]} ({w2}x{h2}) differ in their sides' proportion")
+        return shared(_Found(shapes, tuple(Seen.of(record[name]) for name in self._masks)))
+
+
+@contextmanager
+def _naming(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read: {str(error) or type(error).__name__}") from error
+
+
+def _told(pair: Pair, fault: str) -> tuple[str, str]:
+    """(the file, what is wrong with it) of a fault that names it first."""
+    for file in map(one_line, pair):
+        if fault.startswith(f"{file} "):
+            return file, fault.removeprefix(f"{file} ")
+    return one_line(pair[0]), fault
+
+
+def _cut(image: Image.Image, halves: str) -> tuple[Image.Image, Image.Image]:
+    width, height = image.size
+    if halves == "left,right":
+        if width % 2:
+            raise ValueError(f"it is {width} pixels wide, which makes no two halves")
+        return image.crop((0, 0, width // 2, height)), image.crop((width // 2, 0, width, height))
+    if height % 2:
+        raise ValueError(f"it is {height} pixels high, which makes no two halves")
+    return image.crop((0, 0, width, height // 2)), image.crop((0, height // 2, width, height))
+
+
+def _whole_dirs(top: Path) -> tuple[tuple[Path, ...], tuple[Path, ...] | None]:
+    """(where training pictures lie, where held-out ones lie or None), of pictures with both halves."""
+    train, tests = split_folders(top) or (top, [])
+    return (train,), (tests[0],) if tests else None
+
+
+def _folder_dirs(top: Path, folders: tuple[str, str]) -> tuple[tuple[Path, ...], tuple[Path, ...] | None]:
+    """(both folders of training pictures, those of held-out ones or None)."""
+
+    def there(*dirs: Path) -> tuple[Path, ...] | None:
+        return dirs if all(map(os.path.isdir, dirs)) else None
+
+    def split_first(split: str) -> tuple[Path, ...] | None:
+        return there(*(top / split / folder for folder in folders))
+
+    def folder_first(split: str) -> tuple[Path, ...] | None:
+        return there(*(top / folder / split for folder in folders))
+
+    for parent, of_split in ((top, split_first), (top / folders[0], folder_first)):
+        there_are = {path.name.lower(): path.name for path in subfolders(parent)} if os.path.isdir(parent) else {}
+        trains, tests = (
+            [
+                dirs
+                for name in names
+                if name in there_are and (dirs := of_split(there_are[name])) and images_below(dirs[0])
+            ]
+            for names in (TRAIN_NAMES, TEST_NAMES)
+        )
+        if trains:
+            return trains[0], tests[0] if tests else None
+    if plain := there(*(top / folder for folder in folders)):
+        return plain, None
+    inside = [one_line(path.name) for path in subfolders(top)]
+    raise UserError(
+        f"{top} holds no folders {folders[0]!r} and {folders[1]!r}, nor does a folder train/ in it "
+        f"(it holds {', '.join(inside[:8]) or 'no folders'}): name both with data.folders"
+    )
+
+
+def _pairs(dirs: tuple[Path, ...], suffixes: tuple[str, str]) -> tuple[list[Pair], list[tuple[str, str]]]:
+    """(the pairs, sorted by their first pictures; each file that has no partner, and why)."""
+    if len(dirs) == 1:
+        return [(path, path) for path in images_below(dirs[0])], []
+    files = [images_below(folder) for folder in dirs]
+    if dirs[0] == dirs[1]:  # a file belongs to the longest suffix that it ends with
+        short, long = sorted((0, 1), key=lambda k: len(suffixes[k]))
+        files[long] = [path for path in files[long] if path.stem.endswith(suffixes[long])]
+        rest = set(files[short]) - set(files[long])
+        files[short] = [path for path in files[short] if path in rest and path.stem.endswith(suffixes[short])]
+    lone: list[tuple[Path, str]] = []
+    first, second = (_by_name(*each, lone) for each in zip(files, dirs, suffixes, strict=True))
+    lone += [(path, f"has no partner in {dirs[1]}") for name, path in first.items() if name not in second]
+    lone += [(path, f"has no partner in {dirs[0]}") for name, path in second.items() if name not in first]
+    pairs = sorted((path, second[name]) for name, path in first.items() if name in second)
+    return pairs, [(one_line(path), one_line(why)) for path, why in lone]
+
+
+def _by_name(files: Iterable[Path], folder: Path, suffix: str, lone: list[tuple[Path, str]]) -> dict[str, Path]:
+    """Base name below `folder` -> file. Of several files of one base name the first is taken, the others are `lone`."""
+    found: dict[str, Path] = {}
+    for path in files:
+        name = unicodedata.normalize("NFC", str(path.relative_to(folder).with_suffix("")))
+        other = found.setdefault(name.removesuffix(suffix), path)
+        if other is not path:
+            lone.append((path, f"has the same base name as {other}"))
+    return found

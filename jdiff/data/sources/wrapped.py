@@ -1,0 +1,50 @@
+"""What sources made of another source have in common."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from jdiff.data.sources import Picture, Shape, Source
+
+
+class Wrapped:
+    """The records of `source`, and what it says of itself. Kinds of it change what `__getitems__` gives."""
+
+    def __init__(self, source: Source):
+        self._source = source
+
+    @property
+    def shape(self) -> Shape:
+        return self._source.shape
+
+    @property
+    def pictures(self) -> dict[str, Picture]:
+        return self._source.pictures
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self._source.class_names
+
+    @property
+    def labels_per_image(self) -> int:
+        return self._source.labels_per_image
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        return self._source.captions
+
+    @property
+    def scalar_names(self) -> tuple[str, ...]:
+        return self._source.scalar_names
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self._source.notes
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        return self._source.__getitems__(indices)

@@ -1,0 +1,238 @@
+"""The data doctor's single checks: planted faults in real data are found, clean subsets are left alone."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jdiff.data.doctor import Settings, examine
+from jdiff.data.sources import Picture
+from jdiff.data.sources.pairs import Pairs
+from jdiff.data.sources.tfds import Tfds
+from tests.memory_source import Records
+
+
+def codes(findings):
+    return {finding.code for finding in findings.problems}
+
+
+def named(findings, code):
+    return {place.index for suspect in findings.finding(code).suspects for place in suspect.places}
+
+
+@pytest.fixture(scope="module")
+def isic(test_data):
+    """220 pairs of photo and mask at a quarter of their size."""
+    root = test_data / "isic2018_256" / "train"
+    records = []
+    for photo in sorted((root / "images").iterdir())[:220]:
+        mask = Image.open(root / "masks" / f"{photo.stem}.png").resize((64, 64), Image.Resampling.NEAREST)
+        records.append({"image": np.asarray(Image.open(photo).resize((64, 64))), "mask": np.asarray(mask)[..., None]})
+    return Records(records, {"image": Picture((64, 64, 3)), "mask": Picture((64, 64, 1), kind="mask")})
+
+
+@pytest.fixture(scope="module")
+def pairs(isic):
+    return part(isic, range(100))
+
+
+@pytest.fixture(scope="module")
+def photos(pairs):
+    records = [{"image": record["image"]} for record in pairs.records]
+    return Records(records, {"image": pairs.pictures["image"]})
+
+
+@pytest.fixture(scope="module")
+def facades(test_data):
+    options = {"halves": "left,right", "names": ("image", "labels"), "masks": (), "holdout": 0.0}
+    source = Pairs(str(test_data / "facades_100"), "train", **options)
+    return Records(source.__getitems__(list(range(len(source)))), source.pictures)
+
+
+@pytest.fixture(scope="module")
+def cifar(test_data):
+    sources = (Tfds("cifar10", split, str(test_data / "tfds")) for split in ("train", "test"))
+    (train, test) = ((source, source.__getitems__(range(1000))) for source in sources)
+    return train[0].class_names, train[1], test[1]
+
+
+def part(source, rows):
+    return replace(source, records=[source.records[row] for row in rows])
+
+
+def of_classes(cifar, chosen, per, *, held_out=False, swapped=()):
+    """Images of some of the classes, `per` of each; of those in `swapped` red and blue are exchanged."""
+    names, *splits = cifar
+    records = []
+    for label, name in enumerate(chosen):
+        own = [one["image"] for one in splits[held_out] if one["label"] == names.index(name)][:per]
+        records += [{"image": image[..., ::-1] if name in swapped else image, "label": label} for image in own]
+    return Records(records, {"image": Picture((32, 32, 3))}, tuple(chosen))
+
+
+def masks_of(source, order):
+    """The masks in another order."""
+    return source.planted(mask={row: source.records[other]["mask"] for row, other in enumerate(order)})
+
+
+# Clean data
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_clean_subsets_have_no_findings(isic, facades, seed):
+    rng = np.random.default_rng(seed)
+    assert codes(examine(part(isic, rng.choice(220, 70, replace=False)))) == set()
+    assert codes(examine(part(facades, rng.choice(100, 50, replace=False)))) == set()
+
+
+@pytest.mark.parametrize("two", [("ship", "frog"), ("airplane", "deer"), ("bird", "horse"), ("automobile", "cat")])
+def test_clean_data_of_two_classes_have_no_findings(cifar, two):
+    dark = {"range"}  # one photo in a thousand of these is dark all over
+    assert codes(examine(of_classes(cifar, two, 75))) <= dark
+    assert codes(examine(of_classes(cifar, two, 75), of_classes(cifar, two, 30, held_out=True))) <= dark
+
+
+# Masks and their photos
+
+
+def test_two_masks_swapped(pairs, facades):
+    order = np.arange(100)
+    order[[12, 57]] = 57, 12
+    found = examine(masks_of(pairs, order))
+    assert codes(found) == {"mask_fit"}
+    assert named(found, "mask_fit") == {12, 57}
+    labels = {row: facades.records[other]["labels"] for row, other in ((3, 40), (40, 3))}
+    assert named(examine(facades.planted(labels=labels)), "mask_fit") == {3, 40}
+
+
+def test_masks_moved_on_by_one(pairs):
+    found = examine(masks_of(pairs, np.roll(np.arange(100), 1))).finding("mask_fit")
+    assert found.severity == "refuse"
+    assert "1 record later" in found.says
+
+
+def test_shuffled_masks_fit_by_chance(pairs):
+    found = examine(masks_of(pairs, np.random.default_rng(0).permutation(100))).finding("mask_fit")
+    assert found.severity == "look"
+
+
+def test_masks_mirrored(pairs):
+    found = examine(pairs.planted(mask={21: pairs.records[21]["mask"][:, ::-1]}))
+    assert codes(found) == {"mask_fit"}
+    assert named(found, "mask_fit") == {21}
+    everywhere = {row: record["mask"][:, ::-1] for row, record in enumerate(pairs.records)}
+    found = examine(pairs.planted(mask=everywhere)).finding("mask_fit")
+    assert found.severity == "refuse"
+    assert "mirrored left to right" in found.says
+
+
+def test_mask_copied_from_another_photo(pairs):
+    found = examine(pairs.planted(mask={30: pairs.records[31]["mask"]}))
+    assert "mask_copies" in codes(found)
+    assert named(found, "mask_copies") == {30, 31}
+
+
+def test_mask_inverted(pairs):
+    found = examine(pairs.planted(mask={8: 255 - pairs.records[8]["mask"]}))
+    assert codes(found) == {"mask_inverted"}
+    assert named(found, "mask_inverted") == {8}
+
+
+# Ranges
+
+
+@pytest.mark.parametrize("rows", [[7], list(range(0, 100, 10))])
+def test_images_on_half_of_the_scale(pairs, rows):
+    for half in (lambda image: image // 2, lambda image: 128 + image // 2):
+        found = examine(pairs.planted(image={row: half(pairs.records[row]["image"]) for row in rows}))
+        assert codes(found) == {"range"}
+        assert named(found, "range") == set(rows)
+
+
+def test_advice_on_ranges_is_for_most_records_and_for_keys_that_work(photos):
+    pictures = {"image": Picture((64, 64, 3), "float32", low=0.0, high=1.0)}
+    floats = replace(
+        photos, pictures=pictures, records=[{"image": np.float32(one["image"] / 255)} for one in photos.records]
+    )
+    free = Settings(ranges_are_free=True)
+    few = floats.planted(image={5: floats.records[5]["image"] * 255})
+    assert "data." not in examine(few, settings=free).finding("range").do
+    every = floats.planted(image={row: one["image"] * 255 for row, one in enumerate(floats.records)})
+    assert "data.high=255" in examine(every, settings=free).finding("range").do
+    assert "data." not in examine(every).finding("range").do
+
+
+# Colours
+
+
+def test_red_and_blue_exchanged_in_single_images(photos):
+    rows = set(range(0, 100, 10))
+    found = examine(photos.planted(image={row: photos.records[row]["image"][..., ::-1] for row in rows}))
+    assert codes(found) == {"swapped"}
+    assert named(found, "swapped") <= rows
+    assert len(named(found, "swapped")) >= 3
+
+
+@pytest.mark.parametrize("name", ["ship", "frog", "bird"])
+def test_red_and_blue_exchanged_in_one_of_two_classes(cifar, name):
+    two = (name, "horse")
+    train = of_classes(cifar, two, 75, swapped={name})
+    found = examine(train, of_classes(cifar, two, 40, held_out=True))
+    assert codes(found) == {"swapped"}
+    assert f"class {name}" in found.finding("swapped").says
+
+
+def test_red_and_blue_exchanged_in_all_held_out_images_is_said_once(cifar):
+    names = cifar[0]
+    held_out = of_classes(cifar, names, 30, held_out=True, swapped=set(names))
+    says = examine(of_classes(cifar, names, 75), held_out).finding("swapped").says
+    assert "one of the two" in says
+    assert "class" not in says
+
+
+def test_grey_training_images_are_no_folder(photos):
+    grey = {row: np.repeat(one["image"][..., :1], 3, axis=-1) for row, one in enumerate(photos.records[:70])}
+    train, held_out = part(photos.planted(image=grey), range(70)), part(photos, range(70, 100))
+    names = [[f"{split}/{row}.jpg" for row in range(count)] for split, count in (("train", 70), ("test", 30))]
+    found = examine(train, held_out, names=names[0], held_out_names=names[1]).finding("grey_class")
+    assert "held-out images" in found.says
+    assert "folder" not in found.says
+    assert "class" not in found.do
+
+
+# Copies
+
+
+def test_several_masks_of_one_image_are_no_copies(pairs):
+    records = [
+        {"image": one["image"], "mask": np.roll(one["mask"], shift, axis=0)}
+        for one in pairs.records[:30]
+        for shift in range(4)
+    ]
+    found = examine(replace(pairs, records=records))
+    assert found.finding("duplicates").severity == found.finding("repeats").severity == "fine"
+    one = pairs.planted(image={4: pairs.records[9]["image"]})
+    assert named(examine(one), "duplicates") == {4, 9}
+
+
+def test_copies_that_are_turned(photos):
+    image = [one["image"] for one in photos.records]
+    turned = {1: np.rot90(image[50]), 2: image[51][::-1], 3: np.rot90(image[52], 2), 4: np.rot90(image[53], 3)}
+    found = examine(photos.planted(image=turned))
+    assert named(found, "near_duplicates") == {1, 50, 2, 51, 3, 52, 4, 53}
+
+
+def test_leak_under_another_class(cifar):
+    two = ("frog", "horse")
+    train, held_out = of_classes(cifar, two, 60), of_classes(cifar, two, 30, held_out=True)
+    found = examine(train, held_out.planted(image={40: train.records[3]["image"]})).finding("leak")
+    assert "under another class" in found.says
+    assert found.suspects[0].why == "trained on as frog, held out as horse"
+
+
+def test_images_with_hardly_anything_to_see(photos):
+    rng = np.random.default_rng(0)
+    noise = rng.integers(100, 112, (64, 64, 3), dtype=np.uint8)
+    found = examine(photos.planted(image={6: noise}))
+    assert 6 in {row for code in codes(found) & {"plain", "range", "constant"} for row in named(found, code)}
