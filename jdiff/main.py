@@ -17,7 +17,12 @@ from absl import flags
 
 from jdiff.common.errors import UserError
 
-MODES = ("train", "sample", "export")
+if __name__ == "__mp_main__":  # a data worker: devices are not for it, and Grain does without JAX
+    sys.modules["jax"] = None  # type: ignore[assignment]
+    logging.getLogger("absl").setLevel(logging.ERROR)
+
+MODES = ("train", "sample", "export", "inspect", "prepare")
+OF_DATA = ("inspect", "prepare")  # modes that need no run
 
 
 def make_flags() -> flags.FlagValues:
@@ -26,7 +31,7 @@ def make_flags() -> flags.FlagValues:
     flags.DEFINE_string("workdir", None, "The run's folder (default: runs/<config's name>).", flag_values=values)
     flags.DEFINE_string("mode", "train", f"What to do: {', '.join(MODES)}.", flag_values=values)
     flags.DEFINE_string(
-        "out", None, "sample, export: where to write (default: in the run's folder).", flag_values=values
+        "out", None, "All but train: where to write (default: in the run's folder).", flag_values=values
     )
     flags.DEFINE_bool("debug", False, "Show a traceback for a user's mistake too.", flag_values=values)
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
@@ -38,9 +43,9 @@ def run(options: flags.FlagValues, overrides: Sequence[str]) -> int:
     import jdiff.config
 
     mode = jdiff.config.one_of("--mode", options.mode, MODES)
-    if mode == "train":
+    if mode == "train" or mode in OF_DATA:
         if not options.config:
-            raise UserError("--mode=train needs --config=FILE, such as --config=configs/digits.py")
+            raise UserError(f"--mode={mode} needs --config=FILE, such as --config=configs/digits.py")
         workdir = Path(options.workdir or f"runs/{Path(options.config).stem}")
         config = jdiff.config.override(jdiff.config.load(options.config), overrides)
     else:
@@ -50,6 +55,17 @@ def run(options: flags.FlagValues, overrides: Sequence[str]) -> int:
         config = jdiff.config.override(jdiff.config.of_run(workdir), overrides)
         jdiff.config.check_same_model(jdiff.config.of_run(workdir), config, workdir)
     jdiff.config.check(config)
+    out = Path(options.out) if options.out else None
+    if mode == "inspect":
+        from jdiff.inspect import inspect
+
+        return inspect(config, out or workdir / "inspect")
+    if mode == "prepare":
+        from jdiff.prepare import prepare
+
+        if out is None:
+            raise UserError("--mode=prepare needs --out=DIR, an empty folder that the packed data go to")
+        return prepare(config, out)
     prepare_jax(config)
 
     if mode == "train":
@@ -57,7 +73,6 @@ def run(options: flags.FlagValues, overrides: Sequence[str]) -> int:
 
         return train(config, workdir)
 
-    out = Path(options.out) if options.out else None
     if mode == "export":
         from jdiff.model import restore
 
@@ -105,6 +120,9 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("jdiff: stopped", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # what we say is piped to a program that has heard enough, such as head
+        sys.stdout = None
+        return 141
     except Exception:
         traceback.print_exc()
         return 1
