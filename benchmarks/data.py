@@ -1,0 +1,144 @@
+"""How fast data come: images/s through sources, views and batches, on the host alone; and what the train step eats.
+
+    python -m benchmarks.data [--data=PATH] [--json FILE]
+
+PATH: the folder of test data (default: JDIFF_TEST_DATA, or ../shared/data), with `tfds/fashion_mnist` and
+`isic2018_256`. Each row packs or reads real images, warms up, then takes the median of five rounds of batches through
+the whole pipeline (shuffled, viewed, stacked), by two threads. The last rows are the train steps of the configs that
+these data are for: loss, gradient, Adam and EMA on one batch that is there already.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import jdiff.config
+from jdiff import build, train
+from jdiff.common.host import keep_freed_memory, use_all_cores
+from jdiff.data.augment import NonLeaky, Turn
+from jdiff.data.pipeline import train_batches
+from jdiff.data.resize import Resize
+from jdiff.data.sources import Source
+from jdiff.data.sources.cached import Cached
+from jdiff.data.sources.packed import Packed, pack
+from jdiff.data.sources.pairs import Pairs
+from jdiff.data.sources.tfds import Tfds
+from jdiff.data.views import Given, View
+from jdiff.training import sharding
+
+BATCH, ROUNDS, SECONDS = 128, 5, 2.0
+
+
+def rate(batches: Iterator[Any], batch_size: int) -> float:
+    """Images/s: the median of ROUNDS rounds of SECONDS each."""
+    for _ in range(8):
+        next(batches)
+    found = []
+    for _ in range(ROUNDS):
+        began, count = time.perf_counter(), 0
+        while time.perf_counter() - began < SECONDS:
+            next(batches)
+            count += batch_size
+        found.append(count / (time.perf_counter() - began))
+    return statistics.median(found)
+
+
+def images(source: Source, *, side: int, flip: bool, augment: float = 0.0) -> float:
+    view = View(
+        picture=source.pictures["image"],
+        resize=Resize("centre", side, side),
+        turn=Turn(horizontal=flip),
+        augment=NonLeaky(augment) if augment else None,
+        labels=1 if source.class_names else 0,
+    )
+    return rate(train_batches(source, view, batch_size=BATCH, seed=0), BATCH)
+
+
+def pairs(source: Source) -> float:
+    """ISIC: the mask is modelled, the photo conditions, both at 128."""
+    mask, photo = source.pictures["mask"], source.pictures["image"]
+    view = View(
+        target="mask",
+        picture=mask,
+        resize=Resize("centre", 128, 128, masks=frozenset({"mask"})),
+        turn=Turn(horizontal=True, vertical=True),
+        given=Given("image", photo),
+    )
+    return rate(train_batches(source, view, batch_size=32, seed=0), 32)
+
+
+def eaten(name: str, batch_size: int, **data: Any) -> float:
+    """Images/s of the train step of configs/<name>.py, in batches of so many."""
+    config = jdiff.config.load(f"configs/{name}.py")
+    config.data.update(data)
+    config.train.batch_size = batch_size
+    source, _ = build.sources(config)
+    config = build.resolve(config, source)
+    task, mesh = build.task(config), sharding.make_mesh()
+    state = jax.jit(lambda: train.initial_state(config, task))()
+    step = train.make_step(config, task)
+    batch = sharding.put_batch(mesh, next(train.open_batches(config, source, 0)))
+    taken = []
+    for _ in range(4):  # the first compiles
+        began = time.perf_counter()
+        state, _ = step(state, batch)
+        jax.block_until_ready(state)
+        taken.append(time.perf_counter() - began)
+    return batch_size / statistics.median(taken[1:])
+
+
+def measure(data: Path) -> dict[str, float]:
+    found: dict[str, float] = {}
+
+    def row(name: str, run: Callable[[], float]) -> None:
+        found[name] = run()
+        print(f"| {name} | {found[name]:,.0f} |", flush=True)
+
+    print("| what | images/s or pairs/s |\n| --- | --- |")
+    fashion = Tfds("fashion_mnist", "train", str(data / "tfds"))
+    row("Fashion-MNIST, TFDS", lambda: images(fashion, side=28, flip=False))
+    with tempfile.TemporaryDirectory() as folder:
+        pack({"train": fashion}, Path(folder) / "fashion")
+        packed = Packed(str(Path(folder) / "fashion"), "train")
+        row("Fashion-MNIST, array_record", lambda: images(packed, side=28, flip=False))
+        row("array_record, flipped at random", lambda: images(packed, side=28, flip=True))
+        row("array_record, resized to 32", lambda: images(packed, side=32, flip=False))
+        memory = Cached(packed, 2**30)
+        memory.__getitems__(range(len(memory)))
+        row("Fashion-MNIST, in memory", lambda: images(memory, side=28, flip=False))
+        row("in memory, flipped at random", lambda: images(memory, side=28, flip=True))
+        row("in memory, EDM's augmentation, 0.12", lambda: images(memory, side=28, flip=False, augment=0.12))
+        isic = Pairs(str(data / "isic2018_256"), "train")
+        row("ISIC pairs, JPEG and PNG, 256 to 128", lambda: pairs(isic))
+        pack({"train": isic}, Path(folder) / "isic")
+        row("ISIC pairs, array_record, 256 to 128", lambda: pairs(Packed(str(Path(folder) / "isic"), "train")))
+    tfds = str(data / "tfds")
+    row("train step, fashion_mnist.py, batch 32", lambda: eaten("fashion_mnist", 32, dir=tfds))
+    row("train step, digits.py, batch 128", lambda: eaten("digits", 128))
+    row("train step, isic2018.py, batch 4", lambda: eaten("isic2018", 4, dir=str(data / "isic2018_256")))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    here = os.environ.get("JDIFF_TEST_DATA", "../shared/data")
+    parser.add_argument("--data", type=Path, default=Path(here), help=f"the folder of test data ({here})")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    options = parser.parse_args()
+    use_all_cores(4)
+    keep_freed_memory()
+    found = measure(options.data)
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
