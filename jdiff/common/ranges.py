@@ -1,6 +1,7 @@
 """What the values of pictures mean. Free of JAX: worker processes use it."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Num
@@ -19,7 +20,7 @@ class Range:
     def __str__(self) -> str:
         return "uint8, or floats in [-1, 1]" if self.is_plain else f"{self.dtype} from {self.low:g} to {self.high:g}"
 
-    @property
+    @cached_property
     def is_plain(self) -> bool:
         """Whether they are uint8, black 0 and white 255, which pictures on the screen are too."""
         return self == Range()

@@ -66,6 +66,8 @@ class Resize:
 
     def __call__(self, pictures: Pictures, rng: np.random.Generator | None = None) -> Pictures:
         """rng: for "random_crop" alone."""
+        if self.rule != "random_crop" and all(one.shape[:2] == (self.height, self.width) for one in pictures.values()):
+            return pictures
         leader = next((name for name in pictures if name not in self.masks), next(iter(pictures)))
         size = pictures[leader].shape[:2]
         for name, picture in pictures.items():

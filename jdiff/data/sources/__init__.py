@@ -17,6 +17,7 @@ A source is picklable (worker processes get a copy) and holds
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from jdiff.common.errors import UserError
@@ -43,7 +44,7 @@ class Picture:
     high: float = 255.0
     alpha: bool = False
 
-    @property
+    @cached_property
     def range(self) -> Range:
         return Range(self.dtype, self.low, self.high)
 

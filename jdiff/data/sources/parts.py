@@ -15,22 +15,26 @@ T = TypeVar("T", bound=dict[str, Any] | None)
 
 def in_parts(
     source: Source, indices: Sequence[int], read: Callable[[Sequence[int]], Sequence[T]]
-) -> Iterator[tuple[list[int], list[T]]]:
+) -> Iterator[tuple[Sequence[int], Sequence[T]]]:
     """(some of `indices`, what `read` gives for them) of `source`, as many at a time as take MOST_BYTES: a batch of
     photos as cameras make them may take more memory than there is. Where sizes vary, they are read one by one.
     """
     size = decoded_bytes(source)
-    together = max(1, MOST_BYTES // max(1, size)) if size is not None else 1
+    if size is not None:
+        together = max(1, MOST_BYTES // max(1, size))
+        for first in range(0, len(indices), together):
+            part = indices[first : first + together]
+            yield part, read(part)
+        return
     rows: list[int] = []
     records: list[T] = []
     held = 0
-    for first in range(0, len(indices), together):
-        part = indices[first : first + together]
-        new = read(part)
-        rows += part
-        records += new
-        held += sum(map(_bytes, new))
-        if size is not None or held >= MOST_BYTES:
+    for index in indices:
+        (record,) = read([index])
+        rows.append(index)
+        records.append(record)
+        held += _bytes(record)
+        if held >= MOST_BYTES:
             yield rows, records
             rows, records, held = [], [], 0
     if rows:
