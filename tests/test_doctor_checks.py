@@ -76,6 +76,14 @@ def masks_of(source, order):
     return source.planted(mask={row: source.records[other]["mask"] for row, other in enumerate(order)})
 
 
+def test_of_forty_copies_every_one_is_named_and_the_others_are_not_far_from_them(facades):
+    copies = part(facades, [0] * 40 + list(range(1, 31)))
+    found = examine(copies)
+    (group,) = found.finding("duplicates").suspects
+    assert [place.index for place in group.places] == list(range(40))
+    assert codes(found) == {"duplicates"}
+
+
 # Clean data
 
 

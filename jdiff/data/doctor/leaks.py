@@ -84,7 +84,7 @@ def _duplicates(pool: Pool, groups: Sequence[Sequence[int]]) -> Finding:
         return Finding(code, "fine", "no image is there twice")
     groups = sorted(groups, key=lambda group: (len({pool.class_of(image) for image in group}) < 2, -len(group)))
     count = sum(len(group) - 1 for group in groups)
-    shown = [Suspect(tuple(pool.place(image) for image in group[:8]), _same(pool, group)) for group in groups]
+    shown = [Suspect(tuple(pool.place(image) for image in group), _same(pool, group)) for group in groups]
     torn = sum(len({pool.class_of(image) for image in group}) > 1 for group in groups)
     also = f"; {many(torn, 'image')} under several classes" if torn else ""
     return Finding(
@@ -125,7 +125,7 @@ def _leak(pool: Pool, groups: Sequence[Sequence[int]]) -> Finding:
     if not groups:
         return Finding(code, "fine", "no held-out image is among the training images")
     count = sum(int(held_out[list(group)].sum()) for group in groups)
-    shown = [Suspect(tuple(pool.place(image) for image in group[:8]), _both_sides(pool, group)) for group in groups]
+    shown = [Suspect(tuple(pool.place(image) for image in group), _both_sides(pool, group)) for group in groups]
     torn = sum(len({pool.class_of(image) for image in group}) > 1 for group in groups)
     also = f", {many(torn, 'image')} under another class" if torn else ""
     return Finding(

@@ -17,6 +17,7 @@ RANK = 5
 MOST_REFERENCES = 4000
 BEYOND = 4.5  # median deviations, each 1.48 times the median absolute one (a normal distribution's standard deviation)
 FEWEST = 50  # images among which one can be far from the rest
+EQUAL = 1e-3  # distance of images that are the same
 FARTHEST = 12  # images that are shown in any case
 
 
@@ -50,7 +51,9 @@ def _suspect(pool: Pool, row: int, times: float) -> Suspect:
 
 
 def times_as_far(pool: Pool) -> Float[np.ndarray, " n"] | None:
-    """Distance of every image to the RANK-th nearest other one, in units of its median; None of too few images."""
+    """Distance of every image to the RANK-th nearest other one, in units of its median; None of too few images, and
+    where most are copies of others.
+    """
     if len(pool) < FEWEST:
         return None
     rows = _features(pool)
@@ -59,7 +62,8 @@ def times_as_far(pool: Pool) -> Float[np.ndarray, " n"] | None:
     with config_context(working_memory=64):  # MiB
         distances, _ = search.kneighbors(rows)
     far = np.where(np.isin(np.arange(len(rows)), chosen), distances[:, -1], distances[:, -2])  # itself is the nearest
-    return np.maximum(far, 1e-6) / max(float(np.median(far)), 1e-6)
+    usual = float(np.median(far))
+    return np.maximum(far, 1e-6) / usual if usual > EQUAL else None
 
 
 def _features(pool: Pool) -> Float32[np.ndarray, "n f"]:
