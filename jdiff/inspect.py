@@ -3,11 +3,9 @@ pictures, and as findings.json with every name.
 """
 
 import json
-from functools import partial
 from pathlib import Path
 
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from jdiff import build
 from jdiff.common.errors import UserError
@@ -23,7 +21,6 @@ def inspect(config: ConfigDict, out: Path) -> int:
     config.machine.cache = 0.0  # each is read once
     train, held_out = build.sources(config)
     splits = ((doctor.TRAIN, train), (doctor.HELD_OUT, held_out))
-    bar = partial(tqdm, desc="looking at images", leave=False, disable=None if config.log.progress else True)
     findings = doctor.examine(
         train,
         held_out,
@@ -31,7 +28,7 @@ def inspect(config: ConfigDict, out: Path) -> int:
         held_out_names=getattr(held_out, "names", ()),
         left_out=[(split, *each) for split, source in splits for each in getattr(source, "left_out", ())],
         settings=build.doctor_settings(config),
-        progress=lambda items, total: bar(items, total=total),
+        progress=build.progress_bar(config, "looking at images"),
     )
     print(doctor.text(findings))
     try:

@@ -22,7 +22,7 @@ if __name__ == "__mp_main__":  # a data worker: devices are not for it, and Grai
     logging.getLogger("absl").setLevel(logging.ERROR)
 
 MODES = ("train", "sample", "export", "inspect", "prepare")
-OF_DATA = ("inspect", "prepare")  # modes that need no run
+OF_RUNS = ("sample", "export")  # modes that need a trained run
 
 
 def make_flags() -> flags.FlagValues:
@@ -43,7 +43,7 @@ def run(options: flags.FlagValues, overrides: Sequence[str]) -> int:
     import jdiff.config
 
     mode = jdiff.config.one_of("--mode", options.mode, MODES)
-    if mode == "train" or mode in OF_DATA:
+    if mode not in OF_RUNS:
         if not options.config:
             raise UserError(f"--mode={mode} needs --config=FILE, such as --config=configs/digits.py")
         workdir = Path(options.workdir or f"runs/{Path(options.config).stem}")

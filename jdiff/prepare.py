@@ -1,10 +1,8 @@
 """--mode=prepare: any data, packed once into a few large files that are read fast and shuffled truly at random."""
 
-from functools import partial
 from pathlib import Path
 
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from jdiff import build
 from jdiff.data.sources.packed import pack
@@ -16,8 +14,7 @@ def prepare(config: ConfigDict, out: Path) -> int:
     config.machine.cache = 0.0  # each is read once
     train, held_out = build.sources(config)
     splits = {"train": train} | ({} if held_out is None else {"test": held_out})
-    bar = partial(tqdm, desc="packing", leave=False, disable=None if config.log.progress else True)
-    pack(splits, out, progress=lambda items, total: bar(items, total=total))
+    pack(splits, out, progress=build.progress_bar(config, "packing"))
     counts = ", ".join(f"{len(source):,} {split}" for split, source in splits.items())
     print(f"packed {counts} images into {out}; read them with --config.data.name=array_record --config.data.dir={out}")
     return 0

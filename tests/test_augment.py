@@ -11,6 +11,7 @@ from scipy import stats
 
 from jdiff.common.errors import UserError
 from jdiff.data.augment import CONDITION_SIZE, Motion, NonLeaky, Turn, moved
+from tests.random_pictures import noise, rng
 
 MOTIONS = {
     "x_flip": Motion(x_flip=1),
@@ -23,16 +24,6 @@ MOTIONS = {
     "all": Motion(1, 0, -0.4, 2.5, -2.0, 0.8, 0.5, -0.3),
     "all, both flips": Motion(1, 1, 0.6, -1.2, 1.0, -0.9, -0.2, 0.4),
 }
-
-
-def rng(seed=0):
-    return np.random.default_rng(seed)
-
-
-def noise(h, w, c, dtype="uint8"):
-    if dtype == "float32":
-        return rng(h * w).normal(100, 1000, (h, w, c)).astype(np.float32)
-    return rng(h * w).integers(np.iinfo(dtype).max, endpoint=True, size=(h, w, c), dtype=dtype)
 
 
 def planted(h, w):

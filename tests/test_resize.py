@@ -11,19 +11,10 @@ from PIL import Image
 
 from jdiff.common.errors import UserError
 from jdiff.data.resize import Resize
+from tests.random_pictures import noise, rng
 
 RULES = ("centre", "adm", "random_crop", "pad", "squash")
 SIZES = [(37, 53), (64, 64), (200, 90), (5, 7), (16, 24), (1, 1)]
-
-
-def rng(seed=0):
-    return np.random.default_rng(seed)
-
-
-def noise(h, w, c, dtype="uint8"):
-    if dtype == "float32":
-        return rng(h * w).normal(100, 1000, (h, w, c)).astype(np.float32)
-    return rng(h * w).integers(np.iinfo(dtype).max, endpoint=True, size=(h, w, c), dtype=dtype)
 
 
 def resized(picture, rule, height, width, seed=0, **options):

@@ -12,6 +12,7 @@ from jdiff.data.resize import Resize
 from jdiff.data.sources import Picture
 from jdiff.data.transforms import Grey, Thumbnail
 from jdiff.data.views import Given, View, ranged
+from tests.random_pictures import rng
 
 MASK = Picture((8, 8, 1), kind="mask")
 PHOTO = Picture((8, 8, 3))
@@ -24,10 +25,6 @@ def record(seed=0, side=16):
     image = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
     image[..., :1] = mask
     return {"image": image, "mask": mask, "label": 3, "age": np.float32(0.5)}
-
-
-def rng(seed=0):
-    return np.random.default_rng(seed)
 
 
 def whole(masks=()):

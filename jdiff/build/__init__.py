@@ -6,6 +6,7 @@ A later sampler, network, source or task is a file of its own and a line here.
 from jdiff.build.conditions import drop_rates, label_rows
 from jdiff.build.data import doctor_settings, example, given, resolve, sources, view
 from jdiff.build.guidance import changes, check_sampling, guidance_numbers, guidance_runs, guide, is_guided
+from jdiff.build.progress import progress_bar
 from jdiff.build.sampling import MEMORYLESS, is_noiseless, ladder, sampler, settings
 from jdiff.build.tasks import diffusion, task
 from jdiff.build.texts import TOKENIZER, encoded, text_encoder
@@ -31,6 +32,7 @@ __all__ = [
     "label_rows",
     "ladder",
     "optimizer",
+    "progress_bar",
     "resolve",
     "sampler",
     "settings",

@@ -2,22 +2,21 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from jdiff.build.names import pick
+from jdiff.build.progress import progress_bar
 from jdiff.build.texts import frozen
 from jdiff.common.errors import UserError
 from jdiff.config import one_of
 from jdiff.data.augment import NonLeaky, Turn
 from jdiff.data.doctor import Settings
 from jdiff.data.edges import Canny, XDoG
-from jdiff.data.resize import Resize, Rule
+from jdiff.data.resize import Resize, Rule, by_no_chance
 from jdiff.data.sources import Picture, Source, SplitMissingError
 from jdiff.data.sources.arrays import Arrays
 from jdiff.data.sources.cached import Cached
@@ -41,13 +40,12 @@ def sources(config: ConfigDict) -> tuple[Source, Source | None]:
 
     def files(split: str) -> dict[str, Any]:
         """What sources of many files have in common."""
-        bar = partial(tqdm, desc=f"checking {split} images", leave=False, disable=None if config.log.progress else True)
         return {
             "holdout": data.holdout,
             "on_bad_file": one_of("data.on_bad_file", data.on_bad_file, ("error", "skip")),
             "channels": _channels(data.channels, data.bits),
             "bits": data.bits,
-            "progress": lambda files, total: bar(files, total=total),
+            "progress": progress_bar(config, f"checking {split} images"),
         }
 
     scalars = config.condition.scalars.names if "scalars" in config.model.conditions else ()
@@ -194,7 +192,7 @@ def view(config: ConfigDict, *, train: bool) -> View:
         target=data.target,
         picture=Picture((None, None, channels), data.dtype, low=low, high=high),
         resize=Resize(
-            rule if train or rule != "random_crop" else "adm",  # type: ignore[arg-type]
+            rule if train else by_no_chance(rule),  # type: ignore[arg-type]
             height,
             width,
             masks=masks,

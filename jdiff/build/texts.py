@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
+from jdiff.build.progress import progress_bar
 from jdiff.common.errors import UserError, writing_to
 from jdiff.config import one_of
 from jdiff.data import frozen_text, tokenizer
@@ -61,14 +61,13 @@ def encoded(
                 file.write_text(tokenizer.fit(train.captions, config.condition.text.vocabulary), "utf-8")
     texts: Callable[[Sequence[str]], Any] = text_encoder(config, workdir)
     if config.condition.text.encoder == "frozen":
-        bar = partial(tqdm, desc="reading captions", leave=False, disable=None if config.log.progress else True)
         own = workdir / "text"
         texts = partial(
             frozen_text.cached,
             frozen(config),
             folder=Path(config.data.dir).expanduser() / CACHE if config.data.dir else own,
             otherwise=own,
-            progress=lambda batches, total: bar(batches, total=total),
+            progress=progress_bar(config, "reading captions"),
         )
     sources = encode([train] if held_out is None else [train, held_out], texts)
     return sources[0], None if held_out is None else sources[1]

@@ -5,9 +5,9 @@ like one bit a pixel. Colour files are masks where their channels are equal, 16-
 8 bits (65535 is 255).
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 import numpy as np
 from jaxtyping import UInt8
@@ -134,6 +134,27 @@ def values_of(masks: Iterable[Seen], where: str) -> tuple[int, ...]:
             "them as pictures, by a name that data.masks does not hold, or name the values in data.mask_values"
         )
     return tuple(found) if len(found) > 1 else (0, *found)
+
+
+def settled(masks: Mapping[str, MaskValues], seen: Sequence[Sequence[Seen]], where: str) -> dict[str, MaskValues]:
+    """`masks` with the values that were seen, of each record as many as there are masks, in their order."""
+    return {
+        name: replace(allowed, values=values_of((each[k] for each in seen), where))
+        for k, (name, allowed) in enumerate(masks.items())
+    }
+
+
+def judged(
+    masks: Mapping[str, MaskValues], seen: Mapping[int, Sequence[Seen]], file: Callable[[str, int], str]
+) -> tuple[dict[int, str], list[str]]:
+    """As MaskValues.judge, of all masks of the records i; file(name, i) is what mask `name` of record i is called."""
+    faults: dict[int, str] = {}
+    notes: list[str] = []
+    for k, (name, allowed) in enumerate(masks.items()):
+        strays, said = allowed.judge(name, {i: each[k] for i, each in seen.items()}, partial(file, name))
+        faults |= strays
+        notes += said
+    return faults, notes
 
 
 def _listed(values: Iterable[int]) -> str:

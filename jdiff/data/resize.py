@@ -36,6 +36,11 @@ LONGEST = 16  # times its width (or height) that a picture may be long; adm and 
 BOX, BICUBIC = Image.Resampling.BOX, Image.Resampling.BICUBIC
 
 
+def by_no_chance(rule: Rule) -> Rule:
+    """The rule for pictures that are always to be the same, as held-out ones."""
+    return "adm" if rule == "random_crop" else rule
+
+
 @dataclass(frozen=True)
 class Resize:
     """{name: [h, w, c]} of one record -> {name: [height, width, c]}, dtypes and numbers of channels kept.

@@ -82,10 +82,10 @@ def _duplicates(pool: Pool, groups: Sequence[Sequence[int]]) -> Finding:
     code = "duplicates"
     if not groups:
         return Finding(code, "fine", "no image is there twice")
-    groups = sorted(groups, key=lambda group: (len({pool.class_of(image) for image in group}) < 2, -len(group)))
+    groups = sorted(groups, key=lambda group: (not _torn(pool, group), -len(group)))
     count = sum(len(group) - 1 for group in groups)
     shown = [Suspect(tuple(pool.place(image) for image in group), _same(pool, group)) for group in groups]
-    torn = sum(len({pool.class_of(image) for image in group}) > 1 for group in groups)
+    torn = sum(_torn(pool, group) for group in groups)
     also = f"; {many(torn, 'image')} under several classes" if torn else ""
     return Finding(
         code,
@@ -96,6 +96,11 @@ def _duplicates(pool: Pool, groups: Sequence[Sequence[int]]) -> Finding:
         count,
         tuple(shown[:MOST_SUSPECTS]),
     )
+
+
+def _torn(pool: Pool, group: Sequence[int]) -> bool:
+    """Whether the same image is of several classes."""
+    return len({pool.class_of(image) for image in group}) > 1
 
 
 def _same(pool: Pool, group: Sequence[int]) -> str:
@@ -126,7 +131,7 @@ def _leak(pool: Pool, groups: Sequence[Sequence[int]]) -> Finding:
         return Finding(code, "fine", "no held-out image is among the training images")
     count = sum(int(held_out[list(group)].sum()) for group in groups)
     shown = [Suspect(tuple(pool.place(image) for image in group), _both_sides(pool, group)) for group in groups]
-    torn = sum(len({pool.class_of(image) for image in group}) > 1 for group in groups)
+    torn = sum(_torn(pool, group) for group in groups)
     also = f", {many(torn, 'image')} under another class" if torn else ""
     return Finding(
         code,

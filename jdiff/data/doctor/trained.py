@@ -5,7 +5,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from jdiff.data.resize import Resize, Rule
+from jdiff.data.resize import Resize, Rule, by_no_chance
 from jdiff.data.sources import Picture
 
 MOST = 2000  # records that are resized
@@ -19,9 +19,8 @@ class AtTrainedSize:
     def __init__(self, name: str, picture: Picture, size: int, rule: Rule, count: int):
         masks = frozenset({name} if picture.kind == "mask" else ())
         alpha = frozenset({name} if picture.alpha else ())
-        rule = "adm" if rule == "random_crop" else rule
         self._name, self._picture = name, picture
-        self._resize = Resize(rule, size, size, masks=masks, alpha=alpha, fill={name: picture.low})
+        self._resize = Resize(by_no_chance(rule), size, size, masks=masks, alpha=alpha, fill={name: picture.low})
         self._every = -(-count // MOST)
         self._moments = np.zeros(2)
         self._taken = 0

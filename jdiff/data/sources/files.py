@@ -57,7 +57,16 @@ def files_below(top: Path) -> list[Path]:
     """Every file below `top`, sorted by path. Links are followed, circles of them once; hidden files and folders are
     not read. Raises UserError where a folder cannot be listed.
     """
-    found: list[Path] = []
+    return sorted(_files(top))
+
+
+def holds_images(top: Path) -> bool:
+    """Whether there are images below `top`; a large folder is not read to its end for that."""
+    known = _endings()
+    return any(path.suffix.lower() in known for path in _files(top))
+
+
+def _files(top: Path) -> Iterator[Path]:
     seen = set()  # real paths of folders: links may lead in a circle
     for folder, subfolders, names in os.walk(top, followlinks=True, onerror=_unlisted):
         real = os.path.realpath(folder)
@@ -66,8 +75,7 @@ def files_below(top: Path) -> list[Path]:
             continue
         seen.add(real)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        found += [Path(folder, name) for name in names if not name.startswith(".")]
-    return sorted(found)
+        yield from (Path(folder, name) for name in names if not name.startswith("."))
 
 
 def _unlisted(error: OSError) -> NoReturn:
@@ -88,6 +96,14 @@ def subfolders(top: Path) -> list[Path]:
     return [top / name for name in names if not name.startswith(".") and os.path.isdir(top / name)]
 
 
+def folder_of(root: str) -> Path:
+    """data.dir as a path. Raises UserError where it is no folder."""
+    top = Path(os.path.expanduser(root))
+    if not root or not os.path.isdir(top):
+        raise UserError(f"data.dir={root!r} is not a folder; give one with --config.data.dir=PATH")
+    return top
+
+
 def split_folders(top: Path) -> tuple[Path, list[Path]] | None:
     """(the folder of training images, those of held-out ones, the first of which counts) in `top`; None where its
     sub-folders are no splits: "train" may be a class among others. Raises UserError where that cannot be told.
@@ -96,9 +112,9 @@ def split_folders(top: Path) -> tuple[Path, list[Path]] | None:
     train = next((by_name[name] for name in TRAIN_NAMES if name in by_name), None)
     if train is None:
         return None
-    tests = [by_name[name] for name in TEST_NAMES if name in by_name and images_below(by_name[name])]
+    tests = [by_name[name] for name in TEST_NAMES if name in by_name and holds_images(by_name[name])]
     splits = {*TRAIN_NAMES, *TEST_NAMES}
-    others = [path for name, path in by_name.items() if name not in splits and images_below(path)]
+    others = [path for name, path in by_name.items() if name not in splits and holds_images(path)]
     if others and tests:
         raise UserError(
             f"{top} holds {train.name}/ and {tests[0].name}/, which are splits, beside {one_line(others[0].name)}/, "

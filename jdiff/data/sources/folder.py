@@ -9,7 +9,6 @@ A `metadata.jsonl` or `metadata.csv` in PATH, or one in train/ and one in test/,
 numbers (see jdiff.data.metadata).
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from jdiff.data.sources.files import (
     LeftOut,
     OnBadFile,
     Progress,
+    folder_of,
     images_below,
     no_progress,
     one_line,
@@ -61,9 +61,7 @@ class Folder:
         scalars: tuple[str, ...] = (),
         progress: Progress = no_progress,
     ):
-        top = Path(os.path.expanduser(root))
-        if not root or not os.path.isdir(top):
-            raise UserError(f"data.dir={root!r} is not a folder; give one with --config.data.dir=PATH")
+        top = folder_of(root)
         train_dir, test_dir = _split_dirs(top)
         found, self.class_names, empty = _list(train_dir)
         if not found:
@@ -71,7 +69,8 @@ class Folder:
                 f"no images below {train_dir}: it must hold files such as .png, .jpg or .webp, or sub-folders of them"
             )
         notes = [f"sub-folder {one_line(name)} of {train_dir} holds no images and is no class" for name in empty]
-        notes += filter(None, [others_below(train_dir, metadata.NAMES)])
+        if split == "train":
+            notes += filter(None, [others_below(train_dir, metadata.NAMES)])
         if test_dir and split == "test":
             notes = []
             found, test_classes, _ = _list(test_dir)

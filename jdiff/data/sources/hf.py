@@ -19,7 +19,7 @@ from PIL import Image
 
 from jdiff.common.errors import UserError, first_line
 from jdiff.data.decode import load, of_files, to_array
-from jdiff.data.masks import MaskValues, Seen, to_mask, values_of
+from jdiff.data.masks import MaskValues, Seen, judged, settled, to_mask
 from jdiff.data.resize import same_aspect
 from jdiff.data.sources import Picture, Shape
 from jdiff.data.sources.files import (
@@ -97,15 +97,12 @@ class HuggingFace:
             rest = sorted(set(range(len(training))) - set(rows if own else ()))
             others, _ = try_all(lambda i: self._seen(training[rest[i]]), len(rest), no_progress)
             known = [*others.values(), *(masks for _, masks in found.values() if own)]
-            for k, field in enumerate(self._masks):
-                values = values_of((seen[k] for seen in known), f"hf:{name}")
-                self._masks[field] = MaskValues(values, mask_snap)
-        for k, (field, allowed) in enumerate(self._masks.items()):
-            strays, said = allowed.judge(
-                field, {i: seen[k] for i, (_, seen) in found.items()}, lambda i: self._named(rows[i])
-            )
-            faults |= strays
-            notes += said
+            self._masks = settled(self._masks, known, f"hf:{name}")
+        strays, said = judged(
+            self._masks, {i: seen for i, (_, seen) in found.items()}, lambda _, i: self._named(rows[i])
+        )
+        faults |= strays
+        notes += said
         numbers = {scalar: _numbers(data, scalar) for scalar in scalars}
         classes = _classes(data, fields.label)
         texts = data[fields.text][:] if fields.text else []

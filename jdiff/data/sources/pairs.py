@@ -22,7 +22,7 @@ from PIL import Image
 
 from jdiff.common.errors import UserError
 from jdiff.data.decode import load, of_files, to_array
-from jdiff.data.masks import MaskValues, Seen, to_mask, values_of
+from jdiff.data.masks import MaskValues, Seen, judged, settled, to_mask
 from jdiff.data.resize import same_aspect
 from jdiff.data.sources import Picture, Shape
 from jdiff.data.sources.files import (
@@ -31,6 +31,8 @@ from jdiff.data.sources.files import (
     LeftOut,
     OnBadFile,
     Progress,
+    folder_of,
+    holds_images,
     images_below,
     no_progress,
     one_line,
@@ -96,9 +98,7 @@ class Pairs:
         on_bad_file: OnBadFile = "error",
         progress: Progress = no_progress,
     ):
-        top = Path(os.path.expanduser(root))
-        if not root or not os.path.isdir(top):
-            raise UserError(f"data.dir={root!r} is not a folder; give one with --config.data.dir=PATH")
+        top = folder_of(root)
         if "image" not in names or names[0] == names[1]:
             raise UserError(f"data.names={names}: two names, and one of them must be 'image'")
         if halves not in ("", *HALVES):
@@ -110,13 +110,14 @@ class Pairs:
         if not training:
             why = f" ({' '.join(lone[0])})" if lone else ""
             raise UserError(f"no pairs of pictures in {' and '.join(map(str, dict.fromkeys(train_dirs)))}{why}")
-        pairs = training
+        pairs, dirs = training, train_dirs
         if test_dirs and split == "test":
-            pairs, lone = _pairs(test_dirs, suffixes)
+            dirs = test_dirs
+            pairs, lone = _pairs(dirs, suffixes)
         refuse([" ".join(each) for each in lone], on_bad_file)
         notes = [f"skipped {len(lone)} pictures without a partner (first: {' '.join(lone[0])})"] if lone else []
-        dirs = test_dirs if test_dirs and split == "test" else train_dirs
-        notes += filter(None, map(others_below, dict.fromkeys(dirs)))
+        if split == "train" or test_dirs:
+            notes += filter(None, map(others_below, dict.fromkeys(dirs)))
         if not test_dirs:
             pairs = [pairs[i] for i in share_of(len(pairs), split, holdout)]
             notes, lone = (notes, lone) if split == "train" else ([], [])  # the same files: said once
@@ -131,14 +132,14 @@ class Pairs:
             known = list(others.values())
             if not (test_dirs and split == "test"):
                 known += [pair.masks for pair in found.values()]
-            for k, name in enumerate(self._masks):
-                values = values_of((masks[k] for masks in known), str(train_dirs[-1]))
-                self._masks[name] = MaskValues(values, mask_snap)
-        for k, (name, allowed) in enumerate(self._masks.items()):
-            files = [one_line(pair[names.index(name)]) for pair in pairs]
-            strays, said = allowed.judge(name, {i: pair.masks[k] for i, pair in found.items()}, files.__getitem__)
-            faults |= strays
-            notes += said
+            self._masks = settled(self._masks, known, str(train_dirs[-1]))
+        strays, said = judged(
+            self._masks,
+            {i: pair.masks for i, pair in found.items()},
+            lambda name, i: one_line(pairs[i][names.index(name)]),
+        )
+        faults |= strays
+        notes += said
         bad = [_told(pairs[i], faults[i]) for i in sorted(faults)]
         refuse([" ".join(each) for each in bad], on_bad_file)
         if bad:
@@ -260,7 +261,7 @@ def _folder_dirs(top: Path, folders: tuple[str, str]) -> tuple[tuple[Path, ...],
             [
                 dirs
                 for name in names
-                if name in there_are and (dirs := of_split(there_are[name])) and images_below(dirs[0])
+                if name in there_are and (dirs := of_split(there_are[name])) and holds_images(dirs[0])
             ]
             for names in (TRAIN_NAMES, TEST_NAMES)
         )
