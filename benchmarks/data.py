@@ -21,7 +21,7 @@ from typing import Any
 import jax
 
 import jdiff.config
-from jdiff import build, train
+from jdiff import from_config
 from jdiff.common.host import keep_freed_memory, use_all_cores
 from jdiff.data.augment import NonLeaky, Turn
 from jdiff.data.pipeline import train_batches
@@ -32,6 +32,7 @@ from jdiff.data.sources.packed import Packed, pack
 from jdiff.data.sources.pairs import Pairs
 from jdiff.data.sources.tfds import Tfds
 from jdiff.data.views import Given, View
+from jdiff.modes import train
 from jdiff.training import sharding
 
 BATCH, ROUNDS, SECONDS = 128, 5, 2.0
@@ -80,9 +81,9 @@ def eaten(name: str, batch_size: int, **data: Any) -> float:
     config = jdiff.config.load(f"configs/{name}.py")
     config.data.update(data)
     config.train.batch_size = batch_size
-    source, _ = build.sources(config)
-    config = build.resolve(config, source)
-    task, mesh = build.task(config), sharding.make_mesh()
+    source, _ = from_config.sources(config)
+    config = from_config.resolve(config, source)
+    task, mesh = from_config.task(config), sharding.make_mesh()
     state = jax.jit(lambda: train.initial_state(config, task))()
     step = train.make_step(config, task)
     batch = sharding.put_batch(mesh, next(train.open_batches(config, source, 0)))

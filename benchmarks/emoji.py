@@ -21,7 +21,7 @@ from jaxtyping import UInt8
 from sklearn.metrics import pairwise_distances
 
 import jdiff
-from jdiff import build
+from jdiff import from_config
 from jdiff.common import pictures
 from jdiff.data.pipeline import fixed_rows
 from jdiff.main import main as command
@@ -33,9 +33,9 @@ Images = UInt8[np.ndarray, "n h w c"]
 
 def real(model: jdiff.Model) -> tuple[Images, list[str], Images, list[str]]:
     """(training images, their captions, held-out images, theirs)."""
-    train, held_out = build.sources(model.config)
+    train, held_out = from_config.sources(model.config)
     assert held_out is not None
-    view = build.view(model.config, train=False)
+    view = from_config.view(model.config, train=False)
 
     def images(source: Any) -> Images:
         records = source.__getitems__(range(len(source)))

@@ -20,7 +20,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import networks
-from jdiff import build
+from jdiff import from_config
 from jdiff.common.host import keep_freed_memory, use_all_cores
 from jdiff.config import defaults
 from jdiff.training import sharding
@@ -82,7 +82,7 @@ def measure(name: str, on_cpu: bool, rounds: int) -> tuple[int, float, float, fl
     mesh, case = sharding.make_mesh(), NETWORKS[name]
     batch = case.on_cpu if on_cpu else case.on_accelerator
     batch += -batch % mesh.size
-    network = build.task(config).network  # type: ignore[attr-defined]
+    network = from_config.task(config).network  # type: ignore[attr-defined]
     x = np.random.default_rng(0).normal(size=(batch, *config.data.shape)).astype(np.float32)
     cond = {"label": np.zeros(batch, np.int32)} if config.data.class_names else {}
     inputs = jax.device_put((x, np.ones(batch, np.float32), cond), sharding.of_batch(mesh))

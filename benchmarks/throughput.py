@@ -28,10 +28,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jdiff import build, train
+from jdiff import from_config
 from jdiff.common.host import keep_freed_memory, use_all_cores
 from jdiff.config import defaults
 from jdiff.model import Model
+from jdiff.modes import train
 from jdiff.training import sharding
 
 
@@ -59,13 +60,13 @@ class Ours:
 
     def __init__(self, config: ConfigDict):
         mesh = sharding.make_mesh()
-        task = build.diffusion(config)
+        task = from_config.diffusion(config)
         self.config, self.size = config, config.train.batch_size
         began = time.perf_counter()
         state = jax.block_until_ready(train.begin(config, task, mesh, None, 0))  # type: ignore[arg-type]
         self.init_s = time.perf_counter() - began
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-        batch = sharding.put_batch(mesh, build.view(config, train=True).example(self.size))
+        batch = sharding.put_batch(mesh, from_config.view(config, train=True).example(self.size))
         began = time.perf_counter()
         self._step = train.make_step(config, task).lower(state, batch).compile()
         self.compile_s = time.perf_counter() - began
@@ -155,7 +156,7 @@ def measure(rounds: int) -> dict[str, Any]:
     on_cpu = jax.default_backend() == "cpu"
     config = settings(on_cpu)
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import jdiff.train"], check=True)
+    subprocess.run([sys.executable, "-c", "import jdiff.modes.train"], check=True)
     import_s = time.perf_counter() - began
     ours = Ours(config)
     memory = peak_memory_mb(on_cpu)

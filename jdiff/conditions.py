@@ -9,7 +9,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from jdiff import build
+from jdiff import from_config
 from jdiff.common.errors import UserError
 from jdiff.common.pictures import checked
 
@@ -51,7 +51,7 @@ class Conditions:
         texts = list(sample.texts) or None if texts is None else texts
         given = {"label": labels, "text": texts, "image": images, "scalars": scalars}
         given = {name: values for name, values in given.items() if values is not None}
-        to_class = wanted.guidance.method == "classifier" and build.is_guided(wanted)
+        to_class = wanted.guidance.method == "classifier" and from_config.is_guided(wanted)
         reads_label = "label" in self._names or to_class
         for name in given:
             if name not in self._names and not (name == "label" and reads_label):
@@ -64,7 +64,7 @@ class Conditions:
             made = {name: self.examples()[name] for name in self._names}
             made |= {"image": _floats(made["image"])} if "image" in made else {}
         elif not made and reads_label:
-            made["label"] = build.label_rows(range(len(self._config.data.class_names)), self._config)
+            made["label"] = from_config.label_rows(range(len(self._config.data.class_names)), self._config)
         if to_class and "label" not in made:
             raise UserError("guidance.method='classifier' guides to a class: say to which by labels")
         for name, values in made.items():
@@ -99,20 +99,20 @@ class Conditions:
         return self._saved
 
     def _label(self, labels: Any) -> np.ndarray:
-        return build.label_rows(labels, self._config)
+        return from_config.label_rows(labels, self._config)
 
     def _text(self, texts: Any) -> Any:
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
             raise UserError('texts must be strings, one an image or fewer, as in texts=["a red heart"]')
         if self._encoder is None:
-            self._encoder = build.text_encoder(self._config, self._workdir or Path())
+            self._encoder = from_config.text_encoder(self._config, self._workdir or Path())
         return self._encoder(list(texts))
 
     def _image(self, images: Any) -> np.ndarray:
         """Condition images as they are seen, no view being taken of them: uint8 or floats in [-1, 1], or of the values
         that the data's pictures have.
         """
-        shape, values = self._example("image").shape[1:], build.given(self._config).seen.range
+        shape, values = self._example("image").shape[1:], from_config.given(self._config).seen.range
         return _floats(checked(images, shape, "condition images", values))
 
     def _scalars(self, scalars: Any) -> np.ndarray:
@@ -128,11 +128,11 @@ class Conditions:
         return values
 
     def _example(self, name: str) -> Any:
-        return build.view(self._config, train=False).example(1)["cond"][name]
+        return from_config.view(self._config, train=False).example(1)["cond"][name]
 
     def _dropped(self, names: list[str], count: int) -> Rows:
         """Zeros for these conditions, and that they are dropped."""
-        rates = dict(zip(self._names, build.drop_rates(self._config), strict=True))
+        rates = dict(zip(self._names, from_config.drop_rates(self._config), strict=True))
         if needed := [name for name in names if rates[name] == 0]:
             raise UserError(f"this model never learned to do without its {needed[0]}: give one an image")
         zeros = {name: self._example(name) for name in names}

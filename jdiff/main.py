@@ -57,11 +57,11 @@ def run(options: flags.FlagValues, overrides: Sequence[str]) -> int:
     jdiff.config.check(config)
     out = Path(options.out) if options.out else None
     if mode == "inspect":
-        from jdiff.inspect import inspect
+        from jdiff.modes.inspect import inspect
 
         return inspect(config, out or workdir / "inspect")
     if mode == "prepare":
-        from jdiff.prepare import prepare
+        from jdiff.modes.prepare import prepare
 
         if out is None:
             raise UserError("--mode=prepare needs --out=DIR, an empty folder that the packed data go to")
@@ -69,7 +69,7 @@ def run(options: flags.FlagValues, overrides: Sequence[str]) -> int:
     prepare_jax(config)
 
     if mode == "train":
-        from jdiff.train import train
+        from jdiff.modes.train import train
 
         return train(config, workdir)
 
@@ -81,7 +81,7 @@ def run(options: flags.FlagValues, overrides: Sequence[str]) -> int:
         print(f"weights and config: {out}; jdiff.load reads it, and so does --config.train.initial")
         return 0
 
-    from jdiff.sample import sample
+    from jdiff.modes.sample import sample
 
     return sample(config, workdir, out)
 

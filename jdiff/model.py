@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Num, PyTree, UInt8
 from ml_collections import ConfigDict
 
 import jdiff.config
-from jdiff import build, interop, programs, weights
+from jdiff import compiled, from_config, interop
 from jdiff.common.arrays import slerp
 from jdiff.common.errors import UserError
 from jdiff.common.keys import image_keys
@@ -27,6 +27,8 @@ from jdiff.tasks import Task
 from jdiff.tasks.classifier import ClassifierTask
 from jdiff.tasks.diffusion import DiffusionTask
 from jdiff.training import sharding
+from jdiff.weights import read
+from jdiff.weights.export import export as export_weights
 
 Images = Num[np.ndarray, "n h w c"]  # of the data's dtype and range, most often uint8
 
@@ -50,7 +52,7 @@ def load(workdir: str | Path, checkpoint: str | int | None = None) -> "Model":
 def restore(config: ConfigDict, workdir: Path, checkpoint: str | int | None = None) -> "Model":
     """As `load`, with the run's config given, overridden perhaps."""
     wanted, mesh = str(config.sample.checkpoint if checkpoint is None else checkpoint), sharding.make_mesh()
-    task, params, step = weights.of_run(config, workdir, wanted, mesh)
+    task, params, step = read.of_run(config, workdir, wanted, mesh)
     return Model(config, task, mesh, params, step=step, workdir=workdir)
 
 
@@ -119,19 +121,19 @@ class Model:
         rungs = self._ladder(self._wanted(len(x0), settings)[0])[::-1]
         rungs = rungs[np.unique(np.round(np.linspace(0, len(rungs) - 1, frames)).astype(int))].astype(np.float32)
         noisy = to_float(x0) + rungs[:, None, None, None, None] * self.noise(range(len(x0)), settings.get("seed"))
-        return np.asarray(to_uint8(programs.seen(jnp.asarray(noisy), jnp.asarray(rungs))))
+        return np.asarray(to_uint8(compiled.seen(jnp.asarray(noisy), jnp.asarray(rungs))))
 
     def encode(self, images: Any, **settings: Any) -> Float[np.ndarray, "n h w c"]:
         """The noise, of unit variance, that a deterministic sampler (default: ode) leads from to these images."""
         image = self._images(images)
         wanted, scales, cond = self._settings(len(image), {**PRECISE, **settings})
-        if not build.is_noiseless(wanted.sample):
+        if not from_config.is_noiseless(wanted.sample):
             raise UserError(
                 f"sample.sampler={wanted.sample.sampler!r} adds noise: encode with ode, heun or ddim (eta 0)"
             )
-        schedule, solver = self._diffusion().parameterization.schedule, build.sampler(wanted.sample)
+        schedule, solver = self._diffusion().parameterization.schedule, from_config.sampler(wanted.sample)
         return self._upwards(
-            wanted, scales, cond, image, ("encode", solver), lambda guided: programs.encode(guided, solver, schedule)
+            wanted, scales, cond, image, ("encode", solver), lambda guided: compiled.encode(guided, solver, schedule)
         )
 
     def reconstruct(self, images: Any, **settings: Any) -> Images:
@@ -185,10 +187,10 @@ class Model:
                 "true where to paint"
             )
         wanted, scales, cond = self._settings(len(image), settings)
-        if wanted.sample.sampler not in build.MEMORYLESS:
+        if wanted.sample.sampler not in from_config.MEMORYLESS:
             raise UserError(
                 f"sample.sampler={wanted.sample.sampler!r} remembers other rungs or chooses its own; inpainting takes "
-                f"{', '.join(build.MEMORYLESS)}"
+                f"{', '.join(from_config.MEMORYLESS)}"
             )
         if repeats < 1:
             raise UserError(f"repeats={repeats} must be at least 1")
@@ -210,18 +212,18 @@ class Model:
         chosen = usual[jdiff.config.one_of("method", method, tuple(usual))]
         wanted, scales, cond = self._settings(len(image), {**chosen, **UNGUIDED, **settings})
         rtol, atol = wanted.sample.rtol, wanted.sample.atol
-        make: dict[str, Callable[[programs.Guided], Callable]] = {
-            "ode": lambda guided: programs.ode_bits(guided, schedule, exact=exact, rtol=rtol, atol=atol),
-            "bound": lambda guided: programs.bound_bits(guided, schedule),
+        make: dict[str, Callable[[compiled.Guided], Callable]] = {
+            "ode": lambda guided: compiled.ode_bits(guided, schedule, exact=exact, rtol=rtol, atol=atol),
+            "bound": lambda guided: compiled.bound_bits(guided, schedule),
         }
         return self._upwards(wanted, scales, cond, image, (method, exact, rtol, atol), make[method])
 
     def nfe(self, **settings: Any) -> tuple[int, int]:
         """(denoiser calls, network passes) for an image; of the adaptive solver, as counted in the last sampling."""
         wanted = self._wanted(None, settings)[0]
-        calls = build.sampler(wanted.sample).nfe(len(self._ladder(wanted)) - 1)
+        calls = from_config.sampler(wanted.sample).nfe(len(self._ladder(wanted)) - 1)
         calls = self._counted_calls or 0 if calls is None else calls
-        return calls, calls * (2 if build.is_guided(wanted) else 1)
+        return calls, calls * (2 if from_config.is_guided(wanted) else 1)
 
     def classify(self, images: Num[Array | np.ndarray, "b h w c"]) -> np.ndarray:
         """A classifier's probabilities [B, classes] for images, uint8 or float32 in [-1, 1]."""
@@ -243,8 +245,8 @@ class Model:
         if like is not None:
             interop.save_like(self.params["network"], Path(like), folder)
             return
-        weights.export(self.params, self.config, folder, step=self.step)
-        for name in (build.TOKENIZER, EXAMPLES):
+        export_weights(self.params, self.config, folder, step=self.step)
+        for name in (from_config.TOKENIZER, EXAMPLES):
             if self._workdir and (self._workdir / name).is_file():
                 shutil.copy(self._workdir / name, folder / name)
 
@@ -270,7 +272,7 @@ class Model:
         task = self._diffusion()
         given = {name: value for name, value in given.items() if name not in CONDITIONS}
         scale = given.pop("guidance_scale", None)
-        wanted = build.settings(self.config, num_images=num_images, **given)
+        wanted = from_config.settings(self.config, num_images=num_images, **given)
         count, sample = wanted.sample.num_images, wanted.sample
         if scale is not None:
             try:
@@ -281,21 +283,21 @@ class Model:
                 raise UserError(f"guidance_scale holds {scales.size} numbers for {count} images")
             for extreme in {float(scales.min()), float(scales.max())}:
                 sample.guidance_scale = extreme
-                build.check_sampling(wanted, task.parameterization.schedule)
+                from_config.check_sampling(wanted, task.parameterization.schedule)
             # One of them stands for all where it is asked whether there is guidance at all.
-            scale = next((s for s in scales.ravel() if build.changes(wanted, float(s))), scales.ravel()[0])
+            scale = next((s for s in scales.ravel() if from_config.changes(wanted, float(s))), scales.ravel()[0])
             sample.guidance_scale = float(scale)
         else:
-            build.check_sampling(wanted, task.parameterization.schedule)
+            from_config.check_sampling(wanted, task.parameterization.schedule)
             scales = np.array(1.0 if sample.guidance_scale is None else sample.guidance_scale, np.float32)
         return wanted, np.broadcast_to(scales, count)
 
     def _ladder(self, wanted: ConfigDict) -> np.ndarray:
-        return build.ladder(wanted.sample, self._diffusion().parameterization.schedule)
+        return from_config.ladder(wanted.sample, self._diffusion().parameterization.schedule)
 
-    def _guided(self, wanted: ConfigDict) -> tuple[Any, programs.Guided, PyTree]:
+    def _guided(self, wanted: ConfigDict) -> tuple[Any, compiled.Guided, PyTree]:
         """(what tells this form of guidance from others, weights and rows -> denoiser, the weights)."""
-        runs = build.guidance_runs(wanted)
+        runs = from_config.guidance_runs(wanted)
         for place in runs.values():
             if place not in self._others:
                 self._others[place] = load(*place)
@@ -303,9 +305,9 @@ class Model:
         for name, other in others.items():
             self._check_helper(name, other)
         helpers = {name: other.task for name, other in others.items()}
-        form, guided = build.guide(wanted, self._diffusion(), helpers)
+        form, guided = from_config.guide(wanted, self._diffusion(), helpers)
         theirs = {name: other.params for name, other in others.items()}
-        return form, guided, {"model": self.params, "guidance": build.guidance_numbers(wanted), **theirs}
+        return form, guided, {"model": self.params, "guidance": from_config.guidance_numbers(wanted), **theirs}
 
     def _check_helper(self, name: str, other: "Model") -> None:
         """Raises UserError where another run cannot guide this model."""
@@ -337,11 +339,11 @@ class Model:
         progress: bool = False,
     ) -> tuple[Images, np.ndarray | None]:
         """(images, trajectory or None)."""
-        task, solver = self._diffusion(), build.sampler(wanted.sample)
+        task, solver = self._diffusion(), from_config.sampler(wanted.sample)
         form, guided, params = self._guided(wanted)
         run = self._program(
             ("walk", solver, form, repeats, keep_trajectory),  # and the data's range, which a model has one of
-            lambda: programs.walk(
+            lambda: compiled.walk(
                 guided,
                 solver,
                 task.parameterization.schedule,
@@ -369,7 +371,7 @@ class Model:
         cond: Rows,
         image: np.ndarray,
         key: tuple,
-        make: Callable[[programs.Guided], Callable],
+        make: Callable[[compiled.Guided], Callable],
     ) -> np.ndarray:
         """What a program that goes up the ladder from images, its lowest sigma above 0 first, says of each."""
         rungs = self._ladder(wanted)[-2::-1]
@@ -393,7 +395,7 @@ class Model:
         sample = wanted.sample
         start = partial(run, params, np.uint32(sample.seed), rungs.astype(np.float32))
         count, size = sample.num_images, min(sample.batch_size, sample.num_images)
-        return programs.in_batches(start, rows, count, size, self.mesh, progress=progress)
+        return compiled.in_batches(start, rows, count, size, self.mesh, progress=progress)
 
     def _program(self, key: Any, make: Callable[[], Callable]) -> Callable:
         if key not in self._programs:

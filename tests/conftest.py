@@ -16,8 +16,8 @@ from jaxtyping import install_import_hook
 
 # An int passes where a float is asked for, as everywhere in Python.
 with install_import_hook("jdiff", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"):
-    import jdiff.build
-    import jdiff.train  # noqa: F401
+    import jdiff.from_config
+    import jdiff.modes.train  # noqa: F401
     from jdiff.main import main
 
 import jax

@@ -3,14 +3,15 @@
 import jax
 import numpy as np
 
-from jdiff import build, train
+from jdiff import from_config
+from jdiff.modes import train
 
 
 def losses_fall(settings, source, workdir, *, steps=200):
     """Train for so many steps; whether the losses are finite and the last fifth's median is well below the first's."""
-    settings = build.resolve(settings, source)
-    source, _ = build.encoded(settings, workdir, source, None)
-    task = build.task(settings)
+    settings = from_config.resolve(settings, source)
+    source, _ = from_config.encoded(settings, workdir, source, None)
+    task = from_config.task(settings)
     step, state = train.make_step(settings, task), jax.jit(lambda: train.initial_state(settings, task))()
     batches, losses = train.open_batches(settings, source, 0), []
     for _ in range(steps):

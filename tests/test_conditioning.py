@@ -9,8 +9,7 @@ import pytest
 
 import jdiff
 import jdiff.config
-from jdiff import build, train
-from jdiff.build.guidance import away_from
+from jdiff import from_config
 from jdiff.common.errors import UserError
 from jdiff.common.pictures import to_float
 from jdiff.conditions import EXAMPLES, Conditions
@@ -22,6 +21,8 @@ from jdiff.diffusion.objective import Objective
 from jdiff.diffusion.parameterization import Edm
 from jdiff.diffusion.schedules import EDM
 from jdiff.diffusion.weights import Simple
+from jdiff.from_config.guidance import away_from
+from jdiff.modes import train
 from jdiff.networks.conditioning import (
     Conditioner,
     ImagePlanes,
@@ -526,7 +527,7 @@ def test_guidance_leads_away_from_what_was_dropped_in_training(made):
         for name in never.model.conditions if "model__drop_rate" in fields else ():
             never.condition[name].drop_rate = None
         with pytest.raises(UserError, match="never learned to do without its"):
-            build.check_sampling(never, EDM())
+            from_config.check_sampling(never, EDM())
 
 
 # What is asked for
@@ -537,10 +538,10 @@ def made(tmp_path_factory):
     """(a resolved config of four conditions, a folder with its tokenizer and examples), without training."""
     workdir = tmp_path_factory.mktemp("made")
     flags = [*SETTINGS, "--config.condition.text.length=16"]
-    resolved = build.resolve(
+    resolved = from_config.resolve(
         jdiff.config.override(jdiff.config.load(REPOSITORY / "configs" / "digits.py"), flags), Digits("train")
     )
-    source, _ = build.encoded(resolved, workdir, Digits("test"), None)
+    source, _ = from_config.encoded(resolved, workdir, Digits("test"), None)
     train.keep_examples(resolved, source, workdir)
     return resolved, workdir
 
@@ -558,7 +559,7 @@ def changed(config, **values):
 
 
 def asked(config, count=5, **settings):
-    return build.settings(config, num_images=count, **settings)
+    return from_config.settings(config, num_images=count, **settings)
 
 
 @pytest.fixture
@@ -741,7 +742,7 @@ def test_what_is_never_dropped_can_be_given(rows):
 def test_drop_rates_reach_the_task(made):
     resolved, _ = made
     own = changed(resolved, model__drop_rate=0.3, condition__text__drop_rate=0.0, condition__scalars__drop_rate=0.15)
-    task = build.task(own)
+    task = from_config.task(own)
     assert dict(zip(task.conditions, task.drop_rates, strict=True)) == {
         "label": 0.3,
         "text": 0.0,

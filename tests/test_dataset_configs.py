@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jdiff import build, config
+from jdiff import config, from_config
 from jdiff.common.errors import UserError
 from jdiff.data.pipeline import fixed_batch
 from tests.conftest import REPOSITORY
@@ -92,13 +92,13 @@ def assert_task(settings, x0, given, classes, conditions):
     """Both splits give batches of the form that the config promises, and a network takes them. Returns the sources and
     a training batch.
     """
-    train, held_out = sources = build.sources(settings)
-    settings = build.resolve(settings, train)
+    train, held_out = sources = from_config.sources(settings)
+    settings = from_config.resolve(settings, train)
     assert (settings.data.shape, settings.data.class_names) == (x0, classes)
     assert settings.model.conditions == conditions
     for source, training in ((held_out, False), (train, True)):
         assert source.notes == ()
-        view = build.view(settings, train=training)
+        view = from_config.view(settings, train=training)
         batch = fixed_batch(source, view, 4)
         rows = min(4, len(source))
         assert jax.tree.map(np.shape, batch) == jax.tree.map(np.shape, view.example(rows))
@@ -109,7 +109,7 @@ def assert_task(settings, x0, given, classes, conditions):
             assert batch["cond"]["image"].shape == (rows, *given)
         if "label" in conditions:
             assert set(batch["cond"]["label"]) <= set(range(len(classes)))
-    assert build.task(settings).network is not None  # sides and heads that divide; else a UserError
+    assert from_config.task(settings).network is not None  # sides and heads that divide; else a UserError
     return *sources, batch
 
 
@@ -135,7 +135,7 @@ def test_docstrings_give_the_command(name):
 @pytest.mark.parametrize(("name", "x0"), PREPARED)
 def test_prepared_sets_are_read(name, x0, test_data):
     settings = loaded(name, test_data / "tfds")
-    train, held_out, _ = assert_task(settings, x0, None, build.sources(settings)[0].class_names, ("label",))
+    train, held_out, _ = assert_task(settings, x0, None, from_config.sources(settings)[0].class_names, ("label",))
     assert len(train.class_names) == 10
     assert len(train) > len(held_out) >= 2_000
 
@@ -145,7 +145,7 @@ def test_sets_that_are_not_prepared_say_the_docstrings_command(name, tmp_path):
     command = f"tfds build {name} --file_format=array_record"
     assert command in docstring(name)
     with pytest.raises(UserError, match=command):
-        build.sources(loaded(name, tmp_path))
+        from_config.sources(loaded(name, tmp_path))
 
 
 @pytest.mark.parametrize("name", ["mnist", "digits"])

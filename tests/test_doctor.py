@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 
 from jdiff.common.errors import UserError
-from jdiff.data.doctor import Settings, examine, text
-from jdiff.data.doctor.advice import image_size
 from jdiff.data.sources import Picture
 from jdiff.data.sources.digits import Digits
 from jdiff.data.sources.folder import Folder
 from jdiff.data.sources.pairs import Pairs
 from jdiff.data.sources.tfds import Tfds
+from jdiff.doctor import Settings, examine, text
+from jdiff.doctor.advice import image_size
 from tests.memory_source import Records
 
 
@@ -539,7 +539,7 @@ def test_memory_is_bounded_and_progress_is_told():
 
 
 def test_jax_is_not_imported():
-    program = "import sys, jdiff.data.doctor; sys.exit('jax' in sys.modules)"
+    program = "import sys, jdiff.doctor; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jdiff.data.doctor import Settings, examine
 from jdiff.data.sources import Picture
 from jdiff.data.sources.pairs import Pairs
 from jdiff.data.sources.tfds import Tfds
+from jdiff.doctor import Settings, examine
 from tests.memory_source import Records
 
 

@@ -10,19 +10,19 @@ import pytest
 from PIL import Image
 
 from configs import base, celeb_a_hq, digits_classifier, fashion_mnist, isic2018
-from jdiff import build
-from jdiff.data.doctor import Settings, examine, page, plain, text
-from jdiff.data.doctor.advice import flip, image_size, length, sigma_data
-from jdiff.data.doctor.classes import classes
-from jdiff.data.doctor.findings import Mirror
-from jdiff.data.doctor.numbers import numbers
-from jdiff.data.doctor.reading import scan
-from jdiff.data.doctor.showing import SIDE, small
+from jdiff import from_config
 from jdiff.data.sources import Picture
 from jdiff.data.sources.digits import Digits
 from jdiff.data.sources.files import no_progress
 from jdiff.data.sources.folder import Folder
-from jdiff.inspect import inspect
+from jdiff.doctor import Settings, examine, page, plain, text
+from jdiff.doctor.advice import flip, image_size, length, sigma_data
+from jdiff.doctor.classes import classes
+from jdiff.doctor.findings import Mirror
+from jdiff.doctor.numbers import numbers
+from jdiff.doctor.reading import scan
+from jdiff.doctor.showing import SIDE, small
+from jdiff.modes.inspect import inspect
 from tests.memory_source import Records
 
 ODD_NAMES = {
@@ -220,11 +220,11 @@ def test_noise_levels_are_spoken_of_where_they_are_known(digits):
 
 def test_recipes_are_not_contradicted(digits):
     for recipe in (celeb_a_hq, isic2018):
-        settings = build.doctor_settings(recipe.get_config())
+        settings = from_config.doctor_settings(recipe.get_config())
         target = replace(digits, kind="mask" if settings.target == "mask" else "image", trained_sigma=0.5)
         assert not any(one.key == "objective.mean" for one in sigma_data(target, settings))
     mirror = Mirror(farther=0.9, ratio=1.5, images=600, classes={})
-    assert flip(mirror, build.doctor_settings(fashion_mnist.get_config())).sure == "likely"
+    assert flip(mirror, from_config.doctor_settings(fashion_mnist.get_config())).sure == "likely"
     assert flip(mirror, Settings()).sure == "sure"
     for side, other in ((256, 64), (512, 256)):
         told = image_size(replace(digits, sizes={(side, side): 9}), Settings(image_size=other))
@@ -232,17 +232,17 @@ def test_recipes_are_not_contradicted(digits):
 
 
 def test_settings_of_a_config():
-    classifier = build.doctor_settings(digits_classifier.get_config())
+    classifier = from_config.doctor_settings(digits_classifier.get_config())
     assert (classifier.sigma_data, classifier.mean) == (None, None)
     config = base.get_config()
     config.network.channel_mults = (1, 2, 2)
-    assert [build.doctor_settings(config).multiple, classifier.multiple] == [
+    assert [from_config.doctor_settings(config).multiple, classifier.multiple] == [
         4,
         2 ** (len(digits_classifier.get_config().network.channel_mults) - 1),
     ]
     config.network.update({"name": "dit", "patch_size": 3})
     config.data.update({"augment": 0.12, "name": "arrays"})
-    settings = build.doctor_settings(config)
+    settings = from_config.doctor_settings(config)
     assert (settings.multiple, settings.augment, settings.ranges_are_free) == (3, 0.12, True)
 
 

@@ -16,7 +16,8 @@ import jdiff
 import jdiff.config
 from jdiff.common.errors import UserError
 from jdiff.networks import lora
-from jdiff.weights import Pretrained, overlaid, pretrained_tokenizer
+from jdiff.weights.read import Pretrained, overlaid
+from jdiff.weights.start import pretrained_tokenizer
 from tests.conftest import TINY, config, run_command
 
 pytestmark = pytest.mark.usefixtures("compile_fast")

@@ -9,7 +9,7 @@ import pytest
 
 import jdiff
 import jdiff.config
-from jdiff import build
+from jdiff import from_config
 from jdiff.common.errors import UserError
 from jdiff.data.sources.digits import Digits
 from jdiff.diffusion.guidance import classifier_free
@@ -144,7 +144,7 @@ def test_the_same_lines_come_from_the_command(run):
 def test_impossible_trainings_are_told(overrides, said):
     settings = jdiff.config.override(jdiff.config.load(REPOSITORY / "configs" / "digits.py"), overrides)
     with pytest.raises(UserError) as error:
-        build.task(build.resolve(settings, Digits("train")))
+        from_config.task(from_config.resolve(settings, Digits("train")))
     assert said in str(error.value)
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import jdiff.config
-from jdiff import build, train
+from jdiff import from_config
 from jdiff.data.sources.digits import Digits
+from jdiff.modes import train
 from jdiff.networks.layers import Style
 from jdiff.networks.transformer import DiT
 from jdiff.networks.unet import UNet
@@ -23,8 +24,8 @@ def test_bfloat16_follows_float32s_loss():
         settings = jdiff.config.load(REPOSITORY / "configs" / "digits.py")
         settings.network.dtype = dtype
         source = Digits("train")
-        settings = build.resolve(settings, source)
-        task = build.task(settings)
+        settings = from_config.resolve(settings, source)
+        task = from_config.task(settings)
         step, state = train.make_step(settings, task), jax.jit(lambda s=settings, t=task: train.initial_state(s, t))()
         batches, losses = train.open_batches(settings, source, 0), []
         for _ in range(500):

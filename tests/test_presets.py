@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from configs import networks
-from jdiff import build, config, interop
-from jdiff.build.networks import settings_of
+from jdiff import config, from_config, interop
+from jdiff.from_config.networks import settings_of
 
 # name, image, classes, millions published, tolerance in millions (the last digit given, or half a per cent for DiT)
 PUBLISHED = [
@@ -30,7 +30,7 @@ def network_of(name, shape, classes):
         if name.startswith("DIT"):
             settings.model.update(schedule="linear", prediction="eps", learned_variance=True)
             settings.objective.draw = "steps"
-    return build.task(settings).network
+    return from_config.task(settings).network
 
 
 @pytest.mark.parametrize(("name", "shape", "classes", "millions", "tolerance"), PUBLISHED)

@@ -9,9 +9,9 @@ import subprocess
 import numpy as np
 import pytest
 
-from jdiff.data.doctor import Settings, examine, page, text
 from jdiff.data.sources import Picture
 from jdiff.data.sources.digits import Digits
+from jdiff.doctor import Settings, examine, page, text
 from tests.memory_source import Records
 
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import jdiff
-from jdiff import train
+from jdiff.modes import train
 from jdiff.training import sharding
 from jdiff.training.checkpoints import Checkpoints
 from tests.conftest import TINY, config, run_command, start_command
@@ -25,7 +25,7 @@ QUIET = ("--config.log.tensorboard=false", "--config.log.progress=false")
 def final_state(workdir: Path):
     """Everything in the last checkpoint."""
     settings = jdiff.config.of_run(workdir)
-    task, mesh = jdiff.build.task(settings), sharding.make_mesh()
+    task, mesh = jdiff.from_config.task(settings), sharding.make_mesh()
     abstract = sharding.abstract(mesh, jax.eval_shape(lambda: train.initial_state(settings, task)))
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         assert checkpoints.latest() == STEPS

@@ -1,0 +1,75 @@
+"""What is trained."""
+
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from jdiff.common.errors import UserError
+from jdiff.config import one_of
+from jdiff.diffusion import tables
+from jdiff.from_config.conditions import drop_rates
+from jdiff.from_config.guidance import check_sampling
+from jdiff.from_config.names import pick
+from jdiff.from_config.networks import convnet, denoising
+from jdiff.from_config.process import objective, prediction
+from jdiff.networks.lora import LAYERS
+from jdiff.networks.uncertainty import Uncertainty
+from jdiff.tasks import Task
+from jdiff.tasks.classifier import ClassifierTask
+from jdiff.tasks.diffusion import DiffusionTask
+from jdiff.tasks.lora import LoRATask
+
+
+def diffusion(config: ConfigDict) -> DiffusionTask:
+    predicted = prediction(config)
+    learned_variance = config.model.learned_variance
+    if learned_variance and not isinstance(predicted.schedule, tables.DDPMTable):
+        raise UserError(f"model.learned_variance needs a table, and model.schedule={config.model.schedule!r} is none")
+    if learned_variance and config.objective.draw != "steps":
+        raise UserError("model.learned_variance learns the variance of a table's steps: set objective.draw='steps'")
+    network = denoising(config)
+    check_sampling(config, predicted.schedule)
+    return DiffusionTask(
+        network=network,
+        parameterization=predicted,
+        objective=objective(config, predicted),
+        conditions=config.model.conditions,
+        drop_rates=drop_rates(config),
+        learned_variance=learned_variance,
+        uncertainty=Uncertainty() if config.objective.uncertainty else None,
+    )
+
+
+def classifier(config: ConfigDict) -> ClassifierTask:
+    if config.train.sample_every or config.train.trajectory_every:
+        raise UserError("task='classifier' draws no samples: train.sample_every and train.trajectory_every must be 0")
+    if config.train.initial or config.lora.rank:
+        raise UserError("task='classifier' is trained anew: train.initial and lora.rank are for task='diffusion'")
+    if not config.data.class_names:
+        raise UserError(f"task='classifier' needs classes, and data.name={config.data.name!r} has none")
+    if config.data.labels_per_image > 1:
+        raise UserError("task='classifier' tells one class an image, and these images have several labels")
+    networks = {"convnet": convnet}
+    return ClassifierTask(network=pick("network.name", config.network.name, networks)(config))
+
+
+def adapted(config: ConfigDict) -> DiffusionTask | LoRATask:
+    """The diffusion task, or low-rank parts of it."""
+    task, wanted = diffusion(config), config.lora
+    if not wanted.rank:
+        return task
+    if config.objective.uncertainty:
+        raise UserError("objective.uncertainty is learned with all weights: with lora.rank set it to False")
+    if not config.train.initial:
+        raise UserError(f"lora.rank={wanted.rank} needs weights to stand beside: set train.initial")
+    layers = tuple(one_of("lora.layers", layer, LAYERS) for layer in wanted.layers)
+    alpha = float(wanted.rank) if wanted.alpha is None else wanted.alpha
+    return LoRATask(task=task, rank=wanted.rank, alpha=alpha, layers=layers)
+
+
+TASKS: dict[str, Callable[[ConfigDict], Task]] = {"diffusion": adapted, "classifier": classifier}
+
+
+def task(config: ConfigDict) -> Task:
+    """The task of a resolved config."""
+    return pick("task", config.task, TASKS)(config)

@@ -1,0 +1,20 @@
+"""--mode=prepare: any data, packed once into a few large files that are read fast and shuffled truly at random."""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from jdiff import from_config
+from jdiff.data.sources.packed import pack
+
+
+def prepare(config: ConfigDict, out: Path) -> int:
+    """Pack the data that `config` names into the folder `out`; the exit status."""
+    config = config.copy_and_resolve_references()
+    config.machine.cache = 0.0  # each is read once
+    train, held_out = from_config.sources(config)
+    splits = {"train": train} | ({} if held_out is None else {"test": held_out})
+    pack(splits, out, progress=from_config.progress_bar(config, "packing"))
+    counts = ", ".join(f"{len(source):,} {split}" for split, source in splits.items())
+    print(f"packed {counts} images into {out}; read them with --config.data.name=array_record --config.data.dir={out}")
+    return 0

@@ -1,0 +1,1 @@
+"""A run's weights; where training starts; export."""

@@ -1,0 +1,186 @@
+"""Weights that there are: a run's, an exported run's, another library's model's; and as a network takes them over."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh
+from jaxtyping import Array, PyTree
+from ml_collections import ConfigDict
+
+import jdiff.config
+from jdiff import from_config, interop
+from jdiff.common.errors import UserError
+from jdiff.common.keys import named
+from jdiff.from_config.networks import settings_of
+from jdiff.interop import tensors
+from jdiff.networks.conditioning import is_conditioner
+from jdiff.tasks import Task
+from jdiff.tasks.lora import LoRATask
+from jdiff.training import sharding
+from jdiff.training.checkpoints import Checkpoints
+from jdiff.training.step import TrainState
+from jdiff.weights.export import EXPORTED
+
+# What a run keeps of its network when others start from it: the rest of the group is theirs to choose.
+OWN_CHOICE = ("dropout", "dtype", "remat")
+
+
+def of_run(config: ConfigDict, workdir: Path, checkpoint: str, mesh: Mesh) -> tuple[Task, PyTree, int]:
+    """(task, averaged weights, step) of the run in `workdir`: of its checkpoint "latest", "best" or of a step.
+
+    Low-rank parts come merged with the weights that they stand beside. Raises UserError where something is missing.
+    """
+    task, folder = from_config.task(config), workdir / "checkpoints"
+    if (workdir / EXPORTED).is_file():
+        return plain(task), *_exported(plain(task), config, workdir, mesh)
+    nothing = f"{workdir} holds no checkpoint yet; train it first: --config=FILE --workdir={workdir}"
+    if not folder.is_dir():
+        raise UserError(nothing)
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        step = checkpoints.find(checkpoint)
+        if step is None:
+            raise UserError(nothing)
+        params, state = jax.eval_shape(lambda: task.init(jax.random.key(0), from_config.example(config)))
+        weights = checkpoints.restore_weights(step, sharding.abstract(mesh, {"ema": params, "task_state": state}))
+    params = weights["ema"]
+    if isinstance(task, LoRATask):
+        params = jax.jit(task.whole)(params, pretrained_params(config, mesh)[0])
+    return plain(task), params, step
+
+
+def whole(task: Task, state: TrainState) -> PyTree:
+    """The averaged weights of `plain(task)`."""
+    return jax.jit(task.whole)(state.ema, state.task_state["frozen"]) if isinstance(task, LoRATask) else state.ema
+
+
+def plain(task: Task) -> Task:
+    """The task whose weights a sampler takes."""
+    return task.task if isinstance(task, LoRATask) else task
+
+
+def _exported(task: Task, config: ConfigDict, workdir: Path, mesh: Mesh) -> tuple[PyTree, int]:
+    abstract = sharding.abstract(
+        mesh, jax.eval_shape(lambda: task.init(jax.random.key(0), from_config.example(config)))[0]
+    )
+    read, metadata = tensors.read_file(workdir / EXPORTED)
+    made = {}
+    for path, leaf in flatten_dict(abstract).items():
+        name = ".".join(path)
+        if name not in read or read[name].shape != leaf.shape:
+            there = list(read[name].shape) if name in read else "not there"
+            raise UserError(f"{workdir / EXPORTED}: the tensor {name} is {there}; it must be {list(leaf.shape)}")
+        made[path] = jax.device_put(read.pop(name), leaf.sharding)
+    if read:
+        raise UserError(
+            f"{workdir / EXPORTED} holds the tensor {min(read)}, which {jdiff.config.FILE} has no layer for"
+        )
+    return unflatten_dict(made), int(metadata.get("step", 0))
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """What training starts from: `network` are the keys that make their network, `params` its weights, by path, and
+    `config` and `step` those of the run that trained them, None and 0 of another library's model.
+    """
+
+    path: Path
+    network: Mapping[str, Any]
+    params: dict[tuple[str, ...], np.ndarray]
+    config: ConfigDict | None
+    step: int = 0
+
+
+def read_pretrained(path: str, checkpoint: str = "latest") -> Pretrained:
+    """The weights in a folder: a run (of a checkpoint, "latest", "best" or a step), an exported run, or a model of
+    diffusers. Raises UserError for anything else.
+    """
+    folder = Path(path)
+    if not (folder / jdiff.config.FILE).is_file():
+        raise UserError(f"train.initial={path!r} holds no {jdiff.config.FILE}: give a run's folder, or a model's")
+    if "_class_name" in tensors.read_config(folder):
+        theirs, params = interop.load(folder)
+        return Pretrained(folder, settings_of(theirs), flatten_dict(params), None)
+    config = jdiff.config.of_run(folder)
+    _, params, step = of_run(config, folder, checkpoint, sharding.make_mesh())
+    if "network" not in params:
+        raise UserError(
+            f"train.initial={path!r} is a run of task={config.task!r}; a diffusion model starts from another"
+        )
+    arrays = jax.tree.map(np.asarray, params["network"])
+    network = {name: value for name, value in config.network.items() if name not in OWN_CHOICE}
+    return Pretrained(folder, network, flatten_dict(arrays), config, step)
+
+
+def other_conditions(config: ConfigDict, theirs: ConfigDict | None) -> dict[str, str]:
+    """Conditions whose embedders another run's weights are not for, whatever their shapes, with the reason."""
+    if theirs is None:
+        return {}
+    other = {}
+    for name in set(config.model.conditions) & set(theirs.model.conditions):
+        ours, has = config.condition[name], theirs.condition[name]
+        changed = [key for key in ours if key not in ("drop_rate", "on_long") and ours[key] != has[key]]
+        if changed:
+            other[name] = f"condition.{name}.{changed[0]} is {has[changed[0]]!r} there"
+    return other
+
+
+def overlaid(params: PyTree, start: Pretrained, config: ConfigDict) -> tuple[PyTree, list[str]]:
+    """(`params`, a network's, with the weights of `start` in place of all that is there too; notes of what is new).
+
+    New may be what belongs to the conditions alone, such as classes of other names. Raises UserError that names the
+    first other array that differs.
+    """
+    ours, theirs = flatten_dict(params), dict(start.params)
+    made, new = {}, []
+    other = other_conditions(config, start.config)
+    for path, leaf in ours.items():
+        name, found = "/".join(path), theirs.pop(path, None)
+        why = next((why for condition, why in other.items() if f"embedders_{condition}" in path), None)
+        if is_conditioner(path[0]) and path[-2:] == ("embedders_label", "table"):
+            made[path], note = _label_table(leaf, found, start, config)
+            new += [f"{name}: {note}"] if note else []
+            continue
+        if found is not None and found.shape == leaf.shape and not why:
+            made[path] = jnp.asarray(found)
+            continue
+        there = "not there" if found is None else why or f"{list(found.shape)} there"
+        if not is_conditioner(path[0]):
+            raise UserError(f"train.initial={start.path}: {name} is {list(leaf.shape)} here and {there}")
+        made[path] = leaf
+        new.append(f"{name} {list(leaf.shape)} is new ({there})")
+    if left := sorted("/".join(path) for path in theirs if not is_conditioner(path[0])):
+        raise UserError(f"train.initial={start.path}: {left[0]} is there, and this network has no such array")
+    new += [f"{'/'.join(path)} of {start.path} is left out" for path in sorted(theirs)]
+    return unflatten_dict(made), new
+
+
+def _label_table(new: Array, found: np.ndarray | None, start: Pretrained, config: ConfigDict) -> tuple[Array, str]:
+    """(a table of classes and the null for these classes; a note of what is new): of a class of the same name, and the
+    null's row, as there. Where labels are new altogether, zeros, so that training starts with what is known without.
+    """
+    if found is None or found.shape[1:] != new.shape[1:]:
+        return jnp.zeros_like(new), f"all {len(new) - 1} classes are new"
+    ours = config.data.class_names
+    theirs = start.config.data.class_names if start.config is not None else ours[: len(found) - 1]
+    kept = [(ours.index(name), theirs.index(name)) for name in ours if name in theirs]
+    rows = jnp.array([(len(new) - 1, len(found) - 1), *kept]).T
+    note = f"{len(ours) - len(kept)} of {len(ours)} classes are new" if len(kept) < len(ours) else ""
+    return new.at[rows[0]].set(found[rows[1]]), note
+
+
+def pretrained_params(config: ConfigDict, mesh: Mesh) -> tuple[PyTree, list[str]]:
+    """(the diffusion model's weights as training starts with them from train.initial, notes)."""
+    key, task = jax.random.key(config.seed), plain(from_config.task(config))
+    params = jax.jit(lambda: task.init(named(key, "init"), from_config.example(config))[0])()
+    network, notes = overlaid(
+        params["network"], read_pretrained(config.train.initial, config.train.initial_checkpoint), config
+    )
+    made = {**params, "network": network}
+    where = jax.tree.map(lambda leaf: leaf.sharding, sharding.abstract(mesh, made))
+    return jax.device_put(made, where), notes

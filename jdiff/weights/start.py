@@ -1,0 +1,82 @@
+"""Training that starts from weights that there are (train.initial)."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+from ml_collections import ConfigDict
+
+import jdiff.config
+from jdiff import from_config
+from jdiff.common.errors import UserError
+from jdiff.tasks import Task
+from jdiff.tasks.lora import LoRATask
+from jdiff.training.step import TrainState
+from jdiff.training.writers import say
+from jdiff.weights.read import OWN_CHOICE, other_conditions, pretrained_params, read_pretrained
+
+# Keys of the group `model` that say what weights mean: what the network predicts, and at which noise.
+PROCESS = (
+    *("prediction", "sigma_data", "learned_variance", "flow_shift"),
+    *("schedule", "schedule_steps", "beta_start", "beta_end", "zero_terminal_snr"),
+)
+
+
+def with_pretrained_network(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """The config with the network that the weights of train.initial are of. A run that has begun keeps its own.
+
+    Raises UserError where what the network predicts, and at which noise, is not what these weights learned.
+    """
+    if not config.train.initial:
+        return config
+    config = config.copy_and_resolve_references()
+    config.train.initial = str(Path(config.train.initial).expanduser().resolve())  # read again from other folders
+    if (workdir / jdiff.config.FILE).is_file():
+        own = jdiff.config.of_run(workdir)
+        if own.train.initial == config.train.initial:
+            for name in set(own.network) - set(OWN_CHOICE):
+                config.network[name] = own.network[name]
+            config.train.initial_checkpoint = own.train.initial_checkpoint
+            return config
+    start = read_pretrained(config.train.initial, config.train.initial_checkpoint)
+    config.train.initial_checkpoint = str(start.step)  # where low-rank parts stand, whatever that run does later
+    for name, value in start.network.items():
+        config.network[name] = value
+    for name in PROCESS:
+        if start.config is not None and config.model[name] != start.config.model[name]:
+            raise UserError(
+                f"model.{name} is {start.config.model[name]!r} in train.initial={start.path} and "
+                f"{config.model[name]!r} here; start from weights of the same kind, or set it alike"
+            )
+    return config
+
+
+def pretrained_tokenizer(config: ConfigDict) -> Path | None:
+    """The tokenizer of the run that training starts from, where texts mean here what they mean there."""
+    file = Path(config.train.initial) / from_config.TOKENIZER
+    if not config.train.initial or not file.is_file():
+        return None
+    return None if "text" in other_conditions(config, jdiff.config.of_run(file.parent)) else file
+
+
+def with_pretrained_params(config: ConfigDict, task: Task, mesh: Mesh, state: TrainState, *, fresh: bool) -> TrainState:
+    """A run's state, new ("fresh") or restored, with the weights of train.initial where they belong."""
+    if not config.train.initial or not (fresh or isinstance(task, LoRATask)):
+        return state
+    found, notes = pretrained_params(config, mesh)
+    for note in notes if fresh else ():
+        say(note)
+    if isinstance(task, LoRATask):
+        state = replace(state, task_state={**state.task_state, "frozen": found})
+        params = task.with_conditioner(state.params, found)
+    else:
+        params = found
+    # Copies: the state is donated, and no buffer can be given away twice.
+    return replace(state, params=_copied(params), ema=_copied(params)) if fresh else state
+
+
+def _copied(params: PyTree) -> PyTree:
+    return jax.tree.map(jnp.copy, params)
