@@ -14,12 +14,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 from tqdm import tqdm
 
-from jdiff.common.keys import image_keys, named, normal
+from jdiff.common.keys import image_keys, named
 from jdiff.common.pictures import to_float, to_uint8
 from jdiff.diffusion import drivers, variational
 from jdiff.diffusion.denoiser import Denoise
 from jdiff.diffusion.likelihood import bits_per_dim, log_likelihood
-from jdiff.diffusion.samplers import Sampler
+from jdiff.diffusion.samplers import RePaint, Sampler
 from jdiff.diffusion.schedules import Schedule
 from jdiff.networks.attention import forward_differentiable
 from jdiff.training import sharding
@@ -58,18 +58,13 @@ def walk(
         else:
             x = drivers.prior(keys, like, sigmas[0], schedule)
 
-        def keep_known(x, sigma, keys):
-            return jnp.where(rows["mask"], x, image + sigma * normal(keys, x))
-
         walked = drivers.scan(
-            solver,
+            RePaint(sampler=solver, image=image, mask=rows["mask"], repeats=repeats) if "mask" in rows else solver,
             guided(weights, rows),
             x,
             sigmas,
             rows["cond"],
             keys,
-            project=keep_known if "mask" in rows else None,
-            repeats=repeats,
             keep_trajectory=keep_trajectory,
         )
         frames = to_uint8(seen(walked.trajectory, sigmas)) if keep_trajectory else None

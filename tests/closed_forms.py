@@ -17,8 +17,9 @@ class Mixture:
     means: np.ndarray
     stds: np.ndarray
 
-    def denoise(self, x, sigma, cond):
+    def denoise(self, x, sigma, cond, to=None):
         """E[x0 | x] = sum_k p(k | x) (mean_k + std_k^2 / (std_k^2 + sigma^2) (x - mean_k))."""
+        assert to is None
         means, variances = jnp.asarray(self.means, x.dtype), jnp.asarray(self.stds**2, x.dtype)
         spread = variances + jnp.broadcast_to(jnp.asarray(sigma, x.dtype), x.shape[:1])[:, None, None] ** 2
         share = jax.nn.softmax(self._log_parts(x, spread), axis=1)[:, :, None]
@@ -75,3 +76,32 @@ def gaussian_flow(problem, x, sigma, sigma_next):
     """The probability-flow ODE's exact solution for one Gaussian: x - mean scales with sqrt(std^2 + sigma^2)."""
     mean, std = problem.means[0], problem.stds[0]
     return mean + (x - mean) * np.sqrt((std**2 + sigma_next**2) / (std**2 + sigma**2))
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianFlowMap:
+    """The exact D(x, sigma, s) of x0 ~ N(mean, diag(std^2)), whose flow ends at x_s = mean + k (x - mean):
+
+        k = sqrt((std^2 + s^2) / (std^2 + sigma^2)),  r = s / sigma
+        D = (x_s - r x) / (1 - r) = mean + (k - r) / (1 - r) (x - mean)
+          = mean + std^2 (sigma + s) / (sigma (std^2 + sigma^2) (k + r)) (x - mean)
+
+    the last by k^2 - r^2 = std^2 (sigma^2 - s^2) / (sigma^2 (std^2 + sigma^2)), which holds for s = sigma too.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+
+    def denoise(self, x, sigma, cond, to=None):
+        sigma, s = (
+            jnp.broadcast_to(jnp.asarray(noise, x.dtype), x.shape[:1])[:, None]
+            for noise in (sigma, sigma if to is None else to)
+        )
+        mean, variance = jnp.asarray(self.mean, x.dtype), jnp.asarray(self.std**2, x.dtype)
+        k, r = jnp.sqrt((variance + s**2) / (variance + sigma**2)), s / sigma
+        x0 = mean + variance * (sigma + s) / (sigma * (variance + sigma**2) * (k + r)) * (x - mean)
+        return Denoised(x0=x0, x0_dir=x0)
+
+    def flow(self, x, sigma, s):
+        """Where the probability flow leads from x at sigma."""
+        return self.mean + (x - self.mean) * np.sqrt((self.std**2 + s**2) / (self.std**2 + sigma**2))

@@ -16,7 +16,7 @@ from jdiff.conditions import EXAMPLES, Conditions
 from jdiff.data.sources.digits import WORDS, Digits
 from jdiff.diffusion.denoiser import Denoised
 from jdiff.diffusion.draws import LogNormal
-from jdiff.diffusion.guidance import cfg_plus_plus, classifier_free
+from jdiff.diffusion.guidance import CFGPlusPlus, ClassifierFree
 from jdiff.diffusion.objective import Objective
 from jdiff.diffusion.parameterization import Edm
 from jdiff.diffusion.schedules import EDM
@@ -292,7 +292,7 @@ def test_each_condition_is_dropped_at_its_own_rate_alone_and_with_the_others(mon
     )
 
     def spy(self, params, dropout_key):
-        def denoise(x, sigma, cond):
+        def denoise(x, sigma, cond, to=None):
             seen.update(cond)
             return Denoised(x0=x, x0_dir=x)
 
@@ -329,7 +329,7 @@ X = jnp.asarray(noise(3, 4, 4, 1))
 PULLS = {"label": 0.3, "text": -0.7, "image": 0.11}
 
 
-def pulled(x, sigma, cond):
+def pulled(x, sigma, cond, to=None):
     """D = x / (1 + sigma) + for each condition its value, or where it is dropped a null of its own."""
     shape = (-1, *[1] * (x.ndim - 1))
     d = x / (1 + jnp.broadcast_to(sigma, x.shape[:1])).reshape(shape)
@@ -347,9 +347,9 @@ def test_guidance_is_towards_the_conditions_named(subset):
     without = {name: jnp.ones(3, bool) for name in subset or PULLS}
     full, less = pulled(X, sigma, cond).x0, pulled(X, sigma, {**cond, "drop": without}).x0
     expected = w[:, None, None, None] * full + (1 - w[:, None, None, None]) * less
-    guided = classifier_free(pulled, w, conditions=subset)(X, sigma, cond)
+    guided = ClassifierFree(w, conditions=subset)(pulled)(X, sigma, cond)
     np.testing.assert_allclose(guided.x0, expected, rtol=1e-5, atol=1e-5)
-    half = cfg_plus_plus(pulled, jnp.float32(0.5), conditions=subset)(X, sigma, cond)
+    half = CFGPlusPlus(jnp.float32(0.5), conditions=subset)(pulled)(X, sigma, cond)
     np.testing.assert_allclose(half.x0, 0.5 * (full + less), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(half.x0_dir, less, rtol=1e-5, atol=1e-5)
     # What was dropped before is dropped from both, and a guided condition that was gone guides nowhere.
@@ -357,7 +357,7 @@ def test_guidance_is_towards_the_conditions_named(subset):
     full = pulled(X, sigma, {**cond, "drop": before}).x0
     less = pulled(X, sigma, {**cond, "drop": {**before, **without}}).x0
     expected = w[:, None, None, None] * full + (1 - w[:, None, None, None]) * less
-    guided = classifier_free(pulled, w, conditions=subset)(X, sigma, {**cond, "drop": before}).x0
+    guided = ClassifierFree(w, conditions=subset)(pulled)(X, sigma, {**cond, "drop": before}).x0
     np.testing.assert_allclose(guided, expected, rtol=1e-5, atol=1e-5)
     if subset == ("text",):
         np.testing.assert_allclose(guided, full, rtol=1e-5, atol=1e-5)
@@ -479,7 +479,7 @@ def test_guidance_towards_some_conditions_through_the_model(model):
     @jax.jit
     def answers(x, cond, without):
         sigma, scale = jnp.float32(2), jnp.array([0.0, 1.0, 3.0])
-        guided = classifier_free(denoise, scale, conditions=("text",))(x, sigma, cond).x0
+        guided = ClassifierFree(scale, conditions=("text",))(denoise)(x, sigma, cond).x0
         return guided, denoise(x, sigma, cond).x0, denoise(x, sigma, without).x0
 
     guided, full, less = answers(x, task_cond, without)

@@ -12,7 +12,7 @@ import jdiff.config
 from jdiff import from_config
 from jdiff.common.errors import UserError
 from jdiff.data.sources.digits import Digits
-from jdiff.diffusion.guidance import classifier_free
+from jdiff.diffusion.guidance import ClassifierFree
 from tests.conftest import REPOSITORY, TINY, Run, config, run_command
 from tests.short_training import losses_fall
 
@@ -255,7 +255,7 @@ def test_scales_zero_and_one_through_a_network(model):
     cond, dropped = {"label": jnp.arange(5)}, {"label": jnp.arange(5), "drop": {"label": jnp.ones(5, bool)}}
     answers = jax.jit(
         lambda x: (
-            [classifier_free(denoise, jnp.float32(scale))(x, jnp.float32(2), cond).x0 for scale in (1.0, 0.0, 2.0)]
+            [ClassifierFree(jnp.float32(scale))(denoise)(x, jnp.float32(2), cond).x0 for scale in (1.0, 0.0, 2.0)]
             + [denoise(x, jnp.float32(2), which).x0 for which in (cond, dropped)]
         )
     )

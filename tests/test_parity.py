@@ -21,7 +21,7 @@ Where both agree (diffusers 0.42.1; the largest difference measured in any step)
     UniPCMultistepScheduler, order 2 and 3, bh2         UniPC                         6e-7
     LMSDiscreteScheduler, from the second step on       LMS                           3e-7
 
-Clipping is static_clip's here, and use_clipped_model_output there. The single steps are on a ladder uniform in
+Clipping is StaticThreshold's here, and use_clipped_model_output there. The single steps are on a ladder uniform in
 ln sigma, where the rung that they go over is our middle.
 
 Where theirs is another choice:
@@ -57,7 +57,7 @@ import pytest
 from jdiff.common.keys import folded, image_keys, normal
 from jdiff.diffusion import brownian, ladders
 from jdiff.diffusion.denoiser import Denoised
-from jdiff.diffusion.guidance import static_clip
+from jdiff.diffusion.guidance import StaticThreshold
 from jdiff.diffusion.samplers import (
     DDIM,
     DDPM,
@@ -89,15 +89,15 @@ LINSPACE, TRAILING = {"timestep_spacing": "linspace"}, {"timestep_spacing": "tra
 THIRD = {"solver_order": 3, "solver_type": "heun", "lower_order_final": False}
 IN_SIGMAS = ("EDM", "Euler", "Heun", "LMS")  # these keep x itself, the others alpha x
 
-clipped = static_clip(PROBLEM.denoise, -0.1, 0.1)
+clipped = StaticThreshold(-0.1, 0.1)(PROBLEM.denoise)
 
 
-def learned(x, sigma, cond):
+def learned(x, sigma, cond, to=None):
     """With a variance between the small and the large one."""
     return PROBLEM.denoise(x, sigma, cond).replace(variance=jnp.full_like(x, 0.3))
 
 
-def half_clipped(x, sigma, cond):
+def half_clipped(x, sigma, cond, to=None):
     """D clipped, the step's direction not."""
     return Denoised(x0=clipped(x, sigma, cond).x0, x0_dir=PROBLEM.denoise(x, sigma, cond).x0)
 
@@ -149,12 +149,12 @@ class Step:
 
 @cache
 def compiled_denoise(denoise):
-    return jax.jit(lambda x, sigma: denoise(x, sigma, {}))
+    return jax.jit(lambda x, sigma, to=None: denoise(x, sigma, {}, to))
 
 
 @cache
 def compiled_step(sampler, denoise):
-    return jax.jit(partial(sampler.step, lambda x, sigma: denoise(x, sigma, {})))
+    return jax.jit(partial(sampler.step, lambda x, sigma, to=None: denoise(x, sigma, {}, to)))
 
 
 def made(name, steps, config):
@@ -209,7 +209,7 @@ def carry_of(sampler, scheduler, x, sigmas, index):
         case UniPC():
             last = scheduler.last_sample
             x_1 = x if last is None else jnp.float32(last.numpy() / scale(scheduler, sigmas[index - 1]))
-            return x_1, jnp.stack(x0s), jnp.stack(past[: sampler.order])
+            return x_1, jnp.stack(x0s), jnp.stack(past[: sampler.predictor_order])
         case LMS():
             directions = [jnp.asarray(d.numpy()) for d in remembered(scheduler, "derivatives")]
             directions = [*directions, *[jnp.zeros_like(x)] * sampler.order][: sampler.order]
@@ -295,11 +295,11 @@ AGREE = {
         steps=17,
         calls=2,
     ),
-    "UniPC, order 2": Case("UniPCMultistepScheduler", VP, UniPC(order=2)),
+    "UniPC, order 2": Case("UniPCMultistepScheduler", VP, UniPC(predictor_order=2)),
     "UniPC, order 3": Case(
         "UniPCMultistepScheduler",
         {**VP, "solver_order": 3, "lower_order_final": False, "final_sigmas_type": "sigma_min"},
-        UniPC(order=3),
+        UniPC(predictor_order=3),
     ),
 }
 LINEAR_MULTISTEP = Case("LMSDiscreteScheduler", VP, LMS())
@@ -351,7 +351,7 @@ def test_linear_multistep_differs_in_its_first_step_alone(monkeypatch):
 
 def test_unipc_of_third_order_is_lowered_at_the_end_by_choice(monkeypatch):
     """By default (lower_order_final, 8 steps) their last step but one is of second order; all others are ours."""
-    case = Case("UniPCMultistepScheduler", {**VP, "solver_order": 3}, UniPC(order=3))
+    case = Case("UniPCMultistepScheduler", {**VP, "solver_order": 3}, UniPC(predictor_order=3))
     for step in walk(case, monkeypatch):
         assert (apart(ours(step, case.sampler), step.after) < RELATIVE) == (step.index != case.steps - 2), step.index
 

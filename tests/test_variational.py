@@ -176,7 +176,7 @@ def pixels(images, size):
     return jax.random.choice(jax.random.key(0), jnp.asarray(LEVELS), (images, size, size, 1), p=jnp.asarray(MASS))
 
 
-def denoise_pixels(x, sigma, cond):
+def denoise_pixels(x, sigma, cond, to=None):
     """E[x0 | x] = m + s^2/(s^2 + sigma^2) (x - m), with beta for the steps' variance (right at the first step)."""
     share = 0.0625 / (0.0625 + jnp.broadcast_to(sigma, x.shape[:1])[:, None, None, None] ** 2)
     x0 = share * (x + 0.2) - 0.2
@@ -210,7 +210,7 @@ def test_the_bound_is_the_sum_of_its_terms():
     keys = image_keys(3, jnp.arange(2))
     seen = []
 
-    def denoise(x, sigma, cond):
+    def denoise(x, sigma, cond, to=None):
         jax.debug.callback(lambda x, sigma: seen.append((np.asarray(x), float(sigma))), x, sigma)
         return denoise_pixels(x, sigma, cond)
 

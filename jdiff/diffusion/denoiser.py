@@ -1,11 +1,7 @@
-"""The denoiser: the posterior mean D(x, sigma) = E[x0 | x], all that samplers ever see of a model.
-
-Conditions travel as one dictionary, `cond`: {"label": [B]} and so on. `cond["drop"]`, where it is there, holds a
-boolean [B] for each condition's name: true rows get the learned null in place of their condition.
-"""
+"""The denoiser, all that samplers ever see of a model."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import jax.numpy as jnp
 from flax import struct
@@ -15,6 +11,7 @@ from jdiff.common.arrays import per_image
 from jdiff.diffusion.parameterization import Parameterization
 
 Cond: TypeAlias = Mapping[str, Any]
+Sigma: TypeAlias = Float[Array, "..."]  # one for all images, or one per image [B]
 
 
 @struct.dataclass
@@ -33,7 +30,20 @@ class Denoised:
     variance: Float[Array, "b ..."] | None = None
 
 
-Denoise: TypeAlias = Callable[[Array, Array, Cond], Denoised]  # (x [B, ...], sigma [B] or scalar, cond)
+@runtime_checkable
+class Denoise(Protocol):
+    """D(x, sigma, cond, to): with x_s the end, at sigma = s, of the probability flow through x,
+
+        x_s = D(x, sigma, s) + (s / sigma) (x - D(x, sigma, s))
+
+    sigma, to: scalars, or one per image [B]. to: s; None is s = sigma, the posterior mean E[x0 | x], which every model
+    has; s = 0 is a consistency function. cond: {"label": [B], ...}; cond["drop"], where given, holds a boolean [B] for
+    each condition's name: true rows get the learned null in place of their condition.
+    """
+
+    def __call__(self, x: Float[Array, "b ..."], sigma: Sigma, cond: Cond, to: Sigma | None = None) -> Denoised: ...
+
+
 Network: TypeAlias = Callable[[Array, Array, Cond], Array]  # F(c_in x, c_noise [B], cond)
 
 
@@ -41,10 +51,13 @@ def make_denoiser(network: Network, parameterization: Parameterization, *, learn
     """D(x, sigma, cond) = c_skip x + c_out F(c_in x, c_noise, cond)  (Karras et al., arXiv 2206.00364, eq. 7).
 
     learned_variance: the network answers with twice the channels, F and then 2 v - 1 with v the variance's fraction
-    (Nichol & Dhariwal, arXiv 2102.09672, eq. 15).
+    (Nichol & Dhariwal, arXiv 2102.09672, eq. 15). The denoiser raises ValueError where `to` is given: the network
+    learned the posterior mean alone.
     """
 
-    def denoise(x: Float[Array, "b ..."], sigma: Float[Array, "*b"], cond: Cond) -> Denoised:
+    def denoise(x: Float[Array, "b ..."], sigma: Sigma, cond: Cond, to: Sigma | None = None) -> Denoised:
+        if to is not None:
+            raise ValueError("D(x, sigma, to) of a network that learned D(x, sigma) alone: to must be None")
         sigma = jnp.broadcast_to(jnp.asarray(sigma, x.dtype), x.shape[:1])
         c_skip, c_out, c_in, c_noise = parameterization(sigma)
         F, variance = network(per_image(c_in, x) * x, c_noise, cond).astype(x.dtype), None

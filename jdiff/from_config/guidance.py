@@ -98,25 +98,25 @@ def away_from(config: ConfigDict) -> tuple[str, ...]:
 
 
 def _classifier_free(denoise: Denoise, rows: Any, conditions: Any, rescale: Any, weights: Any, helpers: Any) -> Denoise:
-    return guidance.classifier_free(denoise, rows["scale"], rescale=rescale, conditions=conditions)
+    return guidance.ClassifierFree(rows["scale"], rescale, conditions)(denoise)
 
 
 def _cfg_plus_plus(denoise: Denoise, rows: Any, conditions: Any, rescale: Any, weights: Any, helpers: Any) -> Denoise:
-    return guidance.cfg_plus_plus(denoise, rows["scale"], conditions=conditions)
+    return guidance.CFGPlusPlus(rows["scale"], conditions)(denoise)
 
 
 def _autoguidance(denoise: Denoise, rows: Any, conditions: Any, rescale: Any, weights: Any, helpers: Any) -> Denoise:
     weak = helpers["weak"].denoiser(weights["weak"])
-    return guidance.autoguidance(denoise, weak, rows["scale"], rescale=rescale)
+    return guidance.Autoguidance(rows["scale"], weak, rescale)(denoise)
 
 
 def _classifier(denoise: Denoise, rows: Any, conditions: Any, rescale: Any, weights: Any, helpers: Any) -> Denoise:
     def log_probability(x: Array, sigma: Array, cond: Any) -> Array:
         """ln p(class | D(x)): a classifier of clean images reads the denoised one."""
-        logits, _ = helpers["classifier"].classify(weights["classifier"], denoise(x, sigma, cond).x0)
+        logits, _ = helpers["classifier"].classify(weights["classifier"], x)
         return jnp.take_along_axis(jax.nn.log_softmax(logits), cond["label"][:, None], axis=1)[:, 0]
 
-    return guidance.classifier(denoise, log_probability, rows["scale"])
+    return guidance.ClassifierGuidance(rows["scale"], log_probability)(denoise)
 
 
 GUIDANCE: dict[str, Callable[..., Denoise]] = {
@@ -164,12 +164,16 @@ def guide(config: ConfigDict, task: DiffusionTask, helpers: Mapping[str, Any]) -
         plain, numbers = task.denoiser(weights["model"]), weights["guidance"]
         denoise = plain
         if guided:
-            rescale = numbers["rescale"] if wanted.rescale else 0.0
-            denoise = GUIDANCE[wanted.method](plain, rows, conditions, rescale, weights, helpers)
+            rescale = numbers["rescale"] if wanted.rescale else None
+
+            def made(plain: Denoise) -> Denoise:
+                return GUIDANCE[wanted.method](plain, rows, conditions, rescale, weights, helpers)
+
+            denoise = made(plain)
             if limited:
-                denoise = guidance.interval(denoise, plain, numbers["sigma_low"], numbers["sigma_high"])
+                denoise = guidance.Interval(made, numbers["sigma_low"], numbers["sigma_high"])(plain)
         if wanted.threshold == "static":
-            return guidance.static_clip(denoise)
-        return guidance.dynamic_threshold(denoise, numbers["quantile"]) if wanted.threshold == "dynamic" else denoise
+            return guidance.StaticThreshold()(denoise)
+        return guidance.DynamicThreshold(numbers["quantile"])(denoise) if wanted.threshold == "dynamic" else denoise
 
     return form, make

@@ -53,9 +53,11 @@ def sampler(sample: ConfigDict) -> samplers.Sampler:
         "dpmpp_2m_sde": lambda: samplers.DPMpp2MSDE(eta=noise_share(sample)),
         "dpmpp_sde": lambda: samplers.DPMppSDE(eta=noise_share(sample)),
         "lms": lambda: samplers.LMS(order=given("order", 4)),
-        "unipc": lambda: samplers.UniPC(order=given("order", 2)),
-        "langevin": lambda: samplers.Langevin(r=given("langevin_step", 0.25), moves=sample.moves),
-        "predictor_corrector": lambda: samplers.PredictorCorrector(r=given("langevin_step", 0.1), moves=sample.moves),
+        "unipc": lambda: samplers.UniPC(predictor_order=given("order", 2)),
+        "langevin": lambda: samplers.Langevin(r=given("langevin_step", 0.25), corrector_steps=sample.moves),
+        "predictor_corrector": lambda: samplers.PredictorCorrector(
+            r=given("langevin_step", 0.1), corrector_steps=sample.moves
+        ),
         "ode": lambda: samplers.ODE(rtol=sample.rtol, atol=sample.atol),
     }
     return pick("sample.sampler", sample.sampler, families)()

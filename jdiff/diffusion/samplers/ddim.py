@@ -12,18 +12,26 @@ from dataclasses import dataclass
 
 from jdiff.common.keys import normal
 from jdiff.diffusion.samplers.ancestral import split
+from jdiff.diffusion.samplers.sampler import Sampler
 
 
 @dataclass(frozen=True, kw_only=True)
-class DDIM:
+class DDIM(Sampler):
     eta: float = 0.0
+    jumps: bool = False
+
+    order = 1
+
+    @property
+    def random(self) -> bool:
+        return self.eta > 0
 
     def init(self, x, keys):
         return ()
 
     def step(self, denoise, carry, x, sigma, sigma_next, keys):
-        denoised = denoise(x, sigma)
         sigma_down, sigma_up = split(sigma, sigma_next, self.eta)
+        denoised = denoise(x, sigma, to=sigma_down if self.jumps else None)
         x_next = denoised.x0 + sigma_down / sigma * (x - denoised.x0_dir)
         if self.eta:
             x_next += sigma_up * normal(keys, x)

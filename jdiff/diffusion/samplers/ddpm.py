@@ -16,12 +16,16 @@ from typing import Literal
 import jax.numpy as jnp
 
 from jdiff.common.keys import normal
+from jdiff.diffusion.samplers.sampler import Sampler
 from jdiff.diffusion.variational import large_variance, learned_variance
 
 
 @dataclass(frozen=True, kw_only=True)
-class DDPM:
+class DDPM(Sampler):
     variance: Literal["large", "learned"] = "large"
+
+    order = 1
+    random = True
 
     def init(self, x, keys):
         return ()

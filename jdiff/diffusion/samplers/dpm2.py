@@ -13,9 +13,13 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from jdiff.diffusion.samplers.sampler import Sampler
+
 
 @dataclass(frozen=True, kw_only=True)
-class DPM2:
+class DPM2(Sampler):
+    order = 2
+
     def init(self, x, keys):
         return ()
 

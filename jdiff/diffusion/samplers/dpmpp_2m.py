@@ -12,9 +12,14 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
+from jdiff.diffusion.samplers.sampler import Sampler
+
 
 @dataclass(frozen=True, kw_only=True)
-class DPMpp2M:
+class DPMpp2M(Sampler):
+    order = 2
+    remembers = True
+
     def init(self, x, keys):
         return jnp.zeros_like(x), jnp.full((), jnp.inf, x.dtype)  # D_1 and its sigma: an infinite step weighs nothing
 

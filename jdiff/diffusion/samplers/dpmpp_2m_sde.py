@@ -13,11 +13,19 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 
 from jdiff.diffusion import brownian
+from jdiff.diffusion.samplers.sampler import Sampler
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPMpp2MSDE:
+class DPMpp2MSDE(Sampler):
     eta: float = 1.0
+
+    order = 2
+    remembers = True
+
+    @property
+    def random(self) -> bool:
+        return self.eta > 0
 
     def init(self, x, keys):
         return jnp.zeros_like(x), jnp.full((), jnp.inf, x.dtype), keys

@@ -16,11 +16,18 @@ import jax.numpy as jnp
 
 from jdiff.common.keys import normal
 from jdiff.diffusion.samplers.ancestral import split
+from jdiff.diffusion.samplers.sampler import Sampler
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPMpp2SAncestral:
+class DPMpp2SAncestral(Sampler):
     eta: float = 1.0
+
+    order = 2
+
+    @property
+    def random(self) -> bool:
+        return self.eta > 0
 
     def init(self, x, keys):
         return ()

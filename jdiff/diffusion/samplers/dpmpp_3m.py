@@ -17,9 +17,14 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from jdiff.diffusion.samplers.sampler import Sampler
+
 
 @dataclass(frozen=True, kw_only=True)
-class DPMpp3M:
+class DPMpp3M(Sampler):
+    order = 3
+    remembers = True
+
     def init(self, x, keys):
         none = jnp.full((), jnp.inf, x.dtype)  # the sigma of a rung that was not: an infinite step weighs nothing
         return (jnp.zeros_like(x), none), (jnp.zeros_like(x), none)

@@ -16,11 +16,19 @@ import jax.numpy as jnp
 
 from jdiff.diffusion import brownian
 from jdiff.diffusion.samplers.ancestral import split
+from jdiff.diffusion.samplers.sampler import Sampler
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPMppSDE:
+class DPMppSDE(Sampler):
     eta: float = 1.0
+
+    order = 2
+    remembers = True
+
+    @property
+    def random(self) -> bool:
+        return self.eta > 0
 
     def init(self, x, keys):
         return keys

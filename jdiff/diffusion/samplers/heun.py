@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from jdiff.common.keys import normal
+from jdiff.diffusion.samplers.sampler import Sampler
 
 
 @dataclass(frozen=True, kw_only=True)
-class Heun:
+class Heun(Sampler):
     """gamma_i = min(s_churn / N, sqrt(2) - 1) where s_min <= sigma_i <= s_max, 0 elsewhere.
 
     The last step, to sigma = 0, is Euler's, so N rungs cost 2N - 1 denoiser calls. `steps` is N; it matters with churn
@@ -22,6 +23,12 @@ class Heun:
     s_min: float = 0.0
     s_max: float = math.inf
     s_noise: float = 1.0
+
+    order = 2
+
+    @property
+    def random(self) -> bool:
+        return self.s_churn > 0
 
     def init(self, x, keys):
         return ()

@@ -12,29 +12,34 @@ import jax
 import jax.numpy as jnp
 
 from jdiff.common.keys import folded, normal
+from jdiff.diffusion.samplers.sampler import Sampler
 
 
 @dataclass(frozen=True, kw_only=True)
-class Langevin:
+class Langevin(Sampler):
     r: float = 0.25
-    moves: int = 1
+    corrector_steps: int = 1
+
+    order = 0
+    random = True
+    arrives = False
 
     def init(self, x, keys):
         return ()
 
     def step(self, denoise, carry, x, sigma, sigma_next, keys):
         def move(index, x):
-            return langevin_move(denoise, x, sigma, self.r, folded(keys, index))
+            return langevin_step(denoise, x, sigma, self.r, folded(keys, index))
 
         return jax.lax.cond(
             sigma_next > 0,
-            lambda: jax.lax.fori_loop(0, self.moves, move, x),
+            lambda: jax.lax.fori_loop(0, self.corrector_steps, move, x),
             lambda: denoise(x, sigma).x0,
         ), carry
 
     def nfe(self, steps: int) -> int:
-        return self.moves * (steps - 1) + 1
+        return self.corrector_steps * (steps - 1) + 1
 
 
-def langevin_move(denoise, x, sigma, r, keys):
+def langevin_step(denoise, x, sigma, r, keys):
     return x + r / 2 * (denoise(x, sigma).x0 - x) + jnp.sqrt(jnp.asarray(r, x.dtype)) * sigma * normal(keys, x)

@@ -13,10 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jdiff.diffusion.samplers.sampler import Sampler
+
 
 @dataclass(frozen=True, kw_only=True)
-class LMS:
+class LMS(Sampler):
     order: int = 4
+
+    remembers = True
 
     def init(self, x, keys):
         # The last directions and their sigmas, newest first; a rung that was not has sigma infinite.

@@ -12,12 +12,16 @@ import jax.numpy as jnp
 
 from jdiff.common.arrays import per_image
 from jdiff.diffusion.adaptive import integrate
+from jdiff.diffusion.samplers.sampler import Sampler
 
 
 @dataclass(frozen=True, kw_only=True)
-class ODE:
+class ODE(Sampler):
     rtol: float = 1e-3
     atol: float = 1e-3
+
+    order = 5
+    remembers = True
 
     def init(self, x, keys):
         return jnp.zeros((), jnp.int32)  # denoiser calls so far

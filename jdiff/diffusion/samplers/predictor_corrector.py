@@ -14,13 +14,17 @@ import jax
 
 from jdiff.common.keys import folded, named
 from jdiff.diffusion.samplers.ddim import DDIM
-from jdiff.diffusion.samplers.langevin import langevin_move
+from jdiff.diffusion.samplers.langevin import langevin_step
+from jdiff.diffusion.samplers.sampler import Sampler
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictorCorrector:
+class PredictorCorrector(Sampler):
     r: float = 0.1
-    moves: int = 1
+    corrector_steps: int = 1
+
+    order = 0
+    random = True
 
     def init(self, x, keys):
         return ()
@@ -29,11 +33,11 @@ class PredictorCorrector:
         predicted, _ = DDIM(eta=1.0).step(denoise, (), x, sigma, sigma_next, keys)
 
         def move(index, x):
-            return langevin_move(denoise, x, sigma_next, self.r, folded(named(keys, "corrector"), index))
+            return langevin_step(denoise, x, sigma_next, self.r, folded(named(keys, "corrector"), index))
 
         return jax.lax.cond(
-            sigma_next > 0, lambda: jax.lax.fori_loop(0, self.moves, move, predicted), lambda: predicted
+            sigma_next > 0, lambda: jax.lax.fori_loop(0, self.corrector_steps, move, predicted), lambda: predicted
         ), carry
 
     def nfe(self, steps: int) -> int:
-        return steps + self.moves * (steps - 1)
+        return steps + self.corrector_steps * (steps - 1)

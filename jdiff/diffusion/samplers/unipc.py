@@ -19,15 +19,26 @@ from math import factorial
 
 import jax.numpy as jnp
 
+from jdiff.diffusion.samplers.sampler import Sampler
+
 
 @dataclass(frozen=True, kw_only=True)
-class UniPC:
-    order: int = 2
+class UniPC(Sampler):
+    predictor_order: int = 2
     corrector: bool = True
+
+    remembers = True
+
+    @property
+    def order(self) -> int:
+        return self.predictor_order + self.corrector
 
     def init(self, x, keys):
         # The rung before's x; the last rungs' denoised images and sigmas, newest first (inf: was not).
-        x0s, sigmas = jnp.zeros((self.order, *x.shape), x.dtype), jnp.full((self.order,), jnp.inf, x.dtype)
+        x0s, sigmas = (
+            jnp.zeros((self.predictor_order, *x.shape), x.dtype),
+            jnp.full((self.predictor_order,), jnp.inf, x.dtype),
+        )
         return x, x0s, sigmas
 
     def step(self, denoise, carry, x, sigma, sigma_next, keys):
