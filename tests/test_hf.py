@@ -155,7 +155,7 @@ def test_columns_are_found_or_asked_for(tmp_path):
         ({"image": (datasets.Image(), [encoded(picture(i)) for i in range(5)] + [None])}, "there is no picture"),
         (
             {"image": (datasets.Image(), [encoded(picture(i)) for i in range(5)] + [{"bytes": b"torn", "path": None}])},
-            "cannot be read: it is no image",
+            "cannot be read: it is not an image",
         ),
         ({"label": (CLASSES, [0, 1, 2, 0, 1, None])}, "has no 'label'"),
         ({"label": (CLASSES, [0, 1, 2, 0, 1, -1])}, "has no 'label'"),

@@ -18,7 +18,7 @@ import numpy as np
 from jdiff.common.errors import UserError
 from jdiff.data import metadata
 from jdiff.data.decode import decode, of_files
-from jdiff.data.metadata import Columns, Said
+from jdiff.data.metadata import Columns, Entry
 from jdiff.data.sources import Picture
 from jdiff.data.sources.files import (
     LeftOut,
@@ -191,7 +191,7 @@ def _list(top: Path) -> tuple[list[tuple[Path, str]], tuple[str, ...], list[str]
 
 def _said(
     images: list[Path], split: str, top: Path, train_dir: Path, test_dir: Path | None, columns: Columns
-) -> tuple[dict[Path, Said], list[str], Path | None]:
+) -> tuple[dict[Path, Entry], list[str], Path | None]:
     """(image -> what is said of it, what is wrong, a file named like one of metadata that is none) for the images of
     `split`.
     """

@@ -19,7 +19,7 @@ from PIL import Image
 
 from jdiff.common.errors import UserError, first_line
 from jdiff.data.decode import load, of_files, to_array
-from jdiff.data.masks import MaskValues, Seen, judged, settled, to_mask
+from jdiff.data.masks import MaskSummary, MaskValues, checked, fitted, to_mask
 from jdiff.data.resize import same_aspect
 from jdiff.data.sources import Picture, Shape
 from jdiff.data.sources.files import (
@@ -97,8 +97,8 @@ class HuggingFace:
             rest = sorted(set(range(len(training))) - set(rows if own else ()))
             others, _ = try_all(lambda i: self._seen(training[rest[i]]), len(rest), no_progress)
             known = [*others.values(), *(masks for _, masks in found.values() if own)]
-            self._masks = settled(self._masks, known, f"hf:{name}")
-        strays, said = judged(
+            self._masks = fitted(self._masks, known, f"hf:{name}")
+        strays, said = checked(
             self._masks, {i: seen for i, (_, seen) in found.items()}, lambda _, i: self._named(rows[i])
         )
         faults |= strays
@@ -177,17 +177,17 @@ class HuggingFace:
             pictures[field] = to_mask(image) if field in self._masks else to_array(image, self._channels, self._bits)
         return pictures
 
-    def _seen(self, stored: dict[str, Any]) -> tuple[Seen, ...]:
-        return tuple(Seen.of(mask) for mask in self._read(stored, self._masks).values())
+    def _seen(self, stored: dict[str, Any]) -> tuple[MaskSummary, ...]:
+        return tuple(MaskSummary.of(mask) for mask in self._read(stored, self._masks).values())
 
-    def _found(self, row: int) -> tuple[tuple[tuple[int, ...], ...], tuple[Seen, ...]]:
+    def _found(self, row: int) -> tuple[tuple[tuple[int, ...], ...], tuple[MaskSummary, ...]]:
         """(shapes of all pictures, what the masks hold)."""
         record = self._read(self._data[row], self._columns)
         for field, picture in record.items():
             if not same_aspect(record["image"].shape[:2], picture.shape[:2]):
                 raise ValueError(f"'image' and {field!r} differ in their sides' proportion")
         shapes = tuple(picture.shape for picture in record.values())
-        return shared((shapes, tuple(Seen.of(record[name]) for name in self._masks)))
+        return shared((shapes, tuple(MaskSummary.of(record[name]) for name in self._masks)))
 
 
 def _load(name: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from PIL import Image
 
 from jdiff.common.errors import UserError
 from jdiff.data.decode import load, of_files, to_array
-from jdiff.data.masks import MaskValues, Seen, judged, settled, to_mask
+from jdiff.data.masks import MaskSummary, MaskValues, checked, fitted, to_mask
 from jdiff.data.resize import same_aspect
 from jdiff.data.sources import Picture, Shape
 from jdiff.data.sources.files import (
@@ -56,7 +56,7 @@ class _Found:
     """What a pair looks like: (h, w, c) of both pictures, and what those that are masks hold."""
 
     shapes: tuple[tuple[int, ...], ...]
-    masks: tuple[Seen, ...]
+    masks: tuple[MaskSummary, ...]
 
 
 class Pairs:
@@ -132,8 +132,8 @@ class Pairs:
             known = list(others.values())
             if not (test_dirs and split == "test"):
                 known += [pair.masks for pair in found.values()]
-            self._masks = settled(self._masks, known, str(train_dirs[-1]))
-        strays, said = judged(
+            self._masks = fitted(self._masks, known, str(train_dirs[-1]))
+        strays, said = checked(
             self._masks,
             {i: pair.masks for i, pair in found.items()},
             lambda name, i: one_line(pairs[i][names.index(name)]),
@@ -198,16 +198,16 @@ class Pairs:
                 record[name] = to_mask(image) if name in self._masks else to_array(image, self._channels, self._bits)
         return record
 
-    def _seen(self, pair: Pair) -> tuple[Seen, ...]:
+    def _seen(self, pair: Pair) -> tuple[MaskSummary, ...]:
         record = self._read(pair, self._masks)
-        return tuple(Seen.of(record[name]) for name in self._masks)
+        return tuple(MaskSummary.of(record[name]) for name in self._masks)
 
     def _found(self, pair: Pair) -> _Found:
         record = self._read(pair, self._names)
         (h, w, _), (h2, w2, _) = shapes = tuple(record[name].shape for name in self._names)
         if not same_aspect((h, w), (h2, w2)):
             raise ValueError(f"{pair[0]} ({w}x{h}) and {pair[1]} ({w2}x{h2}) differ in their sides' proportion")
-        return shared(_Found(shapes, tuple(Seen.of(record[name]) for name in self._masks)))
+        return shared(_Found(shapes, tuple(MaskSummary.of(record[name]) for name in self._masks)))
 
 
 @contextmanager
