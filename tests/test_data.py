@@ -218,7 +218,7 @@ def test_bad_files_are_refused_by_name_or_skipped_and_counted(zoo):
         Folder(str(zoo), "train")
     source = Folder(str(zoo), "train", on_bad_file="skip")
     assert len(source) == 13
-    assert "not read, having no image's ending: 1 .txt" in source.notes[0]
+    assert "not read, having no image's extension: 1 .txt" in source.notes[0]
     assert "skipped 2 unreadable of 15" in source.notes[1]
     assert [Path(file).name for file, _ in source.left_out] == ["x_truncated.jpg", "y_empty.png"]
     assert all(why.startswith("cannot be read: ") for _, why in source.left_out)

@@ -459,7 +459,7 @@ def harmed_pairs():
         "negative": (of(mask(1).astype(np.int32) * -7, "TIFF"), "it holds -7"),
         "nan": (of(np.where(mask(), np.float32("nan"), 0), "TIFF"), "and a mask holds whole numbers"),
         "deep": (of(mask(1).astype(np.uint16) * 300), "it holds 300"),
-        "tall": (of(mask(size=(WIDTH, 2 * HEIGHT))), "differ in their sides' proportion"),
+        "tall": (of(mask(size=(WIDTH, 2 * HEIGHT))), "differ in aspect ratio"),
         "cut": (truth[:50], "cannot be read"),
         "empty": (b"", "cannot be read"),
         "text": (b"no mask", "it is not an image"),
@@ -579,7 +579,7 @@ def test_a_bad_line_is_named_or_skipped(tmp_path, line, words):
     source = Folder(root, "train", scalars=("age",), on_bad_file="skip")
     assert source.captions == tuple(LINES[k]["text"] for k in (0, 1, 3, 4, 5))
     assert [record["age"] for record in source] == [0, 1, 3, 4, 5]
-    assert "skipped 1 images of which metadata say nothing and 1 lines of it" in source.notes[0]
+    assert "skipped 1 images without metadata and 1 lines of metadata" in source.notes[0]
     assert source.notes[0].isprintable()
 
 

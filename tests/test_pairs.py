@@ -152,9 +152,7 @@ def test_bad_files_of_a_pair_are_named_or_counted(tmp_path):
     assert len(source) == 2
     assert "skipped 2 of 4 train pairs" in source.notes[0]
     (tmp_path / "masks" / "001.png").write_bytes(whole)
-    with pytest.raises(
-        UserError, match=r"002\.png \(16x16\) and .*002\.png \(16x32\) differ in their sides' proportion"
-    ):
+    with pytest.raises(UserError, match=r"002\.png \(16x16\) and .*002\.png \(16x32\) differ in aspect ratio"):
         Pairs(str(tmp_path), "train")
 
 

@@ -160,7 +160,7 @@ def test_skipping_leaves_out_what_does_not_match_and_counts(folder, tmp_path):
     source = Folder(root, "train", on_bad_file="skip")
     assert source.captions == ("first", "third")
     assert [source[i]["image"][0, 0, 0] for i in range(2)] == [0, 2]
-    assert "skipped 2 images of which metadata say nothing and 2 lines of it (first: " in source.notes[0]
+    assert "skipped 2 images without metadata and 2 lines of metadata (first: " in source.notes[0]
     assert "skipped 1 unreadable of 3" in source.notes[1]
     folder([], [line("gone.png")])
     with pytest.raises(UserError, match="no usable image is left"):

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from jdiff.common.errors import UserError, first_line
+from jdiff.data.sources.files import Progress, no_progress
 from jdiff.data.tokenizer import OnLong, check_lengths, check_unicode
 
 BATCH = 64
@@ -27,11 +28,6 @@ MODEL_FILES = {".json", ".txt", ".model", ".safetensors", ".bin"}
 CACHE_FORMAT = 2
 
 Features = dict[str, np.ndarray]
-Progress = Callable[[Iterable, int], Iterable]
-
-
-def _silent(items: Iterable, total: int) -> Iterable:
-    return items
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,7 @@ class FrozenEncoder:
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{self._folder / 'config.json'} cannot be read: {first_line(error)}") from error
 
-    def features(self, texts: Sequence[str], progress: Progress = _silent) -> Features:
+    def features(self, texts: Sequence[str], progress: Progress = no_progress) -> Features:
         """{"features": float32 [n, length, width], "mask": bool [n, length]}: the last hidden state, zero at padding,
         and the tokens of the text. progress: wraps the iterable of batches to show a bar.
         """
@@ -117,7 +113,7 @@ def cached(
     texts: Sequence[str],
     folder: str | Path,
     otherwise: str | Path,
-    progress: Progress = _silent,
+    progress: Progress = no_progress,
 ) -> Features:
     """`encoder.features(texts)` from a cache of two .npy files, memory-mapped, with float16 features.
 
