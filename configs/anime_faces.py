@@ -15,6 +15,6 @@ from configs import folder
 
 def get_config() -> ConfigDict:
     config = folder.get_config()
-    config.data.flip = True  # a face mirrored is a face
+    config.data.flip = True  # a mirrored face is a face
     config.model.conditions = ()
     return config

@@ -15,39 +15,39 @@ def get_config() -> ConfigDict:
 
     config.data = data = ConfigDict()
     data.name = "digits"  # digits; folder; pairs; arrays; tfds:<name of a TensorFlow data set>; hf:<name or folder of a
-    # Hugging Face data set>; array_record (what --mode=prepare wrote)
-    data.dir = ""  # where the data are: a folder; of arrays a .npz or .npy, too. tfds: default ~/tensorflow_datasets
-    data.target = "image"  # which of a record's pictures is modelled: image, or another name, such as mask
-    data.image_size = 0  # pixels; images are brought to this square. 0: as the source has them
-    data.resize = "centre"  # how: centre (the largest central square), adm (as ADM's code crops), random_crop (ADM's,
-    # in training), pad (all of it, the darkest value beside it), squash
-    data.channels = 0  # 1 grey, 3 colour, 4 with transparency. 0: as the source has them (folder, pairs, hf: 3)
-    data.bits = 8  # folder, pairs, hf: 16 keeps what 16-bit grey files hold; 8 scales them to 8 bits
+    # Hugging Face data set>; array_record (written by --mode=prepare)
+    data.dir = ""  # folder of the data; for arrays also a .npz or .npy file; tfds: default ~/tensorflow_datasets
+    data.target = "image"  # the picture of a record that is modelled: image, or another name, such as mask
+    data.image_size = 0  # pixels; images are resized to a square of this side. 0: the source's size
+    data.resize = "centre"  # centre (crop the largest central square), adm (ADM's centre crop), random_crop (ADM's, in
+    # training), pad (no crop; fill with the darkest value), squash (no crop; the aspect changes)
+    data.channels = 0  # 1 grey, 3 RGB, 4 RGBA. 0: the source's number (folder, pairs, hf: 3)
+    data.bits = 8  # folder, pairs, hf: 16 keeps the precision of 16-bit grey files; 8 scales them to 8 bits
     data.flip = False  # mirror left and right with probability 1/2 in training
-    data.flip_vertical = False  # top and bottom likewise
-    data.quarter_turns = False  # turn by 0, 1, 2 or 3 quarters in training
-    data.augment = 0.0  # probability of EDM's augmentation, which the network is told of (CIFAR-10: 0.12)
-    data.holdout = 0.05  # the share that is held out, where the data have no test images of their own
-    data.on_bad_file = "error"  # "error" refuses an unreadable image by name, "skip" leaves it out and counts
+    data.flip_vertical = False  # mirror top and bottom likewise
+    data.quarter_turns = False  # rotate by 0, 90, 180 or 270 degrees in training
+    data.augment = 0.0  # probability of EDM's augmentation, which conditions the network (CIFAR-10: 0.12)
+    data.holdout = 0.05  # share of the images held out if the data have no test split
+    data.on_bad_file = "error"  # "error" refuses an unreadable image by name, "skip" leaves it out and counts it
     data.folders = ("images", "masks")  # pairs: the two folders, matched by base name
-    data.suffixes = ("", "")  # pairs: what base names end with besides, such as "_segmentation"
-    data.halves = ""  # pairs: both in one picture: "left,right" or "top,bottom"
-    data.names = ("image", "mask")  # pairs: what the two pictures are called
-    data.masks = ("mask",)  # pairs, hf: which pictures are masks, whose values are never mixed; filled in likewise
-    data.mask_values = ()  # pairs, hf: what masks may hold; (): as training masks do
-    data.mask_snap = False  # pairs, hf: other values become the nearest of these; else such a mask is refused
-    data.low = placeholder(float)  # the value that becomes -1; None: the end of the dtype, or the least of floats
-    data.high = placeholder(float)  # becomes 1, likewise
-    data.labels = ""  # folder: the column of metadata.jsonl that holds an image's label, or a list of several; "":
-    # sub-folders are the classes. hf: the column of the label; "": label, or the only ClassLabel
-    data.shape = ()  # (height, width, channels); filled in from the data when training starts
-    data.class_names = ()  # filled in likewise, so that sampling needs no data
-    data.labels_per_image = 1  # filled in likewise
-    data.dtype = "uint8"  # filled in likewise: of the pictures, and the values that are -1 and 1
-    data.range = (0.0, 255.0)  # filled in likewise: the values that are -1 and 1
-    data.alpha = ()  # filled in likewise: which pictures' last channel is opacity
-    data.num_images = 0  # filled in likewise: of other data, training cannot go on where it stopped
-    data.text_width = 0  # filled in likewise: features of a frozen text encoder's tokens
+    data.suffixes = ("", "")  # pairs: ends of base names to ignore in matching, such as "_segmentation"
+    data.halves = ""  # pairs: both pictures in one file: "left,right" or "top,bottom"
+    data.names = ("image", "mask")  # pairs: names of the two pictures
+    data.masks = ("mask",)  # pairs, hf: names of masks, whose values are never interpolated; filled in from the data
+    data.mask_values = ()  # pairs, hf: allowed values of masks; (): the values of training masks
+    data.mask_snap = False  # pairs, hf: replace other values by the nearest allowed one; else such a mask is refused
+    data.low = placeholder(float)  # the value that maps to -1; None: the dtype's lowest, or the minimum of float data
+    data.high = placeholder(float)  # the value that maps to 1, likewise
+    data.labels = ""  # folder: the column of metadata.jsonl with a label or a list of labels; "": sub-folders are
+    # classes. hf: the label's column; "": label, or the only ClassLabel
+    data.shape = ()  # (height, width, channels); from here on filled in from the data when training starts
+    data.class_names = ()  # kept, as are the others, so that sampling needs no data
+    data.labels_per_image = 1  # more than 1: a list of labels
+    data.dtype = "uint8"  # of the pictures
+    data.range = (0.0, 255.0)  # the values that map to -1 and 1
+    data.alpha = ()  # names of pictures whose last channel is opacity
+    data.num_images = 0  # training images; a run resumes on the same number alone
+    data.text_width = 0  # features per token of a frozen text encoder
 
     config.model = model = ConfigDict()
     model.conditions = ("label",)  # what the model is given, of what the data carry; (): unconditional

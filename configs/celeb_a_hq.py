@@ -1,14 +1,14 @@
 """CelebA-HQ, faces at 256x256, unconditional: DDPM's network for it, 114 M parameters (Ho et al., arXiv 2006.11239,
 appendix B), on EDM's noise.
 
-30,000 of CelebA's photos, mended and aligned at 1024x1024 (Karras et al., arXiv 1710.10196); CelebA's terms, so
+30,000 of CelebA's photos, restored and aligned at 1024x1024 (Karras et al., arXiv 1710.10196); CelebA's terms, so
 non-commercial research only, and CC BY-NC 4.0. Copies of 256x256 are enough:
 
     PATH/*.jpg        or in sub-folders, such as {train,val}/{female,male} of StarGAN v2's copy
 
     python -m jdiff.main --config=configs/celeb_a_hq.py --config.data.dir=PATH
 
-A batch of 64 wants several GPUs, or on one --config.train.accumulate=8 --config.network.dtype=bfloat16.
+A batch of 64 needs several GPUs, or on one --config.train.accumulate=8 --config.network.dtype=bfloat16.
 """
 
 from ml_collections import ConfigDict

@@ -8,8 +8,8 @@ Barcelona; for research, cite it). As Kaggle's copy balraj98/cvcclinicdb is unzi
 
     python -m jdiff.main --config=configs/cvc_clinicdb.py --config.data.dir=PATH
 
-Some are held out by chance, and frames of one colonoscopy are nearly alike: for figures, part whole sequences (its
-metadata.csv names them) into PATH/train/PNG/... and PATH/test/PNG/..., and say which.
+A random share is held out, but frames of one colonoscopy are nearly alike: to report results, split whole sequences
+(its metadata.csv names them) into PATH/train/PNG/... and PATH/test/PNG/..., and state the split.
 """
 
 from ml_collections import ConfigDict
@@ -21,10 +21,10 @@ def get_config() -> ConfigDict:
     config = isic2018.get_config()
     config.data.folders = ("PNG/Original", "PNG/Ground Truth")
     config.data.suffixes = ("", "")
-    config.data.mask_snap = True  # copies that were scaled hold greys along the edges
-    config.data.flip = True  # an endoscope is turned about as it goes
+    config.data.mask_snap = True  # resized copies hold greys along the edges
+    config.data.flip = True  # an endoscope rotates as it moves
     config.data.flip_vertical = True
-    config.model.sigma_data = 0.55  # 2 sqrt(p (1 - p)), polyps being some p = 8 % of the pixels
+    config.model.sigma_data = 0.55  # 2 sqrt(p (1 - p)), polyps cover about p = 8 % of the pixels
     config.network.dropout = 0.2  # few images
     config.train.images = 600_000
     return config

@@ -8,7 +8,7 @@ from configs import base
 def get_config() -> ConfigDict:
     config = base.get_config()
     config.data.name = "digits"
-    config.model.sigma_data = 0.75  # these pixels' standard deviation; EDM's noise levels move along with it
+    config.model.sigma_data = 0.75  # the pixels' standard deviation; objective.mean moves with it
     config.objective.mean = -0.8
     config.network.channels = 24
     config.network.channel_mults = (1, 2)

@@ -1,7 +1,7 @@
-"""Text to image, small: emoji drawn from their names, 32x32, in some twenty minutes on two CPU cores.
+"""Text to image, small: 32x32 emoji from their names, in about twenty minutes on two CPU cores.
 
 --config.data.dir=PATH: a folder of images with captions in its metadata.jsonl (lines {"file_name", "text"}), such as
-Noto Emoji. The text goes through a transformer that is trained along, its tokenizer fitted to the captions.
+Noto Emoji. A transformer over the text is trained with the network, and its tokenizer is fitted to the captions.
 """
 
 from ml_collections import ConfigDict
@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config.condition.text.length = 24
     config.condition.text.width = 96
     config.condition.text.vocabulary = 1024
-    config.objective.mean = 0.5  # more high noise, where the text decides what there is
+    config.objective.mean = 0.5  # more high noise, where the text decides the content
     config.network.channels = 24
     config.network.channel_mults = (1, 2, 4)
     config.network.blocks_per_level = 1

@@ -2,8 +2,8 @@
 2206.00364, table 7).
 
 Flickr-Faces-HQ by NVIDIA (github.com/NVlabs/ffhq-dataset): 70,000 aligned photos; CC BY-NC-SA 4.0, each photo under its
-author's own licence; not for face recognition. Its thumbnails of 128x128 (2 GB) are enough, those of 1024x1024 (90 GB)
-need no change. They lie in folders of a thousand, which are no classes here:
+author's own licence; not for face recognition. Its thumbnails of 128x128 (2 GB) are enough; the images of
+1024x1024 (90 GB) work as well. They lie in folders of a thousand, which are not classes here:
 
     PATH/{00000,01000,...,69000}/*.png
 
@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config = base.get_config()
     config.data.name = "folder"
     config.data.image_size = 64
-    config.data.augment = 0.15  # mirrors as well, and tells the network, so that no flip is needed
+    config.data.augment = 0.15  # includes x-flips, as a condition, so data.flip stays off
     config.model.conditions = ()
     config.network.update(networks.DDPMPP)
     config.network.channel_mults = (1, 2, 2, 2)

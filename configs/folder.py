@@ -1,6 +1,6 @@
 """Your own images: --config.data.dir=PATH --config.data.image_size=64.
 
-Any format, size and mode; a sub-folder is a class. Sides must be multiples of 8 (the network's total stride).
+Any format, size and mode; each sub-folder is a class. Sides must be multiples of 8 (the network's total stride).
 """
 
 from ml_collections import ConfigDict

@@ -9,7 +9,7 @@ ISIC2018_Task1-2_Training_Input, ISIC2018_Task1_Training_GroundTruth and those o
 
     python -m jdiff.main --config=configs/isic2018.py --config.data.dir=PATH
 
-Shrink such large photos and their masks (masks without mixing) once: decoding them takes longer than training.
+Resize such large photos once, and their masks by nearest neighbour: decoding the originals takes longer than training.
 """
 
 from ml_collections import ConfigDict
@@ -23,15 +23,15 @@ def get_config() -> ConfigDict:
     config.data.suffixes = ("", "_segmentation")
     config.data.target = "mask"
     config.data.image_size = 128
-    config.data.resize = "squash"  # no lesion is cut; turns by quarters would stretch what is squashed the other way
-    config.data.flip = True  # a photo of skin has no top and no left
+    config.data.resize = "squash"  # crops no lesion; no quarter turns, which would turn the distortion too
+    config.data.flip = True  # a photo of skin has no orientation
     config.data.flip_vertical = True
     config.model.conditions = ("image",)
-    config.model.sigma_data = 0.9  # 2 sqrt(p (1 - p)), lesions being some p = 29 % of the pixels (of 200 masks)
+    config.model.sigma_data = 0.9  # 2 sqrt(p (1 - p)), lesions cover about p = 29 % of the pixels (200 masks)
     config.condition.image.of = "image"
     config.condition.image.view = "as_is"
-    config.condition.image.drop_rate = 0.0  # a mask of no photo is of no use
-    config.objective.mean = 0.0  # more high noise: that of a mask's few large areas averages out
+    config.condition.image.drop_rate = 0.0  # a mask without a photo is of no use
+    config.objective.mean = 0.0  # more high noise: the large areas of a mask average it out
     config.network.channels = 64
     config.network.channel_mults = (1, 2, 4, 4)
     config.network.attention_levels = (3,)  # 16x16

@@ -1,8 +1,8 @@
-"""Slices of knees in magnetic resonance at 128x128, grey, unconditional.
+"""Magnetic resonance slices of knees at 128x128, grey, unconditional.
 
 fastMRI (Zbontar et al., arXiv 1811.08839; fastmri.med.nyu.edu): 973 + 199 volumes of some 36 coronal slices of 320x320,
-given on application; NYU's agreement allows research and teaching within your house, and no passing on. The volumes of
-knee_multicoil_train and _val become grey images once (`pip install h5py`), a split of patients each:
+on application; NYU's agreement allows internal research and teaching, without redistribution. Convert the volumes of
+knee_multicoil_train and _val, which share no patient, to grey images once (`pip install h5py`):
 
     import h5py
     import numpy as np
@@ -16,7 +16,7 @@ knee_multicoil_train and _val become grey images once (`pip install h5py`), a sp
             for i, image in enumerate(np.rint(255 * volume / volume.max()).astype(np.uint8)):
                 Image.fromarray(image).save(f"PATH/{split}/{file.stem}_{i:02}.png")
 
-which is any folder of slices:
+which gives
 
     PATH/{train,val}/*.png
 
@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
     config = folder.get_config()
     config.data.image_size = 128
     config.data.channels = 1
-    config.data.flip = True  # a left knee mirrored is a right knee; upside down it is none
+    config.data.flip = True  # a mirrored left knee is a right knee; upside down it is not a knee
     config.model.conditions = ()
     config.model.sigma_data = 0.3  # mostly dark; an estimate: --mode=inspect measures it
     config.objective.mean = -0.5  # -1.2 + ln(128 / 64), as in celeb_a_hq.py

@@ -15,8 +15,8 @@ from configs import folder
 
 def get_config() -> ConfigDict:
     config = folder.get_config()
-    config.data.resize = "random_crop"  # wide pictures: what lies left and right of the middle is seen, too
-    config.data.flip = True  # a landscape mirrored is a landscape, upside down it is none
+    config.data.resize = "random_crop"  # wide pictures: crops cover their left and right, too
+    config.data.flip = True  # a mirrored landscape is a landscape; an upside-down one is not
     config.model.conditions = ()
     config.network.dropout = 0.2  # few images
     config.train.images = 5_000_000

@@ -1,8 +1,8 @@
 """Segmentation of lung nodules, LIDC-IDRI, at 128x128: the mask is modelled, the slice of CT conditions it.
 
 1,018 scans of 1,010 patients, whose nodules four radiologists outlined each (Armato et al. 2011; cancerimagingarchive.
-net; CC BY 3.0). Kaggle's zhangweiled/lidcidri has slices around the nodules as PNG. A radiologist's mask is a pair with
-its slice, so that samples differ as radiologists do; patients are parted. Once, beside the folder LIDC-IDRI-slices:
+net; CC BY 3.0). Kaggle's zhangweiled/lidcidri has slices around the nodules as PNG. Each radiologist's mask is paired
+with its slice, so samples vary as radiologists do; splits share no patient. Once, beside the folder LIDC-IDRI-slices:
 
     from pathlib import Path
 
@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
     config.data.suffixes = ("", "")
     config.data.channels = 1
     config.data.resize = "centre"  # they are square
-    config.data.flip = True  # a nodule of the left lung mirrored is one of the right
+    config.data.flip = True  # a mirrored nodule of the left lung is one of the right
     config.data.flip_vertical = False  # patients lie on their backs
-    config.model.sigma_data = 0.25  # 2 sqrt(p (1 - p)), nodules being some p = 1.5 % of the pixels
+    config.model.sigma_data = 0.25  # 2 sqrt(p (1 - p)), nodules cover about p = 1.5 % of the pixels
     return config

@@ -1,6 +1,6 @@
 """MNIST, 28x28 grey, by class, with EDM's recipe: 60,000 + 10,000 digits (LeCun, Cortes and Burges; CC BY-SA 3.0).
 
-No flips: a digit mirrored is none. Prepare once, into ~/tensorflow_datasets/mnist/ (12 MB):
+No flips: a mirrored digit is not a digit. Prepare once, into ~/tensorflow_datasets/mnist/ (12 MB):
 
     tfds build mnist --file_format=array_record
     python -m jdiff.main --config=configs/mnist.py

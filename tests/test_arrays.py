@@ -199,7 +199,7 @@ def test_any_damage_is_read_as_it_stands_or_refused_in_one_line(tmp_path, save):
 
 
 def test_paths_that_are_no_arrays(tmp_path):
-    with pytest.raises(UserError, match="is not there"):
+    with pytest.raises(UserError, match="does not exist"):
         Arrays(str(tmp_path / "nowhere.npz"), "train")
     with pytest.raises(UserError, match=r"holds neither train\.npz nor train\.npy"):
         Arrays(str(tmp_path), "train")

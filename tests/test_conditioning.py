@@ -702,7 +702,7 @@ NAMED = {"data__class_names": ("aeroplane", "cat", "dog")}
         ({"texts": []}, {}, "text: there are none"),
         ({"texts": "a red heart"}, {}, "texts must be strings, one an image or fewer"),
         ({"texts": [3]}, {}, "texts must be strings"),
-        ({"texts": ["half \ud83d"]}, {}, "no valid Unicode"),
+        ({"texts": ["half \ud83d"]}, {}, "not valid Unicode"),
         ({"images": np.zeros((2, 8, 4, 1), np.uint8)}, {}, "are [2, 8, 4, 1]; this model's are [n, 8, 8, 1]"),
         ({"images": np.zeros((8, 8, 1), np.uint8)}, {}, "are [8, 8, 1]; this model's are [n, 8, 8, 1]"),
         ({"images": np.zeros((1, 8, 8, 3), np.uint8)}, {}, "are [1, 8, 8, 3]; this model's"),

@@ -218,7 +218,7 @@ def test_bad_files_are_refused_by_name_or_skipped_and_counted(zoo):
         Folder(str(zoo), "train")
     source = Folder(str(zoo), "train", on_bad_file="skip")
     assert len(source) == 13
-    assert "not read, having no image's ending: 1 .txt" in source.notes[0]
+    assert "not read, having no image's extension: 1 .txt" in source.notes[0]
     assert "skipped 2 unreadable of 15" in source.notes[1]
     assert [Path(file).name for file, _ in source.left_out] == ["x_truncated.jpg", "y_empty.png"]
     assert all(why.startswith("cannot be read: ") for _, why in source.left_out)
@@ -272,10 +272,10 @@ def test_sixteen_bits_are_kept_where_they_are_asked_for(tmp_path):
 @pytest.mark.parametrize(
     ("values", "ending", "says"),
     [
-        (np.float32([[0, 255]]), "tiff", "floats from 0 to 255, and those of files must be from 0 to 1"),
+        (np.float32([[0, 255]]), "tiff", "floats from 0 to 255, and image files must hold 0 to 1"),
         (np.float32([[-1, 1]]), "tiff", "floats from -1 to 1"),
         (np.float32([[0, np.nan]]), "tiff", "floats from nan to nan"),
-        (np.int32([[-1000, 3000]]), "tiff", "integers from -1000 to 3000, and those of files must be from 0 to 65535"),
+        (np.int32([[-1000, 3000]]), "tiff", "integers from -1000 to 3000, and image files must hold 0 to 65535"),
     ],
 )
 def test_values_whose_scale_cannot_be_known_are_refused(tmp_path, values, ending, says):
@@ -398,7 +398,7 @@ def test_one_label_in_metadata_is_a_class(tmp_path):
     [
         ({"tags": None}, "metadata.jsonl line 2 has no 'tags'"),
         ({"tags": ["a", 2.5]}, "line 2 has no 'tags', or one that is neither a label nor a list"),
-        ({"age": "old"}, "line 2 has no 'age', or one that is no number"),
+        ({"age": "old"}, "line 2 has no 'age', or one that is not a number"),
         ({"age": float("nan")}, "line 2 has no 'age'"),
         ({"age": True}, "line 2 has no 'age'"),
     ],

@@ -359,12 +359,12 @@ def test_bombs_are_refused_for_their_size_before_memory_is_taken(outcomes):
 
 
 def test_files_of_gigabytes_are_not_read(outcomes):
-    assert "more than 1 GiB" in outcomes[0]["sparse.webp"][1]
+    assert "larger than 1 GiB" in outcomes[0]["sparse.webp"][1]
 
 
 def test_pipes_sockets_and_devices_are_not_opened(outcomes):
     for name in ("pipe.png", "socket.png", *DEVICES):
-        assert "no regular file" in outcomes[0][name][1] or name == "terminal.jpg"
+        assert "not a regular file" in outcomes[0][name][1] or name == "terminal.jpg"
 
 
 def test_files_are_read_or_refused_as_they_must(cases, outcomes):
@@ -453,16 +453,16 @@ def harmed_pairs():
     masks = {
         "strays": (strays(1, 254), "holds 1, 254 where masks hold 0, 255"),
         "all_strays": (strays(*range(1, 25)), r"holds 1, 2, 3, 4, 5, 6, 7, 8, ... where"),
-        "colour": (of(smooth()), "its colours are no numbers of classes"),
+        "colour": (of(smooth()), "its colours are not class numbers"),
         "half": (of(half), "it is partly transparent"),
         "fraction": (of((mask(1) * 0.5).astype(np.float32), "TIFF"), "it holds 0.5"),
         "negative": (of(mask(1).astype(np.int32) * -7, "TIFF"), "it holds -7"),
-        "nan": (of(np.where(mask(), np.float32("nan"), 0), "TIFF"), "and a mask whole numbers"),
+        "nan": (of(np.where(mask(), np.float32("nan"), 0), "TIFF"), "and a mask holds whole numbers"),
         "deep": (of(mask(1).astype(np.uint16) * 300), "it holds 300"),
-        "tall": (of(mask(size=(WIDTH, 2 * HEIGHT))), "differ in their sides' proportion"),
+        "tall": (of(mask(size=(WIDTH, 2 * HEIGHT))), "differ in aspect ratio"),
         "cut": (truth[:50], "cannot be read"),
         "empty": (b"", "cannot be read"),
-        "text": (b"no mask", "it is no image"),
+        "text": (b"no mask", "it is not an image"),
         "bomb": (bombs()["claims.png"], "million pixels"),
         "line\nbreak": (truth[:50], r"line\nbreak.png cannot be read"),
     }
@@ -540,21 +540,21 @@ NAMED = '{"file_name": "2.png", "text": "two", "age": %s}'
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("{", "is no JSON"),
-        ('{"file_name": "2.png", "text": "two', "is no JSON"),
-        ("[" * 100_000, "is no JSON"),
-        ("[1, 2]", "is no JSON object"),
-        ("null", "is no JSON object"),
+        ("{", "is not JSON"),
+        ('{"file_name": "2.png", "text": "two', "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ("[1, 2]", "is not a JSON object"),
+        ("null", "is not a JSON object"),
         ("{}", "has no 'file_name'"),
         ('{"file_name": null, "text": "two", "age": 2}', "has no 'file_name'"),
         ('{"file_name": "2.png", "age": 2}', "has no 'text'"),
         ('{"file_name": "2.png", "text": ["two"], "age": 2}', "has no 'text'"),
-        ('{"file_name": "2.png", "text": "\\ud800", "age": 2}', "no valid Unicode"),
+        ('{"file_name": "2.png", "text": "\\ud800", "age": 2}', "not valid Unicode"),
         ('{"file_name": "1.png", "text": "two", "age": 2}', "names 1.png again, after line 2"),
-        ('{"file_name": "../2.png", "text": "two", "age": 2}', "which is no image there"),
-        ('{"file_name": "2\\u0000.png", "text": "two", "age": 2}', r"names 2\x00.png, which is no image there"),
-        ('{"file_name": "2\\n.png", "text": "two", "age": 2}', r"names 2\n.png, which is no image there"),
-        ('{"file_name": "%s.png", "text": "two", "age": 2}' % ("2" * 5000), "which is no image there"),
+        ('{"file_name": "../2.png", "text": "two", "age": 2}', "which is not an image there"),
+        ('{"file_name": "2\\u0000.png", "text": "two", "age": 2}', r"names 2\x00.png, which is not an image there"),
+        ('{"file_name": "2\\n.png", "text": "two", "age": 2}', r"names 2\n.png, which is not an image there"),
+        ('{"file_name": "%s.png", "text": "two", "age": 2}' % ("2" * 5000), "which is not an image there"),
         (NAMED % "null", "has no 'age'"),
         (NAMED % '"two"', "has no 'age'"),
         (NAMED % "[2]", "has no 'age'"),
@@ -579,7 +579,7 @@ def test_a_bad_line_is_named_or_skipped(tmp_path, line, words):
     source = Folder(root, "train", scalars=("age",), on_bad_file="skip")
     assert source.captions == tuple(LINES[k]["text"] for k in (0, 1, 3, 4, 5))
     assert [record["age"] for record in source] == [0, 1, 3, 4, 5]
-    assert "skipped 1 images of which metadata say nothing and 1 lines of it" in source.notes[0]
+    assert "skipped 1 images without metadata and 1 lines of metadata" in source.notes[0]
     assert source.notes[0].isprintable()
 
 
@@ -591,7 +591,7 @@ def test_a_bad_line_is_named_or_skipped(tmp_path, line, words):
         (as_csv().replace(b"file_name", b"name"), "none file_name"),
         (as_csv().replace(b"2.png", b"\xff.png"), "metadata.csv cannot be read"),
         (as_csv().decode().encode("utf-16"), "metadata.csv cannot be read"),
-        (as_csv().replace(b"number 2", b"2" * 200_000), "metadata.csv line 4 is no CSV"),
+        (as_csv().replace(b"number 2", b"2" * 200_000), "metadata.csv line 4 is not CSV"),
         (b"", "0.png has no line in"),
         (b"file_name,text,age\n", "0.png has no line in"),
     ],

@@ -155,12 +155,12 @@ def test_columns_are_found_or_asked_for(tmp_path):
         ({"image": (datasets.Image(), [encoded(picture(i)) for i in range(5)] + [None])}, "there is no picture"),
         (
             {"image": (datasets.Image(), [encoded(picture(i)) for i in range(5)] + [{"bytes": b"torn", "path": None}])},
-            "cannot be read: it is no image",
+            "cannot be read: it is not an image",
         ),
         ({"label": (CLASSES, [0, 1, 2, 0, 1, None])}, "has no 'label'"),
         ({"label": (CLASSES, [0, 1, 2, 0, 1, -1])}, "has no 'label'"),
         ({"text": (datasets.Value("string"), ["a"] * 5 + [None])}, "has no 'text'"),
-        ({"age": (datasets.Value("float32"), [1.0] * 5 + [float("nan")])}, "has no 'age', or one that is no finite"),
+        ({"age": (datasets.Value("float32"), [1.0] * 5 + [float("nan")])}, "has no 'age', or one that is not a finite"),
         (
             {
                 "mask": (
@@ -168,7 +168,7 @@ def test_columns_are_found_or_asked_for(tmp_path):
                     [encoded(picture(i, "1")) for i in range(5)] + [encoded(picture(0, "1", (14, 6)))],
                 )
             },
-            "sides' proportion",
+            "aspect ratio",
         ),
         (
             {"mask": (datasets.Image(), [encoded(picture(i, "1")) for i in range(5)] + [encoded(picture(0, "L"))])},
@@ -188,7 +188,7 @@ def test_bad_rows_are_named_or_counted(tmp_path, column, words):
 
 
 def test_what_is_missing_is_said_in_a_line(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="nowhere is not there"):
+    with pytest.raises(UserError, match="nowhere does not exist"):
         HuggingFace(str(tmp_path / "nowhere"), "train")
     with pytest.raises(
         UserError, match=r"'nobody/nothing' cannot be loaded: .*check its name on huggingface"

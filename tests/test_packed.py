@@ -139,13 +139,15 @@ def test_encoded_captions_are_not_packed(tmp_path):
 
 
 def test_workers_read_without_jax(tmp_path):
-    """Nor do they import what sources are prepared with."""
+    """Nor do they import the libraries of one source or one transform."""
     pack({"train": Digits("test")}, tmp_path / "p")
     (tmp_path / "source").write_bytes(pickle.dumps(Packed(str(tmp_path / "p"), "train")))
     code = (
         "import pickle, sys; source = pickle.load(open('source', 'rb')); assert len(source.__getitems__([3, 5])) == 2; "
         "import jdiff.data.sources.arrays, jdiff.data.sources.hf, jdiff.data.sources.pairs; "
-        "print({'jax', 'torch', 'tensorflow', 'tensorflow_datasets', 'datasets'} & set(sys.modules))"
+        "import jdiff.data.edges, jdiff.data.pipeline, jdiff.data.views; "
+        "print({'jax', 'torch', 'tensorflow', 'tensorflow_datasets', 'datasets', 'grain', 'pandas', 'scipy', 'sklearn'}"
+        " & set(sys.modules))"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert result.stdout.strip() == "set()", result.stderr

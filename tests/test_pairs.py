@@ -152,9 +152,7 @@ def test_bad_files_of_a_pair_are_named_or_counted(tmp_path):
     assert len(source) == 2
     assert "skipped 2 of 4 train pairs" in source.notes[0]
     (tmp_path / "masks" / "001.png").write_bytes(whole)
-    with pytest.raises(
-        UserError, match=r"002\.png \(16x16\) and .*002\.png \(16x32\) differ in their sides' proportion"
-    ):
+    with pytest.raises(UserError, match=r"002\.png \(16x16\) and .*002\.png \(16x32\) differ in aspect ratio"):
         Pairs(str(tmp_path), "train")
 
 
@@ -238,10 +236,10 @@ def test_masks_of_any_mode_keep_their_values(tmp_path, image, values):
 @pytest.mark.parametrize(
     ("array", "words"),
     [
-        (np.dstack([PATTERN * 255, PATTERN * 0, PATTERN * 0]).astype(np.uint8), "colours are no numbers of classes"),
+        (np.dstack([PATTERN * 255, PATTERN * 0, PATTERN * 0]).astype(np.uint8), "colours are not class numbers"),
         (np.dstack([PATTERN * 0] * 3 + [PATTERN * 255]).astype(np.uint8), "partly transparent"),
-        ((PATTERN * 300).astype(np.uint16), "holds 300, and a mask whole numbers from 0 to 255"),
-        ((PATTERN * 0.5).astype(np.float32), r"holds 0\.5, and a mask whole numbers"),
+        ((PATTERN * 300).astype(np.uint16), "holds 300, and a mask holds whole numbers from 0 to 255"),
+        ((PATTERN * 0.5).astype(np.float32), r"holds 0\.5, and a mask holds whole numbers"),
     ],
 )
 def test_pictures_that_are_no_masks(array, words):
@@ -266,7 +264,7 @@ def test_strays_in_a_mask_of_0_and_255_are_refused_snapped_or_allowed(tmp_path):
     assert (len(skipped), skipped.pictures["mask"].high) == (3, 255)
     snapped = Pairs(root, "train", mask_snap=True)
     assert snapped[3]["mask"][0, :3, 0].tolist() == [0, 255, 0]
-    assert "1 masks' strays became the nearest allowed (first: " in snapped.notes[0]
+    assert "stray values of 1 masks became the nearest allowed (first: " in snapped.notes[0]
     assert_source(snapped)
     allowed = Pairs(root, "train", mask_values=(0, 3, 120, 251, 255))
     assert allowed[3]["mask"][0, :3, 0].tolist() == [3, 251, 120]
@@ -298,10 +296,10 @@ def test_masks_of_0_and_1_use_the_whole_range(tmp_path):
 
 def test_photos_in_the_place_of_masks_are_refused(tmp_path):
     masks_in(tmp_path / "colour", photo(0))
-    with pytest.raises(UserError, match=r"masks/0\.png cannot be read: its colours are no numbers"):
+    with pytest.raises(UserError, match=r"masks/0\.png cannot be read: its colours are not class numbers"):
         Pairs(str(tmp_path / "colour"), "train")
     masks_in(tmp_path / "grey", photo(0, (40, 40)).convert("L"))
-    with pytest.raises(UserError, match="different values, which are no classes"):
+    with pytest.raises(UserError, match="different values, too many for classes"):
         Pairs(str(tmp_path / "grey"), "train")
 
 

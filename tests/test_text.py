@@ -101,15 +101,18 @@ def test_test_folders_have_captions_of_their_own_or_share_a_file(folder, tmp_pat
     ("lines", "message"),
     [
         ([line("a.png")], r"b\.png has no caption in .*metadata\.jsonl; mend"),
-        ([line("a.png"), line("b.png"), line("c.png")], r"jsonl line 3 names c\.png, which is no image there; mend"),
+        (
+            [line("a.png"), line("b.png"), line("c.png")],
+            r"jsonl line 3 names c\.png, which is not an image there; mend",
+        ),
         ([line("c.png"), line("a.png"), line("b.png"), line("d.png")], r"line 1 names c\.png.*\(1 more like it\)"),
         ([line("a.png"), line("b.png"), line("./a.png")], r"line 3 names \./a\.png again, after line 1"),
-        ('{"file_name": "a.png", "text": "x"}\n\n{"file_name": \n', r"line 3 is no JSON: .*on_bad_file=skip"),
-        ('["a.png", "x"]\n', r"line 1 is no JSON object"),
+        ('{"file_name": "a.png", "text": "x"}\n\n{"file_name": \n', r"line 3 is not JSON: .*on_bad_file=skip"),
+        ('["a.png", "x"]\n', r"line 1 is not a JSON object"),
         ([line("a.png"), {"text": "x"}], r"line 2 has no 'file_name'"),
         ([line("a.png"), {"file_name": "b.png"}], r"line 2 has no 'text'"),
-        ([line("a.png"), line("b.png", 3)], r"line 2 has no 'text', or one that is no text"),
-        ([line("a.png"), line("b.png", "\ud83d")], r"line 2 has a 'text' that is no valid Unicode"),
+        ([line("a.png"), line("b.png", 3)], r"line 2 has no 'text', or one that is not text"),
+        ([line("a.png"), line("b.png", "\ud83d")], r"line 2 has a 'text' that is not valid Unicode"),
         ("", r"a\.png has no caption in .*jsonl \(1 more like it\)"),
     ],
 )
@@ -122,10 +125,10 @@ def test_captions_and_images_that_do_not_match(folder, lines, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name,text\na.png,x\n", "column text and none file_name"),
+        ("name,text\na.png,x\n", "column text but none file_name"),
         ("file_name,text\na.png,a red, round thing\n", "line 2 has a comma too many: put its text in quotes"),
         ("file_name,text\na.png\n", "line 2 has no 'text'"),
-        ('file_name,text\na.png,"x\n', r"line \d is no CSV"),
+        ('file_name,text\na.png,"x\n', r"line \d is not CSV"),
         ("file_name,text\nb.png,x\n", r"line 2 names b\.png"),
     ],
 )
@@ -157,7 +160,7 @@ def test_skipping_leaves_out_what_does_not_match_and_counts(folder, tmp_path):
     source = Folder(root, "train", on_bad_file="skip")
     assert source.captions == ("first", "third")
     assert [source[i]["image"][0, 0, 0] for i in range(2)] == [0, 2]
-    assert "skipped 2 images of which metadata say nothing and 2 lines of it (first: " in source.notes[0]
+    assert "skipped 2 images without metadata and 2 lines of metadata (first: " in source.notes[0]
     assert "skipped 1 unreadable of 3" in source.notes[1]
     folder([], [line("gone.png")])
     with pytest.raises(UserError, match="no usable image is left"):

@@ -1,4 +1,4 @@
-"""Errors that a user can mend."""
+"""Errors that a user can fix."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,21 +6,21 @@ from pathlib import Path
 
 
 class UserError(ValueError):
-    """A user's mistake, or a fault in what they gave us (a file, a key, a disk).
+    """A user's mistake, or a fault of a file, a config key or a disk.
 
-    The message is one line that names what is wrong and says what to do; the command prints it without a
-    traceback and exits with status 1.
+    The message is one line with the fault and its remedy. The command prints it without a traceback and exits with
+    status 1.
     """
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of some library says, short enough for a message."""
+    """The first line of an error's message, at most 200 characters; its type's name if it is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 @contextlib.contextmanager
 def writing_to(workdir: Path) -> Iterator[None]:
-    """An OSError within becomes a UserError: the run's folder cannot be written."""
+    """An OSError within becomes a UserError that names `workdir`."""
     try:
         yield
     except OSError as error:

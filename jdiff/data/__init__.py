@@ -1,1 +1,1 @@
-"""Where images come from, and the Grain pipeline that feeds them. Nothing here computes with JAX."""
+"""Sources of images, views, transforms and the Grain pipeline. Nothing here computes with JAX."""

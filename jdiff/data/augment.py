@@ -1,27 +1,4 @@
-"""Random changes of a record's pictures, the same for all of them: flips, quarter turns, EDM's non-leaky augmentation.
-
-Non-leaky (Karras et al. 2022, arXiv 2206.00364, appendix F.2 and table 6): what was done to the pictures is told to the
-network, so that it samples what was not done to them. In coordinates from the picture's middle, x to the right and y
-down, with Rot(t) = [[cos t, -sin t], [sin t, cos t]], the picture at x moves to
-
-    x' = Rot(-a4) diag(s, 1/s) Rot(a4) . Rot(-a3) . 2^(0.2 a2) . diag(1 - 2 a0, 1 - 2 a1) x + (width a6, height a7) / 8,
-
-s = 2^(0.2 a5). The condition's nine components are zero where nothing was done:
-
-    0  a0             mirrored left and right: 0 or 1, evenly, always drawn
-    1  a1             mirrored top and bottom: 0 or 1, evenly
-    2  a2             enlarged by 2^(0.2 a2): N(0, 1)
-    3  cos(a3) - 1    turned by the angle a3, counter-clockwise to the eye: uniform in [-pi, pi]
-    4  sin(a3)
-    5  a5 cos(a4)     stretched by 2^(0.2 a5) along the direction a4, counter-clockwise from the right, and shrunk as
-    6  a5 sin(a4)     much across it: a5 from N(0, 1), a4 uniform in [-pi, pi] half of the time, else 0
-    7  a6             moved right by a6 / 8 of the width: N(0, 1)
-    8  a7             moved down by a7 / 8 of the height: N(0, 1)
-
-Each of y-flip, scale, rotation, anisotropy and translation (7 and 8 together) is done with probability A_prob. That a4
-is 0 half of the time is their published code's. (5 and 6 do not tell a5 along a4 from -a5 along a4 + pi, which shrinks
-where the other stretches.)
-"""
+"""Random flips and rotations, and EDM's non-leaky augmentation, the same for all pictures of a record."""
 
 import math
 from dataclasses import dataclass
@@ -29,25 +6,25 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float32, Num, Shaped
 from PIL import Image
-from scipy import ndimage
 
 from jdiff.common.errors import UserError
-from jdiff.data.planes import by_plane
+from jdiff.data.channels import by_channel
 
 Pictures = dict[str, np.ndarray]
 
 CONDITION_SIZE = 9
-STEP = 0.2  # log2 of the enlargement and the stretch by one standard deviation
-SHIFT = 1 / 8  # of the side, by one standard deviation
-SPLINE = 3  # the order of the interpolating splines
-MARGIN = 3  # pixels that Lanczos' filter reaches
+STEP = 0.2  # log2 of the scale and of the stretch, per standard deviation
+SHIFT = 1 / 8  # of the side, per standard deviation
+SPLINE = 3  # order of the interpolating splines
+MARGIN = 3  # pixels: the support of Lanczos' filter
 
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """Mirrors left and right, or top and bottom, each with probability 1/2; turns by 0, 1, 2 or 3 quarters, evenly.
+    """Random flips and quarter turns, the same for all pictures [h, w, c] of a record; no pixel is interpolated.
 
-    Pixels only change places. Raises UserError where pictures are to be turned that are not square.
+    horizontal: mirrors left and right with probability 1/2. vertical: top and bottom, likewise. quarters: rotates by 0,
+    90, 180 or 270 degrees with equal probability; raises UserError if a picture is not square.
     """
 
     horizontal: bool = False
@@ -70,7 +47,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Motion:
-    """One draw of table 6: a0 .. a7 by name. The default does nothing."""
+    """The parameters a0 .. a7 of one augmentation, by name (see NonLeaky); the default is the identity."""
 
     x_flip: int = 0
     y_flip: int = 0
@@ -83,17 +60,18 @@ class Motion:
 
     @property
     def condition(self) -> Float32[np.ndarray, "9"]:
-        """What the network is told."""
+        """The nine components that the network sees (see NonLeaky)."""
         along = (self.stretch * math.cos(self.direction), self.stretch * math.sin(self.direction))
         turned = (math.cos(self.angle) - 1, math.sin(self.angle))
         return np.array([self.x_flip, self.y_flip, self.scale, *turned, *along, self.right, self.down], np.float32)
 
     @property
     def only_flips(self) -> bool:
+        """Whether pixels only change places."""
         return not (self.scale or self.angle or self.stretch or self.right or self.down)
 
     def inverse(self, height: int, width: int) -> tuple[Float[np.ndarray, "2 2"], Float[np.ndarray, "2"]]:
-        """(M, t): from (row, column) in the moved picture to M (row, column) + t before it, flips left out."""
+        """(M, t): the pixel at p = (row, column) of the result comes from M p + t. Flips are not included."""
         stretch = 2 ** (STEP * self.stretch)
         squeeze = _rotation(-self.direction) @ np.diag([1 / stretch, stretch]) @ _rotation(self.direction)
         matrix = 2 ** (-STEP * self.scale) * _rotation(self.angle) @ squeeze
@@ -105,13 +83,36 @@ class Motion:
 
 @dataclass(frozen=True)
 class NonLeaky:
-    """pictures [h, w, c] -> (moved pictures, condition float32 [9]): see above.
+    """Non-leaky augmentation (Karras et al. 2022, arXiv 2206.00364, appendix F.2 and table 6): {name: [h, w, c]} ->
+    (augmented pictures, condition float32 [9]). The network sees the condition, so samples at condition 0 are not
+    augmented.
 
-    probability: A_prob; EDM has 0.12 for CIFAR-10 and 0.15 for FFHQ and AFHQ. 0: nothing is done, mirroring included.
-    masks: pictures moved to the nearest pixel, so that they keep their set of values.
+    With x to the right and y down from the centre, Rot(t) = [[cos t, -sin t], [sin t, cos t]] and s = 2^(0.2 a5),
 
-    Pictures not moved, and those only mirrored, are exact. Others are interpolated by cubic splines and continued by
-    reflection; where a motion shrinks, at twice as many points a side, which Lanczos' filter brings back.
+        x' = Rot(-a4) diag(s, 1/s) Rot(a4) . Rot(-a3) . 2^(0.2 a2) . diag(1 - 2 a0, 1 - 2 a1) x
+             + (width a6, height a7) / 8.
+
+    The condition's components are 0 for the identity:
+
+        0  a0             x-flip: 0 or 1, always drawn with probability 1/2
+        1  a1             y-flip: 0 or 1
+        2  a2             scale by 2^(0.2 a2): N(0, 1)
+        3  cos(a3) - 1    rotation by a3, counter-clockwise on the screen: uniform in [-pi, pi]
+        4  sin(a3)
+        5  a5 cos(a4)     anisotropic scale, s along the direction a4 (counter-clockwise from the right) and 1/s across:
+        6  a5 sin(a4)     a5 from N(0, 1); a4 uniform in [-pi, pi] half of the time, else 0 (as in their published code)
+        7  a6             translation right by a6 / 8 of the width: N(0, 1)
+        8  a7             translation down by a7 / 8 of the height: N(0, 1)
+
+    Each of y-flip, scale, rotation, anisotropy and translation (7 and 8 together) occurs with probability A_prob.
+    Components 5 and 6 do not distinguish (a5, a4) from (-a5, a4 + pi), as in the paper.
+
+    Identity and flips are exact. Otherwise pixels are interpolated by cubic splines and the picture is continued by
+    reflection; a shrinking transform is computed on a grid twice as fine and reduced by Lanczos' filter.
+
+    probability: A_prob; EDM takes 0.12 for CIFAR-10, 0.15 for FFHQ and AFHQ. 0 disables all, the x-flip included.
+    masks: names of pictures with nearest-neighbour interpolation, which keeps their set of values.
+    Raises ValueError for a probability outside [0, 1].
     """
 
     probability: float
@@ -126,7 +127,7 @@ class NonLeaky:
         return moved(pictures, motion, self.masks), motion.condition
 
     def draw(self, rng: np.random.Generator) -> Motion:
-        """Takes as many numbers from rng whatever it draws."""
+        """Random parameters. The count of numbers drawn from rng is fixed, whatever they are."""
         x_flip, y_flip = rng.integers(2, size=2)
         scale, stretch, right, down = rng.standard_normal(4)
         angle, direction = rng.uniform(-math.pi, math.pi, 2)
@@ -145,7 +146,10 @@ class NonLeaky:
 
 
 def moved(pictures: Pictures, motion: Motion, masks: frozenset[str] = frozenset()) -> Pictures:
-    """`pictures` [h, w, c] under one motion; of several sizes, each in its own pixels."""
+    """{name: [h, w, c]} transformed by `motion`; translation is relative, so pictures may differ in size.
+
+    masks: names of pictures with nearest-neighbour interpolation.
+    """
     if motion.x_flip:
         pictures = {name: picture[:, ::-1] for name, picture in pictures.items()}
     if motion.y_flip:
@@ -160,37 +164,39 @@ def moved(pictures: Pictures, motion: Motion, masks: frozenset[str] = frozenset(
 
 def _nearest(picture: Shaped[np.ndarray, "h w c"], motion: Motion) -> Shaped[np.ndarray, "h w c"]:
     matrix, offset = motion.inverse(*picture.shape[:2])
-    planes = [_affine(plane, matrix, offset, order=0) for plane in np.moveaxis(picture, -1, 0)]
-    return np.stack(planes, axis=-1)
+    channels = [_affine(channel, matrix, offset, order=0) for channel in np.moveaxis(picture, -1, 0)]
+    return np.stack(channels, axis=-1)
 
 
 def _interpolated(picture: Num[np.ndarray, "h w c"], motion: Motion) -> Num[np.ndarray, "h w c"]:
     height, width = picture.shape[:2]
     matrix, offset = motion.inverse(height, width)
     if np.linalg.norm(matrix, 2) <= 1 + 1e-9:
-        return by_plane(picture, lambda plane: _affine(plane, matrix, offset, order=SPLINE))
-    # Point j of the fine grid lies at j / 2 - 1/4 - MARGIN of the coarse one.
+        return by_channel(picture, lambda channel: _affine(channel, matrix, offset, order=SPLINE))
+    # Point j of the fine grid is at j / 2 - 1/4 - MARGIN of the coarse one.
     fine = (2 * (height + 2 * MARGIN), 2 * (width + 2 * MARGIN))
     offset = offset - matrix @ np.full(2, 0.25 + MARGIN)
     box = (2 * MARGIN, 2 * MARGIN, 2 * (MARGIN + width), 2 * (MARGIN + height))
 
-    def shrunk(plane: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
-        points = Image.fromarray(_affine(plane, matrix / 2, offset, order=SPLINE, shape=fine))
+    def shrunk(channel: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
+        points = Image.fromarray(_affine(channel, matrix / 2, offset, order=SPLINE, shape=fine))
         return np.asarray(points.resize((width, height), Image.Resampling.LANCZOS, box))
 
-    return by_plane(picture, shrunk)
+    return by_channel(picture, shrunk)
 
 
 def _affine(
-    plane: Shaped[np.ndarray, "h w"],
+    channel: Shaped[np.ndarray, "h w"],
     matrix: Float[np.ndarray, "2 2"],
     offset: Float[np.ndarray, "2"],
     *,
     order: int,
     shape: tuple[int, int] | None = None,
 ) -> Shaped[np.ndarray, "h2 w2"]:
-    """out[i] = plane[matrix i + offset], continued by reflection about the outermost pixels."""
-    return ndimage.affine_transform(plane, matrix, offset, shape, order=order, mode="mirror")
+    """out[i] = channel[matrix i + offset], continued by reflection about the outermost pixels."""
+    from scipy import ndimage  # here: it takes longer to import than the rest of a view
+
+    return ndimage.affine_transform(channel, matrix, offset, shape, order=order, mode="mirror")
 
 
 def _rotation(angle: float) -> Float[np.ndarray, "2 2"]:

@@ -1,9 +1,4 @@
-"""An image file of any mode -> [h, w, channels] of 8 bits, or of grey ones of 16.
-
-The orientation that a camera wrote is applied, transparent images are laid on white, animated ones give their first
-frame. 16-bit files are scaled to 8 bits by 1/257, 8-bit ones to 16 by 257; floats are from 0 to 1. Files are opened
-here alone, masks' too.
-"""
+"""Image files -> arrays [h, w, c] of 8 bits, or grey ones of 16. No other module opens image files."""
 
 import os
 import stat
@@ -20,55 +15,55 @@ from jdiff.data.sources import HIGHEST, Picture, Shape
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 MOST_PIXELS = 128 << 20
-MOST_BYTES = 8 * MOST_PIXELS  # of a file, which some formats' readers read whole
-NOT_IMAGES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}  # known to Pillow, not pictures to it
+MOST_BYTES = 8 * MOST_PIXELS  # of a file: Pillow reads some formats' files whole
+NOT_IMAGES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}  # formats that Pillow knows and cannot read
 
-# Pillow warns of fewer pixels than are read here. Its own error, for more than 179 million, stays: it knows of the
-# pictures within some formats too.
+# Pillow warns below our own limit. Its error above 179 million pixels stays on: it covers images embedded in files too.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def decode(path: str | Path, channels: int, bits: int = 8) -> UInt8[np.ndarray, "h w c"] | UInt16[np.ndarray, "h w 1"]:
-    """As `load` and `to_array`, and raises what these do."""
+    """The image of a file as an array: `to_array` of `load`. Raises what they raise."""
     return to_array(load(path), channels, bits)
 
 
 def of_files(shape: Shape, bits: int = 8) -> Picture:
-    """What `to_array` gives."""
+    """The description of `to_array`'s results of shape `shape`."""
     if bits == 16:
         return Picture(shape, "uint16", high=HIGHEST["uint16"])
     return Picture(shape, alpha=shape[-1] == 4)
 
 
 def load(file: Any) -> Image.Image:
-    """The image of a path or of a stream of bytes, turned as its camera wrote; of several frames the first.
+    """The first frame of the image in a file (a path or a binary stream), rotated by its EXIF orientation.
 
-    More than 2^27 pixels (134 million, such as 11585x11585) are refused before memory is taken for them: a file of some
-    kilobytes may claim billions. So are files of more than 1 GiB, and such as are not regular: a pipe may never end.
-
-    Raises OSError or ValueError, or whatever Pillow's plugins do, where the file is not a whole image.
+    Raises OSError, ValueError or an error of a Pillow plugin if the file is not a complete image. Raises ValueError,
+    before memory is allocated, for more than 2^27 pixels (134 million: a file of kilobytes may claim billions), more
+    than 1 GiB, or a path that is not a regular file (a pipe may never end).
     """
     by_name = isinstance(file, (str, Path))
     if by_name:
         status = os.stat(file)
         if not stat.S_ISREG(status.st_mode):
-            raise ValueError("it is no regular file")
+            raise ValueError("it is not a regular file")
         if status.st_size > MOST_BYTES:
-            raise ValueError(f"it has more than {MOST_BYTES >> 30} GiB")
+            raise ValueError(f"it is larger than {MOST_BYTES >> 30} GiB")
     try:
-        # Of a stream, not of a name: Pillow maps files that have one, and a map whose file is cut short kills us.
+        # A stream, not a name: Pillow memory-maps named files, and a truncated mapped file kills the process.
         with open(file, "rb") if by_name else nullcontext(file) as stream, Image.open(stream) as image:
             if image.format in NOT_IMAGES:
-                raise ValueError(f"it is {image.format}, which is not read as an image")
+                raise ValueError(f"it is {image.format}, which is not an image format here")
             width, height = image.size
             if width * height > MOST_PIXELS:
                 raise Image.DecompressionBombError
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
     except UnidentifiedImageError as error:
-        raise ValueError("it is no image, or of a format that is not known") from error
+        raise ValueError("it is not an image of a known format") from error
     except Image.DecompressionBombError as error:
-        raise ValueError(f"it has more than {MOST_PIXELS / 1e6:.0f} million pixels: scale it down or cut it") from error
+        raise ValueError(
+            f"it has more than {MOST_PIXELS / 1e6:.0f} million pixels: scale it down or crop it"
+        ) from error
     if not all(image.size):
         raise ValueError("it has no pixels")
     return image
@@ -77,9 +72,11 @@ def load(file: Any) -> Image.Image:
 def to_array(
     image: Image.Image, channels: int, bits: int = 8
 ) -> UInt8[np.ndarray, "h w c"] | UInt16[np.ndarray, "h w 1"]:
-    """A Pillow image of any mode in 1 (grey), 3 (RGB) or 4 (RGBA) channels, uint8; of 16 bits (grey alone) uint16.
+    """A Pillow image of any mode -> uint8 with 1 (grey), 3 (RGB) or 4 (RGBA) channels; bits=16: uint16, grey alone.
 
-    Raises ValueError for integers that are no 16-bit ones, and floats outside [0, 1].
+    Transparent images are composited on white unless channels is 4. 16-bit values are divided by 257 for 8 bits, 8-bit
+    ones multiplied by it for 16; floats in [0, 1] are scaled. Raises ValueError for other floats, and for integers
+    outside 0 .. 65535.
     """
     deep = image.mode.startswith(("I", "F"))
     if bits == 16:
@@ -100,7 +97,7 @@ def _sixteen_bits(image: Image.Image) -> UInt16[np.ndarray, "h w"]:
     if not (values.min() >= 0 and values.max() <= highest):
         what, most = ("floats", "1") if image.mode == "F" else ("integers", "65535")
         raise ValueError(
-            f"it holds {what} from {values.min():g} to {values.max():g}, and those of files must be from 0 to {most}: "
+            f"it holds {what} from {values.min():g} to {values.max():g}, and image files must hold 0 to {most}: "
             "data.name=arrays takes any range"
         )
     return np.rint(values * np.float32(65535)).astype(np.uint16) if image.mode == "F" else values.astype(np.uint16)

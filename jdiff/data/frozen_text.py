@@ -1,6 +1,6 @@
-"""Captions -> features of a frozen pretrained text encoder, read from a folder of the transformers library.
+"""Features of captions from a frozen pretrained text encoder of the transformers library.
 
-It runs on the CPU, once: `cached` keeps what it gave in files, and whoever finds them needs neither torch nor
+The encoder runs once, on the CPU; `cached` keeps the features in files, and reading those needs neither torch nor
 transformers.
 """
 
@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,27 +19,24 @@ import numpy as np
 from numpy.lib import format as npy
 
 from jdiff.common.errors import UserError, first_line
+from jdiff.data.sources.files import Progress, no_progress
 from jdiff.data.tokenizer import OnLong, check_lengths, check_unicode
 
 BATCH = 64
-WIDTHS = ("hidden_size", "d_model", "dim", "n_embd")  # what models call the width of their hidden states
+WIDTHS = ("hidden_size", "d_model", "dim", "n_embd")  # config.json's keys for the width of hidden states
 MODEL_FILES = {".json", ".txt", ".model", ".safetensors", ".bin"}
 CACHE_FORMAT = 2
 
 Features = dict[str, np.ndarray]
-Progress = Callable[[Iterable, int], Iterable]
-
-
-def _silent(items: Iterable, total: int) -> Iterable:
-    return items
 
 
 @dataclass(frozen=True)
 class FrozenEncoder:
-    """The text encoder in the folder `path`: of a model with a decoder or for images too (T5, CLIP), its text encoder.
+    """The pretrained text encoder in the local folder `path`; of T5 the encoder, of CLIP the text model.
 
-    length: tokens a text. on_long: a text of more is cut by the model's own tokenizer ("truncate", with one warning for
-    all of a call's texts) or refused by UserError ("error").
+    length: tokens per text. on_long: "truncate" cuts a longer text by the model's own tokenizer, with one warning per
+    call; "error" raises UserError. Raises UserError for length < 3 and for a folder without a readable config.json;
+    `features` also if the weights are incomplete or the extra `text` is not installed.
     """
 
     path: str
@@ -50,14 +47,14 @@ class FrozenEncoder:
         if self.length < 3:
             raise UserError(f"condition.text.length={self.length} must be at least 3: a start, a token and an end")
         if not self.path or not self._folder.is_dir():
-            raise UserError(f"condition.text.path={self.path!r} is not a folder; give that of a pretrained encoder")
+            raise UserError(f"condition.text.path={self.path!r} is not a folder; give a pretrained encoder's folder")
         if not (self._folder / "config.json").is_file():
-            raise UserError(f"{self.path} holds no config.json: it is no model of the transformers library")
+            raise UserError(f"{self.path} holds no config.json: it is not a model of the transformers library")
         _ = self.width
 
     @property
     def width(self) -> int:
-        """The size of a token's feature."""
+        """Features per token."""
         try:
             config = json.loads((self._folder / "config.json").read_text("utf-8"))
             text = config.get("text_config") or config
@@ -67,9 +64,9 @@ class FrozenEncoder:
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{self._folder / 'config.json'} cannot be read: {first_line(error)}") from error
 
-    def features(self, texts: Sequence[str], progress: Progress = _silent) -> Features:
-        """{"features": float32 [n, length, width], "mask": bool [n, length]}: the last hidden state, and which of its
-        rows belong to the text; the others are zero. progress wraps the iteration over batches, to show a bar.
+    def features(self, texts: Sequence[str], progress: Progress = no_progress) -> Features:
+        """{"features": float32 [n, length, width], "mask": bool [n, length]}: the last hidden state, zero at padding,
+        and the tokens of the text. progress: wraps the iterable of batches to show a bar.
         """
         features = np.zeros((len(texts), self.length, self.width), np.float32)
         mask = np.zeros((len(texts), self.length), bool)
@@ -81,7 +78,7 @@ class FrozenEncoder:
         return {"features": features, "mask": mask}
 
     def _batches(self, texts: Sequence[str], progress: Progress) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """`features`, a batch at a time."""
+        """(features, mask) of `features`, one batch at a time."""
         check_unicode(texts)
         tokenizer, model, limit = _load(str(self._folder))
         import torch
@@ -116,13 +113,13 @@ def cached(
     texts: Sequence[str],
     folder: str | Path,
     otherwise: str | Path,
-    progress: Progress = _silent,
+    progress: Progress = no_progress,
 ) -> Features:
-    """`encoder.features(texts)`, computed once and kept in two files in `folder`, or in `otherwise` where `folder`
-    cannot be written to; read from there ever after. Both arrays are memory-mapped, and the features are float16,
-    which halves the files. Texts are counted, and the warning of long ones given, when they are computed.
+    """`encoder.features(texts)` from a cache of two .npy files, memory-mapped, with float16 features.
 
-    Another model, length or list of texts makes other files. Raises UserError where neither folder takes them.
+    The first call computes them (and warns about long texts) and writes them to `folder`, or to `otherwise` if `folder`
+    is not writable. The files' name is a hash of the model, the length and the texts. Raises UserError if neither
+    folder is writable, or if features overflow float16.
     """
     key = _key(encoder, texts)
     for place in (Path(folder), Path(otherwise)):
@@ -153,8 +150,8 @@ def _open(folder: Path, key: str) -> Features | None:
 
 
 def _write(encoder: FrozenEncoder, texts: Sequence[str], progress: Progress, features: Any, mask: Any) -> None:
-    """Both arrays into open files, a batch at a time: all of them may be more than the memory holds. Not through a
-    memory map, which a full disk ends with a signal instead of an error.
+    """Write both arrays to open files, one batch at a time, as all of them may exceed memory. A memory map would do,
+    but on a full disk it kills the process instead of raising an error.
     """
     shape = (len(texts), encoder.length, encoder.width)
     for file, dtype, form in ((features, np.float16, shape), (mask, np.bool_, shape[:2])):
@@ -170,7 +167,7 @@ def _write(encoder: FrozenEncoder, texts: Sequence[str], progress: Progress, fea
 
 @contextlib.contextmanager
 def _new_file(path: Path) -> Iterator[Any]:
-    """A file open for writing that is at `path` when whole, and nowhere when not."""
+    """A file open for writing, which appears at `path` only when complete."""
     new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with open(new, "xb") as file:
@@ -183,9 +180,7 @@ def _new_file(path: Path) -> Iterator[Any]:
 
 
 def _key(encoder: FrozenEncoder, texts: Sequence[str]) -> str:
-    """A name for what `encoder` makes of `texts`: which model (its files' contents), how many tokens, which
-    texts in which order.
-    """
+    """A hash of the model (the contents of its files), the number of tokens and the texts in order."""
     check_unicode(texts)
     folder = encoder._folder
     head = [CACHE_FORMAT, encoder.length, encoder.on_long, len(texts)]
@@ -201,19 +196,19 @@ def _key(encoder: FrozenEncoder, texts: Sequence[str]) -> str:
 
 @functools.lru_cache(maxsize=1)
 def _load(folder: str) -> tuple[Any, Any, int]:
-    """(tokenizer, text encoder in float32, the most tokens that it reads)."""
+    """(tokenizer, text encoder in float32, its largest number of tokens)."""
     transformers = _library()
     options = {"local_files_only": True, "trust_remote_code": False}
     try:
         with _quiet(transformers):
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, padding_side="right", **options)
             whole, report = transformers.AutoModel.from_pretrained(folder, output_loading_info=True, **options)
-    except Exception as error:  # the library raises whatever it likes on a folder that lacks something
+    except Exception as error:  # the library has no common base class for its errors
         raise UserError(f"{folder} cannot be loaded as a text encoder: {first_line(error)}") from error
     if tokenizer.pad_token_id is None:
-        raise UserError(f"{folder} has a tokenizer without a padding token: it is no text encoder's")
+        raise UserError(f"{folder} has a tokenizer without a padding token, so it is not a text encoder")
     encoder = whole.get_encoder() if whole.config.is_encoder_decoder else getattr(whole, "text_model", whole)
-    # Weights that a file lacks are drawn at random; those that pool a text into one vector are not used here.
+    # The library draws missing weights at random. Those of the pooler, a single vector per text, are not used here.
     used = {id(weight) for weight in encoder.parameters()}
     lost = [
         name
@@ -222,20 +217,20 @@ def _load(folder: str) -> tuple[Any, Any, int]:
     ]
     if lost:
         raise UserError(f"{folder} lacks {len(lost)} of its encoder's weights (first: {lost[0]}); download it anew")
-    positions = getattr(encoder.config, "max_position_embeddings", None)  # T5 has none: it reads any length
+    positions = getattr(encoder.config, "max_position_embeddings", None)  # T5 has none: any length
     limit = min(positions, tokenizer.model_max_length) if positions else 2**31
     return tokenizer, encoder.float().eval(), limit
 
 
 def _default_width(folder: Path) -> int:
-    """The width of a model whose config.json leaves it out because it is the usual one."""
+    """The width of a model whose config.json omits it because it is the library's default."""
     config = _library().AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     return config.get_text_config().hidden_size
 
 
 @contextlib.contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
-    """The library's bar and its table of unused weights are no news."""
+    """Without the library's progress bar and its table of unused weights."""
     logging = transformers.utils.logging
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -1,9 +1,4 @@
-"""Masks: pictures whose values are numbers of classes, or 0 and 255, and no brightness. They are never mixed or scaled.
-
-An image file's values are kept: a palette gives its indices, except one of black and white alone, which is 0 and 255
-like one bit a pixel. Colour files are masks where their channels are equal, 16-bit ones where they hold no more than
-8 bits (65535 is 255).
-"""
+"""Masks: pictures of class numbers, or of 0 and 255, not of brightness. Their values are never interpolated."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,16 +10,20 @@ from PIL import Image
 
 from jdiff.common.errors import UserError
 
-MOST_CLASSES = 200  # more different values are a photo's, not a mask's
+MOST_CLASSES = 200  # a picture with more distinct values is taken for a photo
 BINARY = (0, 255)
-MOSTLY = 0.9  # of a mask's pixels: if so many are 0 or 255, the others are strays
-NEAR = 32  # of 0 or 255, where a lossy format has blurred these
+MOSTLY = 0.9  # a mask with at least this share of 0 and 255 is binary, and its other values are strays
+NEAR = 32  # values this close to 0 or 255 count as such in a mask that a lossy format has blurred
 
 
 def to_mask(image: Image.Image) -> UInt8[np.ndarray, "h w 1"]:
-    """Raises ValueError where the image's values cannot be numbers of classes."""
+    """A Pillow image -> its values, unscaled. A palette image gives its indices, but black and white palettes and 1-bit
+    images give 0 and 255; RGB needs equal channels; 16-bit values must be below 256, or 0 and 65535 (-> 255).
+
+    Raises ValueError if the values cannot be class numbers.
+    """
     if image.mode in ("LA", "PA", "La", "RGBA", "RGBa") and np.ptp(np.asarray(image)[..., -1]):
-        raise ValueError("it is partly transparent, which no mask can be")
+        raise ValueError("it is partly transparent, and a mask cannot be")
     if image.mode == "1" or (image.mode == "P" and _black_and_white(image)):
         image = image.convert("L")
     elif image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
@@ -34,8 +33,8 @@ def to_mask(image: Image.Image) -> UInt8[np.ndarray, "h w 1"]:
         values = _eight_bit(values)
     if image.mode.startswith("RGB") and (values[..., :1] != values[..., 1:3]).any():
         raise ValueError(
-            "its colours are no numbers of classes: save it as a grey or palette PNG, or read it as a picture, by a "
-            "name that data.masks does not hold"
+            "its colours are not class numbers: save it as a grey or palette PNG, or leave its name out of data.masks "
+            "to read it as a picture"
         )
     return values.reshape(*values.shape[:2], -1)[..., :1].astype(np.uint8)
 
@@ -47,28 +46,29 @@ def _black_and_white(image: Image.Image) -> bool:
 
 
 def _eight_bit(values: np.ndarray) -> np.ndarray:
-    """Integers and floats that fit, as they are, and 0 and 65535 as 0 and 255."""
+    """uint8 from whole numbers 0 .. 255, or from 0 and 65535, which become 0 and 255."""
     present = np.unique(values)
     strange = present[~np.isin(present, np.arange(256))]
     if len(strange):
         if not np.isin(present, (0, 65535)).all():
-            raise ValueError(f"it holds {strange[0]:g}, and a mask whole numbers from 0 to 255")
+            raise ValueError(f"it holds {strange[0]:g}, and a mask holds whole numbers from 0 to 255")
         values = values // 257
     return values.astype(np.uint8)
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What one mask holds: its values, and whether it looks like one of 0 and 255 (None: it cannot be told)."""
+class MaskSummary:
+    """The set of one mask's values, and whether it is a binary mask of 0 and 255 (None: all 0, so undecided)."""
 
     values: frozenset[int]
     binary: bool | None
 
     @classmethod
-    def of(cls, mask: UInt8[np.ndarray, "h w 1"]) -> "Seen":
+    def of(cls, mask: UInt8[np.ndarray, "h w 1"]) -> "MaskSummary":
+        """The summary of `mask`."""
         counts = np.bincount(mask.ravel(), minlength=256)
         white, known = counts[255], counts[0] + counts[255]
-        if np.count_nonzero(counts[-NEAR:-1]) > 1:  # numbers of classes begin at 0; no two of them lie below 255
+        if np.count_nonzero(counts[-NEAR:-1]) > 1:  # class numbers start at 0, so not just below 255
             white, known = counts[-NEAR:].sum(), counts[:NEAR].sum() + counts[-NEAR:].sum()
         empty = counts[0] == mask.size
         return cls(
@@ -78,7 +78,11 @@ class Seen:
 
 @dataclass(frozen=True)
 class MaskValues:
-    """The values that the masks of a data set may hold, rising. snap: others become the nearest of them."""
+    """The values that a data set's masks may hold, rising; (): not known yet (see `fitted`).
+
+    snap: calling it replaces other values of a mask by the nearest of these; else it returns the mask unchanged.
+    Raises UserError for a single value or one outside 0 .. 255.
+    """
 
     values: tuple[int, ...]
     snap: bool = False
@@ -89,23 +93,25 @@ class MaskValues:
 
     @property
     def high(self) -> float:
-        """The value that becomes 1, as 0 becomes -1."""
+        """The value that maps to 1; 0 maps to -1."""
         return float(max(self.values) or 255)
 
-    def judge(
-        self, name: str, masks: Mapping[int, Seen], file: Callable[[int], str]
+    def check(
+        self, name: str, masks: Mapping[int, MaskSummary], file: Callable[[int], str]
     ) -> tuple[dict[int, str], list[str]]:
-        """(i -> what is wrong with mask i's values, what to tell of all); file(i) is what mask i is called."""
+        """({i: the fault of mask i}, notes on all masks); `name` is the field, file(i) names mask i in a message."""
         strays = {i: sorted(seen.values - set(self.values)) for i, seen in masks.items()}
         strays = {i: values for i, values in strays.items() if values}
         notes = [f"{name} holds the classes {_listed(self.values)}"] if self.values != BINARY else []
         if self.snap:
             if strays:
-                notes.append(f"{len(strays)} masks' strays became the nearest allowed (first: {file(min(strays))})")
+                notes.append(
+                    f"stray values of {len(strays)} masks became the nearest allowed (first: {file(min(strays))})"
+                )
             return {}, notes
         faults = {
             i: f"{file(i)} holds {_listed(values)} where masks hold {_listed(self.values)} (data.mask_snap=True takes "
-            "the nearest, data.mask_values names what is allowed)"
+            "the nearest, data.mask_values sets the allowed values)"
             for i, values in strays.items()
         }
         return faults, notes
@@ -119,9 +125,10 @@ class MaskValues:
         return allowed[np.abs(np.arange(256)[:, None] - allowed).argmin(1)].astype(np.uint8)
 
 
-def values_of(masks: Iterable[Seen], where: str) -> tuple[int, ...]:
-    """The values that a data set's masks hold: 0 and 255 where most masks that are not empty hold 255 and at least 90 %
-    of each is one of the two; else all that occur, which are classes. Raises UserError where those are too many.
+def values_of(masks: Iterable[MaskSummary], where: str) -> tuple[int, ...]:
+    """The values of a data set's masks: (0, 255) if most non-empty masks are binary, else all values, as classes.
+
+    where: names the data in messages. Raises UserError for more than MOST_CLASSES classes.
     """
     masks = list(masks)
     votes = [seen.binary for seen in masks if seen.binary is not None]
@@ -130,28 +137,28 @@ def values_of(masks: Iterable[Seen], where: str) -> tuple[int, ...]:
         return BINARY
     if len(found) > MOST_CLASSES:
         raise UserError(
-            f"the masks in {where} hold {len(found)} different values, which are no classes: are they photos? Read "
-            "them as pictures, by a name that data.masks does not hold, or name the values in data.mask_values"
+            f"the masks in {where} hold {len(found)} different values, too many for classes: are they photos? Leave "
+            "their name out of data.masks to read them as pictures, or list the values in data.mask_values"
         )
     return tuple(found) if len(found) > 1 else (0, *found)
 
 
-def settled(masks: Mapping[str, MaskValues], seen: Sequence[Sequence[Seen]], where: str) -> dict[str, MaskValues]:
-    """`masks` with the values that were seen, of each record as many as there are masks, in their order."""
+def fitted(masks: Mapping[str, MaskValues], seen: Sequence[Sequence[MaskSummary]], where: str) -> dict[str, MaskValues]:
+    """`masks` with the values fitted to `seen`: for each record, one summary per mask, in the order of `masks`."""
     return {
         name: replace(allowed, values=values_of((each[k] for each in seen), where))
         for k, (name, allowed) in enumerate(masks.items())
     }
 
 
-def judged(
-    masks: Mapping[str, MaskValues], seen: Mapping[int, Sequence[Seen]], file: Callable[[str, int], str]
+def checked(
+    masks: Mapping[str, MaskValues], seen: Mapping[int, Sequence[MaskSummary]], file: Callable[[str, int], str]
 ) -> tuple[dict[int, str], list[str]]:
-    """As MaskValues.judge, of all masks of the records i; file(name, i) is what mask `name` of record i is called."""
+    """MaskValues.check for all masks of records i (summaries in the order of `masks`); file(name, i) names a mask."""
     faults: dict[int, str] = {}
     notes: list[str] = []
     for k, (name, allowed) in enumerate(masks.items()):
-        strays, said = allowed.judge(name, {i: each[k] for i, each in seen.items()}, partial(file, name))
+        strays, said = allowed.check(name, {i: each[k] for i, each in seen.items()}, partial(file, name))
         faults |= strays
         notes += said
     return faults, notes

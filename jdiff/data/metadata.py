@@ -1,10 +1,9 @@
-"""What is said of images beside them: `metadata.jsonl` or `metadata.csv`, a line an image, as Hugging Face's
-imagefolder has them.
+"""Metadata of a folder of images in the format of Hugging Face's imagefolder: `metadata.jsonl` or `metadata.csv`, one
+line per image.
 
     {"file_name": "dogs/1.png", "text": "a dog asleep", "tags": ["dog", "indoors"], "age": 3.5}
 
-`file_name` is relative to the folder of the file that names it, `text` is a caption; other columns are read where they
-are asked for.
+`file_name` is relative to the folder of the metadata file, `text` is the caption; other columns are read on request.
 """
 
 import csv
@@ -23,12 +22,12 @@ from jdiff.common.errors import UserError
 from jdiff.data.tokenizer import is_unicode
 
 NAMES = ("metadata.jsonl", "metadata.csv")
-HIGHEST = float(np.finfo(np.float32).max)  # numbers are read as these
+HIGHEST = float(np.finfo(np.float32).max)  # scalars become float32
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a line says of an image: its caption (None in a file without), its labels and its numbers."""
+class Entry:
+    """The line of one image: its caption (None if the file has none), its labels and its scalars."""
 
     text: str | None
     labels: tuple[str, ...]
@@ -37,9 +36,7 @@ class Said:
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns are asked for besides `text`: that of labels ("": none), which holds one or a list, and those of
-    numbers.
-    """
+    """The columns to read besides `text`: one with a label or a list of labels ("": none), and those of scalars."""
 
     labels: str = ""
     scalars: tuple[str, ...] = ()
@@ -49,7 +46,7 @@ class Columns:
 
 
 def find(folder: Path) -> Path | None:
-    """The file in `folder` that says something of images, or None. Raises UserError where there are two."""
+    """The metadata file in `folder`, or None. Raises UserError if there are two."""
     found = [folder / name for name in NAMES if os.path.isfile(folder / name)]
     if len(found) > 1:
         raise UserError(f"{folder} holds both {NAMES[0]} and {NAMES[1]}: remove one")
@@ -58,12 +55,11 @@ def find(folder: Path) -> Path | None:
 
 def read(
     file: Path, images: Sequence[Path], others: Collection[Path] = (), columns: Columns = Columns()
-) -> tuple[dict[Path, Said], list[str]] | None:
-    """(image -> what is said of it, faults): the faults are lines that say nothing of an image and images without a
-    line, worded for the user. None where no line speaks of a text and no column is asked for: such a file holds
-    something else.
+) -> tuple[dict[Path, Entry], list[str]] | None:
+    """({image: its entry}, faults) of a metadata file. Faults are messages about invalid lines, lines without an image
+    and images without a line. None if no line has a text and no column is requested: the file is something else.
 
-    others: images that lines may name too, but that are not asked for (those of another split).
+    others: images of another split, which lines may name too. Raises UserError if the file cannot be read.
     """
     rows = list(_rows(file))
     texts = any(isinstance(row, dict) and "text" in row for _, row in rows)
@@ -71,8 +67,8 @@ def read(
         return None
     known = {_normal(image): image for image in images}
     other = {_normal(image) for image in others}
-    said: dict[Path, Said] = {}
-    lines: dict[str, int] = {}  # path -> where it was named first
+    entries: dict[Path, Entry] = {}
+    lines: dict[str, int] = {}  # path -> the first line that names it
     faults = []
     for number, row in rows:
         fault = row if isinstance(row, str) else _fault(row, columns, texts=texts)
@@ -82,24 +78,24 @@ def read(
                 fault = f"names {row['file_name']} again, after line {lines[path]}"
             elif path in known:
                 scalars = tuple(float(row[name]) for name in columns.scalars)
-                said[known[path]] = Said(row.get("text"), _labels(row, columns) or (), scalars)
+                entries[known[path]] = Entry(row.get("text"), _labels(row, columns) or (), scalars)
             elif path not in other:
-                fault = f"names {row['file_name']}, which is no image there"
+                fault = f"names {row['file_name']}, which is not an image there"
             lines.setdefault(path, number)
         if fault:
             faults.append(f"{file} line {number} {fault}")
     what = "line" if columns and not texts else "caption"
-    faults += [f"{image} has no {what} in {file}" for image in images if image not in said]
-    return said, faults
+    faults += [f"{image} has no {what} in {file}" for image in images if image not in entries]
+    return entries, faults
 
 
 def _normal(path: Path) -> str:
-    """One spelling of a path, whether its letters' accents are their own characters (as macOS has them) or not."""
+    """A path in Unicode's NFC form: macOS stores accents as separate characters."""
     return unicodedata.normalize("NFC", os.path.normpath(path))
 
 
 def _rows(file: Path) -> Iterator[tuple[int, Any]]:
-    """(line number, the line's values by name, or what is wrong with it), blank lines left out."""
+    """(line number, {column: value} or a fault) of each line that is not blank."""
     try:
         content = file.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -109,12 +105,12 @@ def _rows(file: Path) -> Iterator[tuple[int, Any]]:
         try:
             columns = reader.fieldnames or ()
             if "text" in columns and "file_name" not in columns:
-                raise UserError(f"{file} has a column text and none file_name; its first line must name both")
+                raise UserError(f"{file} has a column text but none file_name; its first line must name both")
             for row in reader:
-                torn = "text" in columns and None in row  # DictReader keeps what is too much under None
+                torn = "text" in columns and None in row  # DictReader keeps surplus fields under None
                 yield reader.line_num, "has a comma too many: put its text in quotes" if torn else row
         except csv.Error as error:
-            raise UserError(f"{file} line {reader.reader.line_num} is no CSV: {error}") from error
+            raise UserError(f"{file} line {reader.reader.line_num} is not CSV: {error}") from error
         return
     for number, line in enumerate(content.split("\n"), 1):
         if not line.strip():
@@ -122,18 +118,18 @@ def _rows(file: Path) -> Iterator[tuple[int, Any]]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            yield number, f"is no JSON: {error}"
+            yield number, f"is not JSON: {error}"
             continue
-        yield number, row if isinstance(row, dict) else "is no JSON object"
+        yield number, row if isinstance(row, dict) else "is not a JSON object"
 
 
 def _fault(row: dict[str, Any], columns: Columns, *, texts: bool) -> str:
-    """What a line lacks; "" where it is whole."""
+    """The fault of a line; "" if it has none."""
     for name in ("file_name", "text") if texts else ("file_name",):
         if not isinstance(row.get(name), str):
-            return f"has no {name!r}, or one that is no text"
+            return f"has no {name!r}, or one that is not text"
         if not is_unicode(row[name]):
-            return f"has a {name!r} that is no valid Unicode"
+            return f"has a {name!r} that is not valid Unicode"
     if columns.labels and _labels(row, columns) is None:
         return f"has no {columns.labels!r}, or one that is neither a label nor a list of labels"
     for name in columns.scalars:
@@ -142,12 +138,12 @@ def _fault(row: dict[str, Any], columns: Columns, *, texts: bool) -> str:
         except (TypeError, ValueError, OverflowError):
             known = False
         if not known:
-            return f"has no {name!r}, or one that is no number"
+            return f"has no {name!r}, or one that is not a number"
     return ""
 
 
 def _labels(row: dict[str, Any], columns: Columns) -> tuple[str, ...] | None:
-    """The labels of a line, each once; None where it has none that can be read."""
+    """The distinct labels of a line; None if the column is missing or not a label or list of labels."""
     if not columns.labels:
         return ()
     value = row.get(columns.labels)

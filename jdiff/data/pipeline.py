@@ -1,9 +1,9 @@
 """The Grain pipeline: source -> batches, a function of (seed, step) alone.
 
-Batch k holds rows k B .. (k+1) B - 1 of an endless row of epochs, each shuffled anew. Indices and a random seed for
-every row are laid out first, for the whole (global) batch; then a process reads its own rows. So a batch does not
-depend on how many processes, workers or threads read it, and training resumes at batch k by starting there: no
-iterator's state.
+Epochs follow each other without end, each with its own shuffle; batch k holds rows k B .. (k+1) B - 1 of them. The
+pipeline first lays out the indices of the whole (global) batch and a random seed per row, then each process reads its
+own rows. So a batch does not depend on the number of processes, workers or threads, and training resumes at batch k
+without any saved iterator state.
 """
 
 import contextlib
@@ -13,9 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-import grain.python as grain
 import numpy as np
-from absl import flags
 
 from jdiff.common.errors import UserError
 from jdiff.data.sources import Source
@@ -26,10 +24,12 @@ Batch = dict[str, Any]
 
 @runtime_checkable
 class View(Protocol):
-    """record -> example. It is given a generator of its own for each row where `is_random`, else None."""
+    """record -> example, a tree of arrays; rng is a generator for this row if `is_random`, else None."""
 
     @property
-    def is_random(self) -> bool: ...
+    def is_random(self) -> bool:
+        """Whether the view draws random numbers."""
+        ...
 
     def __call__(self, record: dict[str, Any], rng: np.random.Generator | None, /) -> dict[str, Any]: ...
 
@@ -47,10 +47,13 @@ def train_batches(
     threads: int = 2,
     prefetch: int = 4,
 ) -> Iterator[Batch]:
-    """This process's rows of the batches start, start + 1, ... (batch_size / processes rows each).
+    """Endless batches start, start + 1, ...: this process's batch_size / processes rows of each, stacked.
 
-    workers: processes that read ahead (0: threads of this one); prefetch: batches read ahead by each.
+    workers: reader processes (0: threads of this one). threads: per reader. prefetch: batches that each reads ahead.
+    Raises UserError if a worker is killed.
     """
+    import grain.python as grain  # here: it imports JAX and Orbax, which fixed_batch does without
+
     local = batch_size // processes
     rows = (
         grain.MapDataset.range(len(source))
@@ -64,7 +67,9 @@ def train_batches(
     )
     batches = rows.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch))
     if workers:
-        if not flags.FLAGS.is_parsed():  # Grain's workers read absl's flags, which a notebook never parses
+        from absl import flags
+
+        if not flags.FLAGS.is_parsed():  # Grain's workers read absl's flags, and a notebook never parses them
             flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch)
         with _no_interrupt():
@@ -74,21 +79,21 @@ def train_batches(
 
 
 def _from_workers(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """Raises UserError where a worker process is killed; what it raises itself, Grain raises here."""
+    """Raises UserError if a worker process is killed. Grain itself passes on a worker's exceptions."""
     try:
         yield from batches
     except RuntimeError as error:
         if "Worker process" not in str(error):
             raise
         raise UserError(
-            "a process that reads data was killed, as happens where memory runs out: lower machine.workers or "
+            "a process that reads data was killed, probably for lack of memory: lower machine.workers or "
             "machine.prefetch"
         ) from error
 
 
 @contextlib.contextmanager
 def _no_interrupt() -> Iterator[None]:
-    """Processes started within ignore Ctrl-C, which a terminal sends to all of them: the main one decides."""
+    """Processes started within ignore Ctrl-C. A terminal sends it to all of them, and the main one decides."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
@@ -97,13 +102,13 @@ def _no_interrupt() -> Iterator[None]:
 
 
 def fixed_batch(source: Source, view: View, count: int) -> Batch:
-    """`count` records (at most all), always the same ones: a fixed draw from the source, unaugmented rows in order."""
+    """The records of `fixed_rows` as one batch. Give a view that is not random."""
     chosen = fixed_rows(source, count)
     return _Read(source, view, 0, len(chosen))((chosen, np.zeros(len(chosen), np.uint32)))
 
 
 def fixed_rows(source: Source, count: int) -> np.ndarray:
-    """The rows of `fixed_batch`."""
+    """int64 [min(count, len(source))], rising: a random subset of the rows, the same at every call."""
     return np.sort(np.random.default_rng(0).permutation(len(source))[:count])
 
 
@@ -113,7 +118,7 @@ def _with_seeds(indices: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarr
 
 @dataclass(frozen=True)
 class _Read:
-    """(indices, seeds) of a global batch -> rows first .. last - 1 of it, read, viewed and stacked."""
+    """(indices, seeds) of a global batch -> the stacked examples of its rows first .. last - 1."""
 
     source: Source
     view: View
@@ -127,11 +132,11 @@ class _Read:
         if self.view.is_random:
             generators = map(np.random.default_rng, seeds)
             return _stack([self.view(record, rng) for record, rng in zip(records, generators, strict=True)])
-        return _stack([self.view(record, None) for record in records])  # a generator takes longer than a small image
+        return _stack([self.view(record, None) for record in records])  # a generator costs more than a small image
 
 
 def _stack(examples: list[Any]) -> Any:
-    """Examples of one tree shape -> one tree of arrays with a leading batch axis."""
+    """Trees of one structure -> one tree of arrays with a leading batch axis."""
     if isinstance(examples[0], dict):
         return {name: _stack([example[name] for example in examples]) for name in examples[0]}
     return np.stack(examples)

@@ -1,18 +1,4 @@
-"""Rules that bring pictures of any size to height x width, the same geometry for all pictures of a record.
-
-    rule          what is kept of an h x w picture                    how it is scaled
-    centre        the largest central box of the wanted aspect        bicubic
-    adm           the central height x width pixels of the picture    halved by a box filter while twice the wanted
-                  scaled to just cover them (Dhariwal & Nichol 2021,  size or more, then bicubic
-                  arXiv 2105.05233, their published code)
-    random_crop   as adm, but scaled to cover a size drawn between    as adm
-                  the wanted one and 1/0.8 of it; where the pixels
-                  are taken is drawn as well (the same code)
-    pad           all of it, in the middle, the rest filled           bicubic
-    squash        all of it, its aspect given up                      bicubic
-
-Bicubic is Pillow's: Keys' kernel with a = -1/2, widened where it shrinks, so antialiased. Small pictures are enlarged.
-"""
+"""Resizing and cropping, the same geometry for all pictures of a record."""
 
 import math
 from collections.abc import Mapping
@@ -24,36 +10,48 @@ from jaxtyping import Num, Shaped
 from PIL import Image
 
 from jdiff.common.errors import UserError
-from jdiff.data.planes import by_plane
+from jdiff.data.channels import by_channel
 
 Rule = Literal["centre", "adm", "random_crop", "pad", "squash"]
 Pictures = dict[str, np.ndarray]
 Size = tuple[int, int]
 Box = tuple[float, float, float, float]  # top, left, bottom, right
 
-LEAST_SHARE = 0.8  # of the shorter side, that a random crop keeps
-LONGEST = 16  # times its width (or height) that a picture may be long; adm and random_crop scale it whole
+LEAST_SHARE = 0.8  # a random crop keeps at least this share of the shorter side
+LONGEST = 16  # the largest ratio of sides that adm and random_crop scale; they cut longer pictures first
 BOX, BICUBIC = Image.Resampling.BOX, Image.Resampling.BICUBIC
 
 
 def by_no_chance(rule: Rule) -> Rule:
-    """The rule for pictures that are always to be the same, as held-out ones."""
+    """The deterministic counterpart of `rule`, for held-out pictures: adm for random_crop."""
     return "adm" if rule == "random_crop" else rule
 
 
 @dataclass(frozen=True)
 class Resize:
-    """{name: [h, w, c]} of one record -> {name: [height, width, c]}, dtypes and numbers of channels kept.
+    """{name: [h, w, c]} of one record -> {name: [height, width, c]}, with dtypes and channels unchanged.
 
-    The rule is worked out for the first picture that is no mask; the others follow it, and may be of another size if
-    their aspect is the same to a pixel.
+        rule          crop of an h x w picture                            scaling
+        centre        the largest central box of the target's aspect      bicubic
+        adm           scale until the picture just covers the target,     halve by a box filter while the picture is
+                      then the central height x width pixels              at least twice as large, then bicubic
+        random_crop   as adm, with the covered size uniform between       as adm
+                      the target's and 1/0.8 of it, at a random place
+        pad           none; the picture is centred, the rest filled       bicubic
+        squash        none; the aspect changes                            bicubic
 
-    masks: pictures scaled to the nearest pixel, so that they keep their set of values. alpha: pictures (uint8, four
-    channels) whose last channel is opacity, by which Pillow weighs the colours; without it all four channels are alike.
-    fill: what "pad" fills with, for a picture; 0 where it is not named.
+    adm and random_crop follow the published code of Dhariwal & Nichol 2021 (arXiv 2105.05233). Bicubic is Pillow's:
+    Keys' kernel with a = -1/2, widened when it shrinks (antialiased). Small pictures are enlarged.
 
-    Raises ValueError for an unknown rule or a dtype other than uint8, uint16 and float32 (masks: any), UserError where
-    the aspects differ.
+    The rule is applied to the first picture that is not a mask; the others get the same geometry, and may differ from
+    it in size but not in aspect (to one pixel).
+
+    masks: names of pictures with nearest-neighbour scaling, which keeps their set of values. alpha: names of uint8
+    pictures whose fourth channel is opacity; Pillow weighs colours by it, and treats four channels alike otherwise.
+    fill: name -> the value that "pad" fills with; default 0.
+
+    Raises ValueError for an unknown rule, a side below 1 or a dtype other than uint8, uint16 and float32 (masks: any),
+    and UserError if the aspects differ.
     """
 
     rule: Rule
@@ -70,7 +68,7 @@ class Resize:
             raise ValueError(f"pictures cannot be resized to {self.height} x {self.width}")
 
     def __call__(self, pictures: Pictures, rng: np.random.Generator | None = None) -> Pictures:
-        """rng: for "random_crop" alone."""
+        """rng: needed by "random_crop" alone."""
         if self.rule != "random_crop" and all(one.shape[:2] == (self.height, self.width) for one in pictures.values()):
             return pictures
         leader = next((name for name in pictures if name not in self.masks), next(iter(pictures)))
@@ -87,7 +85,7 @@ class Resize:
         return {name: self._applied(geometry, name, picture, size) for name, picture in pictures.items()}
 
     def _shortened(self, pictures: Pictures) -> Pictures:
-        """Very long pictures cut to their middle, where they would be scaled whole: a strip would fill the memory."""
+        """For adm and random_crop, very long pictures cut to their middle: scaled whole, a strip would fill memory."""
         if self.rule not in ("adm", "random_crop"):
             return pictures
         return {
@@ -96,7 +94,7 @@ class Resize:
         }
 
     def _geometry(self, leader: Size, rng: np.random.Generator | None) -> "_Geometry":
-        """The rule, for a leading picture of that size."""
+        """The geometry of the rule for a leading picture of size `leader`."""
         (h, w), height, width = leader, self.height, self.width
         match self.rule:
             case "centre":
@@ -145,8 +143,8 @@ class Resize:
 
 @dataclass(frozen=True)
 class _Geometry:
-    """`box` of the leading picture (None: all of it) is scaled to `size`, of which the window at (top, left) is taken;
-    where top or left is negative, there is room around it. cover: pictures are halved first, to no less than that.
+    """Scale `box` of the leading picture (None: all of it) to `size`, then take the window at (top, left); a negative
+    offset pads. cover: halve pictures first, while they stay at least that large.
     """
 
     box: Box | None
@@ -156,7 +154,7 @@ class _Geometry:
     cover: tuple[float, float] | None = None
 
     def box_within(self, size: Size, leader: Size) -> Box:
-        """The box, in a picture of another size."""
+        """The box in the coordinates of a picture of size `size`."""
         h, w = size
         if self.box is None:
             return (0, 0, h, w)
@@ -169,7 +167,7 @@ Step = tuple[Size, Image.Resampling, Box]
 
 
 def _halvings(size: Size, cover: tuple[float, float]) -> list[Size]:
-    """The sizes that `size` takes when it is halved while it is at least twice `cover`."""
+    """The successive halves of `size` while it is at least twice `cover`."""
     sizes = []
     while size[0] >= 2 * cover[0] and size[1] >= 2 * cover[1]:
         size = (size[0] // 2, size[1] // 2)
@@ -178,12 +176,12 @@ def _halvings(size: Size, cover: tuple[float, float]) -> list[Size]:
 
 
 def _scaled(picture: Num[np.ndarray, "h w c"], steps: list[Step], alpha: bool) -> Num[np.ndarray, "h2 w2 c"]:
-    """`picture` through `steps`: by Pillow's own 8-bit arithmetic where it is uint8, else in float32."""
+    """`picture` after each of `steps`: in Pillow's 8-bit arithmetic if it is uint8, else in float32."""
     channels = picture.shape[-1]
     if alpha and (picture.dtype != np.uint8 or channels != 4):
         raise ValueError(f"opacity needs uint8 [h, w, 4]; the picture is {picture.dtype} {list(picture.shape)}")
     if picture.dtype != np.uint8:
-        return by_plane(picture, lambda plane: np.asarray(_through(Image.fromarray(plane), steps)))
+        return by_channel(picture, lambda channel: np.asarray(_through(Image.fromarray(channel), steps)))
     if channels == 1:
         return np.asarray(_through(Image.fromarray(picture[..., 0]), steps))[..., None]
     if channels == 3 or alpha:
@@ -198,7 +196,7 @@ def _through(image: Image.Image, steps: list[Step]) -> Image.Image:
 
 
 def _nearest(picture: Shaped[np.ndarray, "h w c"], box: Box, size: Size) -> Shaped[np.ndarray, "h2 w2 c"]:
-    """The pixels of `picture` on which the middles of `size` pixels over `box` lie."""
+    """Nearest-neighbour sampling of `picture` on a grid of `size` over `box`."""
     top, left, bottom, right = box
     rows = top + (np.arange(size[0]) + 0.5) * (bottom - top) / size[0]
     columns = left + (np.arange(size[1]) + 0.5) * (right - left) / size[1]
@@ -217,7 +215,7 @@ def _window(
 
 
 def _middle(picture: Shaped[np.ndarray, "h w c"], longest: float) -> Shaped[np.ndarray, "h2 w2 c"]:
-    """The middle of a picture that is longer than `longest` times its shorter side."""
+    """`picture`, its longer side cut to at most `longest` times the shorter, around the centre."""
     h, w = picture.shape[:2]
     most = math.ceil(longest * min(h, w))
     top, left = max(0, h - most) // 2, max(0, w - most) // 2
@@ -225,7 +223,7 @@ def _middle(picture: Shaped[np.ndarray, "h w c"], longest: float) -> Shaped[np.n
 
 
 def same_aspect(a: Size, b: Size) -> bool:
-    """Whether b is a at another scale, sides rounded to whole pixels."""
+    """Whether sizes a and b, (height, width), have one aspect ratio up to rounding of sides to whole pixels."""
     return abs(a[0] * b[1] - a[1] * b[0]) <= max(*a, *b)
 
 

@@ -1,8 +1,7 @@
-"""Captions -> numbers: a byte-pair tokenizer fitted to the captions themselves.
+"""A byte-pair tokenizer, fitted to the captions of a data set.
 
-It works on bytes, so that any text can be written with it: id 0 pads, 1 starts and 2 ends a text, 3 .. 258 are the 256
-bytes, and the rest are the pairs that the captions repeat. Texts are brought to Unicode's NFKC form, in lower case and
-without white space around them.
+Ids: 0 pads, 1 starts and 2 ends a text, 3 .. 258 are the 256 bytes (so any text can be encoded), the rest are frequent
+pairs. Texts are normalised to Unicode's NFKC form, lower case, without surrounding white space.
 """
 
 import functools
@@ -25,10 +24,10 @@ OnLong = Literal["truncate", "error"]
 
 
 def fit(captions: Sequence[str], vocabulary: int) -> str:
-    """A tokenizer for `captions`, in whatever order they come, as JSON text.
+    """A byte-pair tokenizer for `captions` as JSON text, independent of their order.
 
-    vocabulary: the most ids it may have; few captions fill fewer. Raises UserError where there are no captions, or
-    `vocabulary` has no room for every byte.
+    vocabulary: the largest number of ids; a few captions give fewer. Raises UserError if there are no captions, if
+    `vocabulary` is below SMALLEST, or if the library tokenizers (extra `text`) is not installed.
     """
     if not captions:
         raise UserError("there are no captions to fit a tokenizer to")
@@ -42,27 +41,27 @@ def fit(captions: Sequence[str], vocabulary: int) -> str:
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
     normalizers = tokenizers.normalizers
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), normalizers.Strip()])
-    # The space put in front makes a word the same token at the start of a text as within it.
+    # A space in front gives a word the same token at the start of a text as within it.
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=vocabulary,
-        min_frequency=2,  # a pair seen once is no pattern
+        min_frequency=2,  # a pair that occurs once does not generalise
         special_tokens=list(SPECIAL),
         initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     tokenizer.train_from_iterator(sorted(captions), trainer)
-    # The marks keep their ids, but are not looked for in texts: a caption that says "<end>" is seven characters.
+    # The marks keep their ids but are not parsed in texts: "<end>" in a caption is five characters.
     return json.dumps({**json.loads(tokenizer.to_str()), "added_tokens": []}, ensure_ascii=False)
 
 
 @dataclass(frozen=True)
 class BytePairEncoder:
-    """texts -> int32 [n, length]: start, the text's ids, end, padded with 0.
+    """texts -> ids int32 [n, length]: start mark, the text's ids, end mark, padded with 0.
 
-    json: what `fit` gave. on_long: a text that does not fit is cut before its end mark ("truncate", with one warning
-    for all of a call's texts) or refused by UserError ("error").
+    json: the result of `fit`. on_long: "truncate" cuts a longer text before its end mark, with one warning per call;
+    "error" raises UserError. Raises UserError for length < 3 and for invalid Unicode.
     """
 
     json: str
@@ -75,7 +74,7 @@ class BytePairEncoder:
 
     @property
     def vocabulary(self) -> int:
-        """How many ids there are."""
+        """The number of ids."""
         return _load(self.json).get_vocab_size()
 
     def __call__(self, texts: Sequence[str]) -> Int32[np.ndarray, "n length"]:
@@ -89,19 +88,20 @@ class BytePairEncoder:
         return tokens
 
     def decode(self, tokens: Int32[np.ndarray, "n length"]) -> list[str]:
-        """The texts again, as they were normalised; a character that was cut within shows as U+FFFD."""
+        """The normalised texts; a character cut between its bytes becomes U+FFFD."""
         ids = [[int(token) for token in row if token >= len(SPECIAL)] for row in tokens]
         return [text.removeprefix(" ") for text in _load(self.json).decode_batch(ids)]
 
 
 def check_unicode(texts: Sequence[str]) -> None:
-    """Raises UserError for a text that holds half of a character (a lone surrogate), as damaged files do."""
+    """Raises UserError for a text with a lone surrogate, as damaged files have."""
     for text in texts:
         if not is_unicode(text):
-            raise UserError(f"the text {quoted(text)} is no valid Unicode: it holds half of a character")
+            raise UserError(f"the text {quoted(text)} is not valid Unicode: it holds half of a character")
 
 
 def is_unicode(text: str) -> bool:
+    """Whether `text` can be encoded: it has no lone surrogate."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -110,7 +110,10 @@ def is_unicode(text: str) -> bool:
 
 
 def check_lengths(texts: Sequence[str], counts: Sequence[int], length: int, on_long: OnLong) -> None:
-    """Warns of texts of more than `length` tokens, in one warning, or refuses the first by UserError."""
+    """Warns once about all texts of more than `length` tokens; with on_long="error", raises UserError for the first.
+
+    counts: tokens of each text.
+    """
     long = [(text, count) for text, count in zip(texts, counts, strict=True) if count > length]
     if not long:
         return
@@ -129,7 +132,7 @@ def check_lengths(texts: Sequence[str], counts: Sequence[int], length: int, on_l
 
 
 def quoted(text: str, width: int = 60) -> str:
-    """`text` on one line, shortened."""
+    """repr of `text`, shortened to `width` characters."""
     return repr(text if len(text) <= width else text[: width - 3] + "...")
 
 

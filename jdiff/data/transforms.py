@@ -1,4 +1,4 @@
-"""Pictures made of pictures: other channels, coarser pixels, no colours. Free of JAX: worker processes run it."""
+"""Deterministic transforms of one image: grey, thumbnail, number of channels. Free of JAX for worker processes."""
 
 from dataclasses import dataclass, replace
 
@@ -8,12 +8,14 @@ from PIL import Image
 
 from jdiff.data.sources import Picture
 
-CHANNEL_CHANGES = ((1, 3), (3, 1))  # (channels that images have, channels wanted)
+CHANNEL_CHANGES = ((1, 3), (3, 1))  # (from, to): the conversions that to_channels knows
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """The image in pixels `factor` times as large, the mean of what they cover: what super-resolution starts from."""
+    """uint8 [h, w, c] -> uint8 [h, w, c]: each block of factor x factor pixels replaced by its mean, the input of
+    super-resolution. Blocks over the border repeat the last pixels.
+    """
 
     factor: int
 
@@ -26,22 +28,24 @@ class Thumbnail:
         return coarse.repeat(self.factor, axis=0).repeat(self.factor, axis=1)[:height, :width]
 
     def made(self, of: Picture) -> Picture:
+        """Unchanged."""
         return of
 
 
 @dataclass(frozen=True)
 class Grey:
-    """The image without its colours: what colourisation starts from."""
+    """uint8 [h, w, c] -> uint8 [h, w, 1]: ITU-R 601 luma, the input of colourisation. Opacity is dropped."""
 
     def __call__(self, image: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w 1"]:
         return image if image.shape[-1] == 1 else to_channels(image[..., :3], 1)
 
     def made(self, of: Picture) -> Picture:
+        """One channel without opacity."""
         return replace(of, shape=(*of.shape[:2], 1), alpha=False)
 
 
 def to_channels(image: Num[np.ndarray, "h w c"], channels: int) -> Num[np.ndarray, "h w c2"]:
-    """Grey to colour and, of uint8, back (ITU-R 601 luma): see CHANNEL_CHANGES."""
+    """Grey to RGB by repetition, RGB to grey (uint8 alone) by ITU-R 601 luma; other images unchanged."""
     change = (image.shape[-1], channels)
     if change == (1, 3):
         return np.repeat(image, 3, axis=-1)

@@ -1,11 +1,4 @@
-"""Views make a task out of records: which picture is modelled, and what it is conditioned on.
-
-    image -> x0                       the usual one
-    mask -> x0, image -> cond         segmentation
-    photo -> x0, its sketch -> cond   drawing
-
-A view is picklable, and free of JAX: worker processes run it.
-"""
+"""Views: record -> {"x0", "cond"}. Picklable and free of JAX, for worker processes."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -21,19 +14,19 @@ from jdiff.data.transforms import to_channels
 
 @runtime_checkable
 class Make(Protocol):
-    """A picture made of another, such as a sketch of a photo."""
+    """An image-to-image function [h, w, c] -> [h, w, c2], such as a sketch of a photo."""
 
     def __call__(self, image: np.ndarray, /) -> np.ndarray: ...
 
     def made(self, of: Picture, /) -> Picture:
-        """What it makes of such pictures."""
+        """The description of its output for inputs described by `of`."""
         ...
 
 
 @dataclass(frozen=True)
 class Given:
-    """The picture that conditions: the record's picture `of`, brought to the channels of `picture`, or what `make`
-    makes of that.
+    """The conditioning image: the record's picture named `of`, converted to the channels of `picture`, then passed
+    through `make` if there is one.
     """
 
     of: str
@@ -42,20 +35,25 @@ class Given:
 
     @property
     def seen(self) -> Picture:
+        """The description of the image that the network sees."""
         return self.make.made(self.picture) if self.make else self.picture
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """record -> {"x0": [h, w, c], "cond": {...}}: the picture `target` is modelled, the rest conditions it.
+    """record -> {"x0": [h, w, c], "cond": {...}}: the picture named `target` is modelled, given the rest.
+
+        image -> x0                            plain generation
+        mask -> x0, image -> cond["image"]     segmentation
+        photo -> x0, sketch -> cond["image"]   sketch to photo
 
     Pictures are uint8 where 0 is black and 255 white, and are turned into [-1, 1] on the device; any others are float32
     in [-1, 1] here, by their `Picture`'s low and high.
 
-    picture: what the target is brought to. resize, turn, augment: done to all pictures alike; what augment did is
-    cond["augment"]. labels: how many a record has; 0: none. given: makes cond["image"]. text: (tokens, features of
-    each; 0: they are numbers) of record["text"], which sources.captioned.encode gives. scalars: fields of a record,
-    cond["scalars"] [k].
+    picture: describes x0. resize, turn, augment: applied to all pictures alike; augment also gives cond["augment"]
+    float32 [9]. labels: labels per record, cond["label"] int32 [] or [labels]; 0: none. given: cond["image"]. text:
+    (length, width) of record["text"] from sources.captioned.encode, ids where width is 0, else features; cond["text"].
+    scalars: names of numbers, cond["scalars"] float32 [k].
     """
 
     picture: Picture
@@ -70,11 +68,12 @@ class View:
 
     @property
     def is_random(self) -> bool:
+        """Whether a flip, a rotation, an augmentation or a random crop is drawn for each row."""
         turns = self.turn is not None and (self.turn.horizontal or self.turn.vertical or self.turn.quarters)
         return turns or self.augment is not None or self.resize.rule == "random_crop"
 
     def __call__(self, record: dict[str, Any], rng: np.random.Generator | None = None) -> dict[str, Any]:
-        """rng: None where nothing is random."""
+        """rng: None if the view is not random."""
         given, cond = self.given, {}
         pictures = {self.target: to_channels(record[self.target], self.picture.channels)}
         if given and given.of != self.target:
@@ -96,7 +95,7 @@ class View:
         return {"x0": ranged(pictures[self.target], self.picture), "cond": cond}
 
     def example(self, rows: int) -> dict[str, Any]:
-        """A batch of zeros of the form that this view gives."""
+        """A batch of `rows` zero examples with this view's shapes and dtypes."""
         sides = (rows, self.resize.height, self.resize.width)
         cond: dict[str, Any] = {}
         if self.augment:

@@ -1,1 +1,1 @@
-"""Functions of feature arrays."""
+"""Metrics of sets of images, computed from feature arrays."""

@@ -1,16 +1,15 @@
-"""The Frechet distance between Gaussians fitted to two sets of feature vectors (Heusel et al., arXiv 1706.08500, eq.
-6).
-"""
+"""The Frechet distance between feature distributions."""
 
 import numpy as np
 from jaxtyping import Float
 
 
 def frechet_distance(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> float:
-    """|mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)), in float64, covariances unbiased.
+    """|mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)), the squared 2-Wasserstein distance of Gaussians fitted to a
+    and b; FID if these are Inception features (Heusel et al., arXiv 1706.08500, eq. 6).
 
-    The trace of the root is the sum of the singular values of S_a^(1/2) S_b^(1/2): no root of a matrix that is not
-    symmetric, so no complex numbers where a covariance is singular.
+    In float64 with unbiased covariances. tr (S_a S_b)^(1/2) is the nuclear norm of S_a^(1/2) S_b^(1/2), so it stays
+    real for singular covariances. Raises ValueError unless both arrays have at least two rows, and equal d.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
@@ -23,6 +22,6 @@ def frechet_distance(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -
 
 
 def _root(covariance: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d d"]:
-    """The symmetric square root; eigenvalues below 0 are rounding errors."""
+    """The symmetric square root. Negative eigenvalues are rounding errors."""
     values, vectors = np.linalg.eigh(covariance)
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T

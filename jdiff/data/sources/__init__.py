@@ -1,19 +1,4 @@
-"""Sources: random access to records, one kind a file.
-
-A source is picklable (worker processes get a copy) and holds
-
-    len(source), source[i]      record i: {"image": array [h, w, c]} and, where there are classes, "label": int;
-                                where there are captions, "text": str; under every name of a scalar, a float32;
-                                under every name of another picture, such as "mask", an array [h, w, c]
-    source.__getitems__(many)   a list of records, read together
-    source.shape                (h, w, c) of its images; None where they vary
-    source.pictures             name -> Picture, of "image" and of every other picture of a record
-    source.class_names          a name a class; () where there are none
-    source.labels_per_image     1; more where records' labels are int32 arrays of so many, -1 for none
-    source.captions             captions[i] is record i's text; () where there are none
-    source.scalar_names         names of the records' scalars; () where there are none
-    source.notes                lines worth telling the user, such as files that were skipped
-"""
+"""Sources: random access to the records of a data set, one kind per file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,16 +10,16 @@ from jdiff.common.ranges import Range
 
 Shape = tuple[int | None, int | None, int]
 
-HIGHEST = {"uint8": 255.0, "uint16": 65535.0}  # of integer pictures' dtypes: the value that is white
+HIGHEST = {"uint8": 255.0, "uint16": 65535.0}  # dtype of integer pictures -> the value of white
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What the arrays [h, w, c] are that records hold under one name.
+    """The description of a record's arrays [h, w, c] under one name.
 
-    shape: (h, w, c); h and w are None where they vary. dtype: "uint8", "uint16" or "float32". kind: a "mask" holds
-    numbers of classes: it is resized to the nearest pixel, and its values are never mixed. low, high: the values that
-    become -1 and 1. alpha: the last of four channels is opacity.
+    shape: (h, w, c); h and w are None if they vary. dtype: "uint8", "uint16" or "float32". kind: a "mask" holds class
+    numbers, which are never interpolated. low, high: the values that map to -1 and 1. alpha: the last of four channels
+    is opacity.
     """
 
     shape: Shape
@@ -46,19 +31,43 @@ class Picture:
 
     @cached_property
     def range(self) -> Range:
+        """dtype, low and high."""
         return Range(self.dtype, self.low, self.high)
 
     @property
     def channels(self) -> int:
+        """c of the shape."""
         return self.shape[-1]
 
 
 class SplitMissingError(UserError):
-    """The data have no images of the split that was asked for, which need not be a fault: "test" may be missing."""
+    """The data have no images of the requested split. A missing "test" is no fault where evaluation is optional."""
 
 
 @runtime_checkable
 class Source(Protocol):
+    """Random access to records: len(source), source[i], and source.__getitems__(indices), a list of records read
+    together. A source is picklable: each worker process gets a copy.
+
+    A record is a dict:
+
+        "image"          array [h, w, c]
+        other pictures   arrays [h, w, c] by their names, such as "mask"
+        "label"          int, or int32 [labels_per_image] padded with -1, if there are classes
+        "text"           str, if there are captions
+        scalars          float32 by their names
+
+    and the source describes them:
+
+        shape              (h, w, c) of "image"; h and w are None if they vary
+        pictures           name -> Picture, for "image" and every other picture
+        class_names        a name per class; () without classes
+        labels_per_image   1, or the largest number of labels of a record
+        captions           captions[i] is the text of record i; () without captions
+        scalar_names       names of the scalars; () without scalars
+        notes              lines for the user, such as the count of skipped files
+    """
+
     @property
     def shape(self) -> Shape: ...
     @property

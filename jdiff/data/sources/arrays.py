@@ -1,13 +1,4 @@
-"""Arrays of images in NumPy's files, memory-mapped: only what a batch needs is read.
-
-    PATH.npy                 images [n, h, w] or [n, h, w, c]: uint8, uint16 or floats, any number of channels
-    PATH.npz                 "images" (or the only array), and perhaps "labels" [n] and "class_names" [k]
-    PATH.npz with splits     "train_images", "train_labels", "test_images", ...; or "x_train", "y_train", "x_test", ...
-    PATH/{train,test}.npz    a file a split ("val" where "test" is missing), or .npy likewise
-
-Without test images, a fixed share is held out. What np.savez writes is mapped within the file; what
-np.savez_compressed writes is read into memory whole. Pickled objects are not read.
-"""
+"""Images in NumPy's .npy and .npz files, memory-mapped."""
 
 import os
 import struct
@@ -27,16 +18,16 @@ from jdiff.data.sources.files import share_of
 
 BY_SPLIT = (("{}_images", "{}_labels"), ("x_{}", "y_{}"))
 TESTS = ("test", "val")
-SAMPLED_BYTES = 256 << 20  # of floats, to find their range
+SAMPLED_BYTES = 256 << 20  # of float images, read to find their range
 MOST_CLASSES = 65536
-LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip's member: its last fields are the lengths of what follows
+LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip member: its last fields are the lengths of its name and extra field
 
 
 @dataclass(frozen=True)
 class Stored:
-    """An array in a file. Small to pickle: it says where the numbers lie.
+    """The place of an array in a file; picklable without its data.
 
-    member: its name in an .npz, "" in an .npy. offset: where the numbers begin in the file; None: compressed.
+    member: its name in an .npz, "" in an .npy. offset: of its data in the file, in bytes; None: compressed.
     """
 
     file: str
@@ -50,7 +41,7 @@ class Stored:
         return f"{self.file} ({self.member!r})" if self.member else self.file
 
     def open(self) -> np.ndarray:
-        """Mapped, or read into memory where it is compressed. Raises UserError where the file is damaged."""
+        """The array, memory-mapped, or read into memory if it is compressed. Raises UserError if it is damaged."""
         try:
             if self.offset is None:
                 self._check_fits()
@@ -63,12 +54,12 @@ class Stored:
         return mapped.view(np.ndarray)  # np.memmap's own indexing is slow
 
     def _check_fits(self) -> None:
-        """Raises UserError where it takes more than half of the memory that is free, as a small file may claim."""
+        """Raises UserError if the array exceeds half of the free memory, as the header of a small file may claim."""
         size, free = self.dtype.itemsize * prod(self.shape), os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         if size > free / 2:
             raise UserError(
                 f"{self} takes {size / 2**30:.1f} GiB, compressed, and {free / 2**30:.1f} GiB of memory are free: save "
-                "it with np.savez, which is read from the disk as it is needed"
+                "it with np.savez, so that it is read from the disk on demand"
             )
 
 
@@ -80,14 +71,22 @@ class _Part:
 
 
 class Arrays:
-    """Images [n, h, w, c] in `path`: records {"image": uint8, uint16 or float32 [h, w, c]} and perhaps "label".
+    """Images in NumPy files at `path`: records {"image": uint8, uint16 or float32 [h, w, c]} and perhaps "label": int.
 
-    split: "train" or "test". low, high: the values that become -1 and 1; None: 0 and 255 of uint8, 0 and 65535 of
-    uint16, and of floats the least and the greatest of a sample (256 MB) of the training images, which `notes` says.
-    Labels are numbers 0, 1, ...; without "class_names" a class is called by its number. holdout: as in Folder.
+        x.npy                    images [n, h, w] or [n, h, w, c]: uint8, uint16 or floats, any number of channels
+        x.npz                    "images" (or the only array), and perhaps "labels" [n] and "class_names" [k]
+        x.npz with splits        "train_images", "train_labels", "test_images", ...; or "x_train", "y_train", "x_test"
+        x/{train,test}.npz       a file per split ("val" if "test" is missing), or .npy
 
-    Raises UserError that names the file: for what are no images, pickled objects, files cut short, floats that are not
-    finite (beyond the sample: when they are read).
+    Without test images, a fixed share is held out (`holdout`, as in Folder). An .npy, and an .npz of np.savez, is
+    memory-mapped, so only the images of a batch are read; an .npz of np.savez_compressed is read into memory.
+
+    split: "train" or "test". low, high: the values that map to -1 and 1. Default: 0 and 255 for uint8, 0 and 65535 for
+    uint16, and for floats the extremes of a sample (256 MiB) of the training images, told in `notes`. Labels are class
+    numbers 0, 1, ...; without "class_names" these are the names.
+
+    Raises UserError with the file's name for arrays of another shape or dtype, pickled objects, truncated files and
+    non-finite floats (outside the sample: when they are read).
     """
 
     labels_per_image = 1
@@ -99,7 +98,7 @@ class Arrays:
     ):
         top = Path(path).expanduser()
         if not path or not top.exists():
-            raise UserError(f"data.dir={path!r} is not there; give an .npy or .npz file, or a folder of train.npz")
+            raise UserError(f"data.dir={path!r} does not exist; give an .npy or .npz file, or a folder of train.npz")
         train, test = _parts(top)
         part = test if test and split == "test" else train
         _check_images(train.images)
@@ -132,7 +131,7 @@ class Arrays:
             self._open = self._images.open()
         row = int(self._rows[index])
         picture = self.pictures["image"]
-        with np.errstate(over="ignore"):  # said below
+        with np.errstate(over="ignore"):  # reported below
             image = np.array(self._open[row], picture.dtype, order="C").reshape(picture.shape)  # type: ignore[arg-type]
         if picture.dtype == "float32" and not np.isfinite(image).all():
             raise UserError(f"{self._images} row {row} holds numbers that are not finite")
@@ -142,12 +141,12 @@ class Arrays:
         return [self[index] for index in indices]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Workers open the file themselves: the images pickled would be a copy of all."""
+        """Without the open array: workers open the file themselves instead of getting a copy of all images."""
         return {**self.__dict__, "_open": None}
 
 
 def _parts(top: Path) -> tuple[_Part, _Part | None]:
-    """(training images, held-out ones or None)."""
+    """(training images, held-out images or None)."""
     if top.is_dir():
         files = {
             name: file
@@ -181,7 +180,7 @@ def _only_part(file: Path) -> _Part:
 
 
 def _stored(file: Path) -> dict[str, Stored]:
-    """Every array of a file by its name ("" in an .npy). Raises UserError where the file is not NumPy's or damaged."""
+    """name -> array of a file ("" in an .npy). Raises UserError for another format or a damaged file."""
     try:
         if file.suffix.lower() == ".npz":
             with zipfile.ZipFile(file) as archive, file.open("rb") as whole:
@@ -193,7 +192,7 @@ def _stored(file: Path) -> dict[str, Stored]:
         if missing > 0:
             raise ValueError(f"it is cut short by {missing} bytes")
         return {"": Stored(str(file), "", dtype, shape, fortran, length)}
-    except Exception as error:  # NumPy reads a header as Python, and raises whatever comes of a damaged one
+    except Exception as error:  # NumPy parses headers as Python, so a damaged one raises anything
         raise UserError(f"{file} cannot be read as a NumPy file: {first_line(error)}") from error
 
 
@@ -211,7 +210,7 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, whole: Any) -> St
 
 
 def _header(stream: Any) -> tuple[np.dtype, tuple[int, ...], bool, int]:
-    """(dtype, shape, whether in Fortran's order, bytes before the numbers) of what np.save writes."""
+    """(dtype, shape, whether in Fortran order, offset of the data) from the header of the .npy format."""
     version = np.lib.format.read_magic(stream)
     if version == (1, 0):
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
@@ -223,7 +222,7 @@ def _header(stream: Any) -> tuple[np.dtype, tuple[int, ...], bool, int]:
 
 
 def _dtype(images: Stored) -> str:
-    """As records have it; "" where they cannot."""
+    """The dtype of records; "" if images of this dtype are not supported."""
     if images.dtype.kind == "f" and images.dtype.itemsize <= 8:
         return "float32"
     return name if (name := images.dtype.newbyteorder("=").name) in HIGHEST else ""
@@ -246,7 +245,7 @@ def _check_images(images: Stored) -> None:
 
 
 def _labels(part: _Part, train: _Part) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """(labels, or None where training images have none; the classes' names)."""
+    """(labels int32 [n], or None if training images have none; class names)."""
     if train.labels is None:
         return None, ()
     if part.labels is None:
@@ -269,7 +268,7 @@ def _numbers(labels: Stored, images: Stored) -> np.ndarray:
     if labels.dtype.kind not in "iu" or prod(labels.shape) != images.shape[0] or labels.shape[:1] != images.shape[:1]:
         raise UserError(
             f"{labels} is {labels.dtype.name} {list(labels.shape)}; labels are whole numbers [{images.shape[0]}], one "
-            "an image"
+            "per image"
         )
     numbers = np.array(labels.open()).ravel()
     if numbers.min() < 0 or numbers.max() >= MOST_CLASSES:
@@ -280,21 +279,21 @@ def _numbers(labels: Stored, images: Stored) -> np.ndarray:
 def _range(
     images: Stored, opened: np.ndarray | None, low: float | None, high: float | None
 ) -> tuple[float, float, list[str]]:
-    """(the values that become -1 and 1, what to say of them)."""
+    """(low, high, notes): the values that map to -1 and 1."""
     notes = []
     if _dtype(images) in HIGHEST:
         low, high = 0.0 if low is None else low, HIGHEST[_dtype(images)] if high is None else high
     if low is None or high is None:
         least, greatest, rows = _extremes(images, images.open() if opened is None else opened)
         low, high = least if low is None else low, greatest if high is None else high
-        notes.append(f"data.low={low:g} and data.high={high:g} are those of {rows} of {images.shape[0]} images")
+        notes.append(f"data.low={low:g} and data.high={high:g} are the extremes of {rows} of {images.shape[0]} images")
     if not low < high:
-        raise UserError(f"{images}: data.low={low:g} must be less than data.high={high:g}; they become -1 and 1")
+        raise UserError(f"{images}: data.low={low:g} must be less than data.high={high:g}; they map to -1 and 1")
     return float(low), float(high), notes
 
 
 def _extremes(images: Stored, opened: np.ndarray) -> tuple[float, float, int]:
-    """(least, greatest, how many images were looked at): evenly spaced ones, of SAMPLED_BYTES at most."""
+    """(minimum, maximum, number of images read) of evenly spaced images, at most SAMPLED_BYTES of them."""
     count = images.shape[0]
     most = max(1, SAMPLED_BYTES // (images.dtype.itemsize * prod(images.shape[1:])))
     rows = np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))

@@ -1,4 +1,4 @@
-"""Any source, its decoded records kept in memory as far as they fit."""
+"""A cache of decoded records in memory."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,14 +6,15 @@ from typing import Any
 import numpy as np
 
 from jdiff.data.sources import Source
+from jdiff.data.sources.parts import record_bytes
 from jdiff.data.sources.wrapped import Wrapped
 
-OVERHEAD = 512  # bytes that a record takes besides its arrays' values
+OVERHEAD = 512  # bytes per record besides its arrays' data
 
 
 class Cached(Wrapped):
-    """`source`, whose records stay in memory once they have been read, until those kept take `most_bytes`; the others
-    are read anew each time. What is kept is read-only.
+    """`source` with its records kept in memory after their first reading, up to `most_bytes`; the rest are read anew
+    each time. The kept arrays are read-only.
     """
 
     def __init__(self, source: Source, most_bytes: float):
@@ -31,7 +32,7 @@ class Cached(Wrapped):
         return [kept[i] for i in indices]
 
     def _keep(self, index: int, record: dict[str, Any]) -> None:
-        size = OVERHEAD + sum(value.nbytes for value in record.values() if isinstance(value, np.ndarray))
+        size = OVERHEAD + record_bytes(record)
         if size > self._left:
             return
         own = {name: _alone(value) for name, value in record.items()}
@@ -40,7 +41,7 @@ class Cached(Wrapped):
 
 
 def _alone(value: Any) -> Any:
-    """A read-only copy of an array, which may be part of a larger one that would stay in memory with it."""
+    """A read-only copy of an array: a view would keep the whole of its base in memory."""
     if not isinstance(value, np.ndarray):
         return value
     value = value.copy()

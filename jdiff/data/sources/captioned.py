@@ -1,4 +1,4 @@
-"""Captions as numbers: any source with captions, its texts replaced by what a text encoder makes of them."""
+"""Sources with encoded captions."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,15 +10,15 @@ from jdiff.common.errors import UserError
 from jdiff.data.sources import Source
 from jdiff.data.sources.wrapped import Wrapped
 
-Encoding = np.ndarray | dict[str, np.ndarray]  # rows of texts
+Encoding = np.ndarray | dict[str, np.ndarray]  # a row per text
 
 
 def encode(sources: Sequence[Source], text: Callable[[Sequence[str]], Encoding]) -> list["Encoded"]:
-    """The sources with record["text"] as arrays: the row that text([caption]) gives, floats as float32.
+    """`sources` with each record["text"] replaced by its row of text(captions), floats as float32.
 
-    text: texts -> an array, or a dict of arrays, with a row a text: a BytePairEncoder (int32 [length] a record), or
-    FrozenEncoder.features or `cached` ({"features": float32 [length, width], "mask": bool [length]} a record). It is
-    called once, with every caption that differs from the others. Raises UserError where a source has no captions.
+    text: texts -> an array or a dict of arrays with a row per text: a BytePairEncoder (ids int32 [length]), or
+    FrozenEncoder.features or `cached` ({"features": float32 [length, width], "mask": bool [length]}). It is called
+    once, with all distinct captions. Raises UserError if a source has no captions.
     """
     if not all(source.captions for source in sources):
         raise UserError("these data have no captions, which text as a condition needs")
@@ -29,8 +29,8 @@ def encode(sources: Sequence[Source], text: Callable[[Sequence[str]], Encoding])
 
 
 class Encoded(Wrapped):
-    """`source` with row rows[i] of the encoding as text of record i. Memory-mapped arrays stay in their files, for
-    workers too.
+    """`source` with row rows[i] of `encoding` as record i's "text". Memory-mapped arrays stay in their files, in worker
+    processes too.
     """
 
     def __init__(self, source: Source, rows: list[int], encoding: Encoding):
@@ -49,7 +49,7 @@ class Encoded(Wrapped):
         return _row(self._encoding, row)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Memory-mapped arrays go to workers as their files' names: pickled themselves, each worker would hold all."""
+        """Memory-mapped arrays are pickled as file names, so that no worker holds a copy."""
         state = dict(self.__dict__)
         if isinstance(self._encoding, dict):
             state["_encoding"] = {
@@ -68,6 +68,6 @@ class Encoded(Wrapped):
 
 
 def _row(array: np.ndarray, row: int) -> np.ndarray:
-    """A copy in memory of one row."""
+    """One row, copied into memory."""
     floats = np.issubdtype(array.dtype, np.floating)
     return np.array(array[row], dtype=np.float32 if floats else array.dtype)

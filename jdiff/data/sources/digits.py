@@ -1,8 +1,4 @@
-"""The 1,797 handwritten digits that scikit-learn carries: 8x8, grey, 17 levels; no download.
-
-1,500 train and 297 are held out, stratified by class. The caption is the class in words, and the scalar "ink" how much
-is written: the mean brightness, in [0, 1].
-"""
+"""scikit-learn's handwritten digits."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +11,12 @@ WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 
 class Digits:
-    """split: "train" or "test"."""
+    """The 1,797 handwritten digits of scikit-learn, 8x8 grey with 17 levels, without download: 1,500 for split "train",
+    297 for "test", stratified by class.
+
+    Records: "image" uint8 [8, 8, 1]; "label" 0 .. 9; "text", "a handwritten " and the class in words; "ink" float32,
+    the mean brightness in [0, 1].
+    """
 
     shape = (8, 8, 1)
     class_names = tuple("0123456789")

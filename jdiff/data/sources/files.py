@@ -1,4 +1,4 @@
-"""What sources of many files share: finding them, holding a share out, trying each before training."""
+"""Sources of many files: listing them, holding out a share, decoding each once before training."""
 
 import os
 from collections import Counter, deque
@@ -15,29 +15,31 @@ from jdiff.common.errors import UserError
 from jdiff.data.decode import NOT_IMAGES
 
 TRAIN_NAMES = ("train", "training")  # of folders and splits, in any case
-TEST_NAMES = ("test", "testing", "val", "valid", "validation")  # the first that is there is held out
+TEST_NAMES = ("test", "testing", "val", "valid", "validation")  # the first one present is the test split
 
 HOLDOUT_SEED = 0
-FEWEST_TO_SHARE = 20  # of fewer, none is held out
+FEWEST_TO_SHARE = 20  # no image is held out of fewer
 
 OnBadFile = Literal["error", "skip"]
 Progress = Callable[[Iterable, int], Iterable]
-LeftOut = tuple[tuple[str, str], ...]  # (file, why it is left out), each in one line
+LeftOut = tuple[tuple[str, str], ...]  # (file, reason) of each file left out, on one line
 T = TypeVar("T")
 
 
 def no_progress(items: Iterable, total: int) -> Iterable:
+    """The items, without a progress bar."""
     return items
 
 
 def images_below(top: Path) -> list[Path]:
-    """Every file below `top` whose ending is that of an image, sorted by path."""
+    """All files below `top` with an image's extension, sorted by path."""
     known = _endings()
     return [path for path in files_below(top) if path.suffix.lower() in known]
 
 
 def others_below(top: Path, besides: Iterable[str] = ()) -> str:
-    """What to tell of the files below `top` that are not read, their endings being no image's; "" where there are none.
+    """A note on the files below `top` without an image's extension, which are not read; "" if there are none.
+
     besides: names of files that are read as something else.
     """
     known = _endings()
@@ -46,7 +48,7 @@ def others_below(top: Path, besides: Iterable[str] = ()) -> str:
         return ""
     counts = Counter(path.suffix.lower() or "without" for path in others)
     kinds = ", ".join(f"{count} {ending}" for ending, count in counts.most_common(5))
-    return one_line(f"not read, having no image's ending: {kinds} (first: {others[0]})")
+    return one_line(f"not read, having no image's extension: {kinds} (first: {others[0]})")
 
 
 def _endings() -> set[str]:
@@ -54,20 +56,20 @@ def _endings() -> set[str]:
 
 
 def files_below(top: Path) -> list[Path]:
-    """Every file below `top`, sorted by path. Links are followed, circles of them once; hidden files and folders are
-    not read. Raises UserError where a folder cannot be listed.
+    """All files below `top`, sorted by path, without hidden ones. Symbolic links are followed, cycles once. Raises
+    UserError if a folder cannot be listed.
     """
     return sorted(_files(top))
 
 
 def holds_images(top: Path) -> bool:
-    """Whether there are images below `top`; a large folder is not read to its end for that."""
+    """Whether there is an image below `top`; the search stops at the first."""
     known = _endings()
     return any(path.suffix.lower() in known for path in _files(top))
 
 
 def _files(top: Path) -> Iterator[Path]:
-    seen = set()  # real paths of folders: links may lead in a circle
+    seen = set()  # real paths of folders: links may form a cycle
     for folder, subfolders, names in os.walk(top, followlinks=True, onerror=_unlisted):
         real = os.path.realpath(folder)
         if real in seen:
@@ -83,12 +85,12 @@ def _unlisted(error: OSError) -> NoReturn:
 
 
 def one_line(text: object) -> str:
-    """As a message may hold it: a file's name may hold ends of lines, a terminal's commands, and what is no Unicode."""
+    """`text` with unprintable characters escaped: file names may hold line ends, escape codes or lone surrogates."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def subfolders(top: Path) -> list[Path]:
-    """The folders in `top`, sorted, without hidden ones. Raises UserError where it cannot be listed."""
+    """The folders in `top`, sorted, without hidden ones. Raises UserError if `top` cannot be listed."""
     try:
         names = sorted(os.listdir(top))
     except OSError as error:
@@ -97,35 +99,35 @@ def subfolders(top: Path) -> list[Path]:
 
 
 def folder_of(root: str) -> Path:
-    """data.dir as a path. Raises UserError where it is no folder."""
+    """data.dir as a path, ~ expanded. Raises UserError if it is not a folder."""
     top = Path(os.path.expanduser(root))
     if not root or not os.path.isdir(top):
         raise UserError(f"data.dir={root!r} is not a folder; give one with --config.data.dir=PATH")
     return top
 
 
-def split_folders(top: Path) -> tuple[Path, list[Path]] | None:
-    """(the folder of training images, those of held-out ones, the first of which counts) in `top`; None where its
-    sub-folders are no splits: "train" may be a class among others. Raises UserError where that cannot be told.
+def split_folders(top: Path) -> tuple[Path, Path | None]:
+    """(the training folder, the test folder or None): sub-folders of `top`, or `top` itself and None if its sub-folders
+    are not splits ("train" may be a class). Raises UserError if `top` holds both splits and other folders of images.
     """
     by_name = {path.name.lower(): path for path in subfolders(top)}
     train = next((by_name[name] for name in TRAIN_NAMES if name in by_name), None)
     if train is None:
-        return None
-    tests = [by_name[name] for name in TEST_NAMES if name in by_name and holds_images(by_name[name])]
+        return top, None
+    test = next((by_name[name] for name in TEST_NAMES if name in by_name and holds_images(by_name[name])), None)
     splits = {*TRAIN_NAMES, *TEST_NAMES}
     others = [path for name, path in by_name.items() if name not in splits and holds_images(path)]
-    if others and tests:
+    if others and test:
         raise UserError(
-            f"{top} holds {train.name}/ and {tests[0].name}/, which are splits, beside {one_line(others[0].name)}/, "
+            f"{top} holds {train.name}/ and {test.name}/, which are splits, beside {one_line(others[0].name)}/, "
             "which holds images too: put its images into the splits, or move it elsewhere"
         )
-    return None if others else (train, tests)
+    return (top, None) if others else (train, test)
 
 
 def share_of(count: int, split: str, holdout: float) -> list[int]:
-    """The numbers below `count`, rising, of the images that belong to `split` where the data have no test images of
-    their own: round(holdout count) drawn by a fixed seed are "test" (none of fewer than 20), the others "train".
+    """The sorted indices of `split` in data without a test split: a fixed random round(holdout * count) of them are
+    "test" (none if count < 20), the others "train".
     """
     held_out = round(holdout * count) if count >= FEWEST_TO_SHARE else 0
     order = np.random.default_rng(HOLDOUT_SEED).permutation(count)
@@ -133,14 +135,12 @@ def share_of(count: int, split: str, holdout: float) -> list[int]:
 
 
 def try_all(read: Callable[[int], T], count: int, progress: Progress) -> tuple[dict[int, T], dict[int, str]]:
-    """(i -> read(i), i -> why it cannot be read, in one line) for i < count. Pillow decodes outside the GIL, so threads
-    help.
-    """
+    """({i: read(i)}, {i: the error as one line}) for i < count, in threads: Pillow decodes outside the GIL."""
 
     def tried(i: int) -> tuple[T | None, str]:
         try:
             return read(i), ""
-        except Exception as error:  # Pillow's plugins raise whatever they like on a damaged file
+        except Exception as error:  # Pillow's plugins have no common base class for errors
             return None, one_line(str(error) or type(error).__name__)
 
     with ThreadPoolExecutor() as pool:
@@ -152,7 +152,7 @@ def try_all(read: Callable[[int], T], count: int, progress: Progress) -> tuple[d
 def ahead(
     pool: ThreadPoolExecutor, function: Callable[[int], T], arguments: Iterable[int], under_way: int
 ) -> Iterator[T]:
-    """function of each argument, in order, so many at a time and no more."""
+    """function(argument) for each argument, in order, computed in `pool` at most `under_way` ahead."""
     waiting: deque[Future[T]] = deque()
     for argument in arguments:
         waiting.append(pool.submit(function, argument))
@@ -163,13 +163,13 @@ def ahead(
 
 
 @lru_cache(maxsize=4096)
-def shared(value: T) -> T:
-    """The first of equal values: a million equal ones take the room of one."""
+def interned(value: T) -> T:
+    """One object for equal values, so that a million of them take the memory of one."""
     return value
 
 
 def refuse(faults: Sequence[str], on_bad_file: OnBadFile) -> None:
-    """Raises UserError with the first of the faults, unless there are none or they are to be skipped."""
+    """Raises UserError with the first fault if on_bad_file is "error"."""
     if faults and on_bad_file == "error":
         more = f" ({len(faults) - 1} more like it)" if len(faults) > 1 else ""
         raise UserError(f"{faults[0]}{more}; mend or remove it, or set data.on_bad_file=skip")

@@ -1,13 +1,4 @@
-"""A folder of images of any format, size and mode that Pillow reads.
-
-    PATH/*.png                      no classes
-    PATH/<class>/**/*.jpg           a class a sub-folder, in the order of their names
-    PATH/{train,test}/...           either form, with its own held-out images (or val, valid, validation, testing)
-
-Without test images, a fixed share of the images is held out. Links are followed; hidden files and folders are not read.
-A `metadata.jsonl` or `metadata.csv` in PATH, or one in train/ and one in test/, gives every image a caption, labels and
-numbers (see jdiff.data.metadata).
-"""
+"""Folders of image files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +9,7 @@ import numpy as np
 from jdiff.common.errors import UserError
 from jdiff.data import metadata
 from jdiff.data.decode import decode, of_files
-from jdiff.data.metadata import Columns, Said
+from jdiff.data.metadata import Columns, Entry
 from jdiff.data.sources import Picture
 from jdiff.data.sources.files import (
     LeftOut,
@@ -38,14 +29,25 @@ from jdiff.data.sources.files import (
 
 
 class Folder:
-    """Images below `root`. Every file is decoded once here, so that a bad one is known before training, not during it.
+    """Images below the folder `root`, of any format, size and mode that Pillow reads.
 
-    split: "train" or "test". channels, bits: of the images. holdout: the share of images held out where there is no
-    test folder (none of fewer than 20 images). on_bad_file: "error" raises UserError that names the first bad file, or
-    the first line or image where metadata and images do not match; "skip" leaves bad ones out, says how many in `notes`
-    and which in `left_out`. labels: the metadata's column that holds an image's label, or a list of several; "":
-    sub-folders are the classes. scalars: its columns of numbers. progress wraps the iteration over the files, to show a
-    bar.
+        root/*.png                    no classes
+        root/<class>/**/*.jpg         a class per sub-folder, sorted by name
+        root/{train,test}/...         either layout with its own test images (or testing, val, valid, validation)
+
+    Without a test folder, a fixed share of the images is held out. Symbolic links are followed, hidden files and
+    folders skipped. A `metadata.jsonl` or `metadata.csv` in root, or one in each of train/ and test/, gives captions,
+    labels and scalars (see jdiff.data.metadata).
+
+    Records: "image" uint8 [h, w, channels], or with bits=16 uint16 [h, w, 1] (see jdiff.data.decode.to_array); "label",
+    "text" and scalars if the data have them. The constructor decodes every file once, so that a damaged one is found
+    before training.
+
+    split: "train" or "test". holdout: the share held out if there is no test folder (none of fewer than 20 images).
+    on_bad_file: "error" raises UserError with the first unreadable file, or the first mismatch of metadata and images;
+    "skip" leaves them out, counts them in `notes` and lists them in `left_out`. labels: the metadata's column of a
+    label or a list of labels; "": sub-folders are the classes. scalars: its columns of numbers. progress: wraps the
+    iterable of files to show a bar. Raises UserError if no image is found or left.
     """
 
     def __init__(
@@ -62,13 +64,13 @@ class Folder:
         progress: Progress = no_progress,
     ):
         top = folder_of(root)
-        train_dir, test_dir = _split_dirs(top)
+        train_dir, test_dir = split_folders(top)
         found, self.class_names, empty = _list(train_dir)
         if not found:
             raise UserError(
                 f"no images below {train_dir}: it must hold files such as .png, .jpg or .webp, or sub-folders of them"
             )
-        notes = [f"sub-folder {one_line(name)} of {train_dir} holds no images and is no class" for name in empty]
+        notes = [f"sub-folder {one_line(name)} of {train_dir} holds no images and is not a class" for name in empty]
         if split == "train":
             notes += filter(None, [others_below(train_dir, metadata.NAMES)])
         if test_dir and split == "test":
@@ -87,7 +89,7 @@ class Folder:
             bare = sum(path not in said for path, _ in found)
             found = [entry for entry in found if entry[0] in said]
             notes.append(
-                f"skipped {bare} images of which metadata say nothing and {len(faults) - bare} lines of it "
+                f"skipped {bare} images without metadata and {len(faults) - bare} lines of metadata "
                 f"(first: {faults[0]})"
             )
         self.labels_per_image = 1
@@ -100,7 +102,7 @@ class Folder:
             self.class_names, self.labels_per_image = _classes(in_training)
             _check_labels(of_image, self.class_names, self.labels_per_image)
         if not test_dir:
-            notes, left_out = (notes, left_out) if split == "train" else ([], [])  # the same files: said once
+            notes, left_out = (notes, left_out) if split == "train" else ([], [])  # of the same files: reported once
             found = [found[i] for i in share_of(len(found), split, holdout)]
         files = [path for path, _ in found]
 
@@ -128,7 +130,7 @@ class Folder:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Each record's file."""
+        """The file of each record."""
         return tuple(self._files)
 
     @property
@@ -155,7 +157,7 @@ class Folder:
         return record
 
     def _label(self, index: int) -> Any:
-        """A number, or where images may have several as many as they may have, -1 for none."""
+        """The class number, or int32 [labels_per_image] padded with -1."""
         several = self._labels[index]
         if self.labels_per_image == 1:
             return several[0]
@@ -165,16 +167,8 @@ class Folder:
         return [self[index] for index in indices]
 
 
-def _split_dirs(top: Path) -> tuple[Path, Path | None]:
-    """(where training images lie, where held-out ones lie or None)."""
-    train, tests = split_folders(top) or (top, [])
-    return train, tests[0] if tests else None
-
-
 def _list(top: Path) -> tuple[list[tuple[Path, str]], tuple[str, ...], list[str]]:
-    """Every image file below `top` with its class's name ("" where there are no classes), sorted; the classes; and the
-    sub-folders without images.
-    """
+    """(sorted (file, class name or "") of all images below `top`, class names, sub-folders without images)."""
     found = images_below(top)
     nested = [path for path in found if path.parent != top]
     if nested and len(nested) < len(found):
@@ -191,17 +185,15 @@ def _list(top: Path) -> tuple[list[tuple[Path, str]], tuple[str, ...], list[str]
 
 def _said(
     images: list[Path], split: str, top: Path, train_dir: Path, test_dir: Path | None, columns: Columns
-) -> tuple[dict[Path, Said], list[str], Path | None]:
-    """(image -> what is said of it, what is wrong, a file named like one of metadata that is none) for the images of
-    `split`.
-    """
+) -> tuple[dict[Path, Entry], list[str], Path | None]:
+    """({image: its metadata}, faults, a file named like metadata that holds none) for the images of `split`."""
 
     def file_of(folder: Path) -> Path | None:
         return metadata.find(folder) or metadata.find(top)
 
     apart = test_dir if split == "test" else None
     file = file_of(apart or train_dir)
-    shared = file and test_dir and file.parent == top  # names the other split's images too
+    shared = file and test_dir and file.parent == top  # it names the other split's images too
     others = [path for folder in (train_dir, test_dir) if shared and folder for path, _ in _list(folder)[0]]
     read = metadata.read(file, images, others, columns) if file else None
     if read:
@@ -220,14 +212,14 @@ def _said(
 
 
 def _classes(of_image: dict[Path, tuple[str, ...]]) -> tuple[tuple[str, ...], int]:
-    """(the names of the labels that images have, how many an image may have)."""
+    """(class names, the largest number of labels per image)."""
     names = tuple(sorted({label for labels in of_image.values() for label in labels}))
     counts = {len(labels) for labels in of_image.values()}
-    return names, 1 if counts == {1} else max(2, *counts)  # one number an image cannot say that there is none
+    return names, 1 if counts == {1} else max(2, *counts)  # a single number cannot say "no label"
 
 
 def _check_labels(of_image: dict[Path, tuple[str, ...]], known: tuple[str, ...], most: int) -> None:
-    """Raises UserError for held-out images with labels that no training image has, or more than one has."""
+    """Raises UserError for test images with unknown labels, or with more labels than any training image."""
     for path, labels in of_image.items():
         if unknown := [label for label in labels if label not in known]:
             raise UserError(f"{one_line(path)} has the label {unknown[0]!r}, which no training image has")

@@ -1,12 +1,4 @@
-"""Hugging Face's data sets through the `datasets` library (the extra `hf`).
-
-    hf:NAME, hf:NAME:CONFIG     from huggingface.co, or from the cache of an earlier download
-    hf:PATH                     a folder of parquet files or of images (with metadata.jsonl), one .parquet file, or what
-                                `save_to_disk` wrote
-
-Features of kind Image are pictures, a ClassLabel is the label, a string called "text" or "caption" is the caption. Held
-out is the split "test" ("validation" where it is missing), else a fixed share of "train".
-"""
+"""Hugging Face's data sets."""
 
 import io
 from collections.abc import Iterable, Sequence
@@ -19,7 +11,7 @@ from PIL import Image
 
 from jdiff.common.errors import UserError, first_line
 from jdiff.data.decode import load, of_files, to_array
-from jdiff.data.masks import MaskValues, Seen, judged, settled, to_mask
+from jdiff.data.masks import MaskSummary, MaskValues, checked, fitted, to_mask
 from jdiff.data.resize import same_aspect
 from jdiff.data.sources import Picture, Shape
 from jdiff.data.sources.files import (
@@ -27,11 +19,11 @@ from jdiff.data.sources.files import (
     LeftOut,
     OnBadFile,
     Progress,
+    interned,
     no_progress,
     one_line,
     refuse,
     share_of,
-    shared,
     try_all,
 )
 
@@ -41,15 +33,22 @@ STRINGS = ("string", "large_string")
 
 
 class HuggingFace:
-    """The data set `name`: records {"image": uint8 [h, w, channels]}, other pictures by their columns' names, and
-    perhaps "label", "text" and scalars. Every picture is decoded once here, so that a bad one is known before training.
+    """A data set through the library `datasets` (extra `hf`). `name` is one of
 
-    split: "train" or "test". labels: the column of the label, a ClassLabel; "": "label", or the only ClassLabel.
-    scalars: columns of numbers. masks: columns of pictures that are masks; mask_values, mask_snap: as in Pairs.
-    holdout, on_bad_file, progress: as in Folder.
+        NAME, NAME:CONFIG     on huggingface.co, or in the cache of an earlier download
+        PATH                  a folder of parquet files or of images (with metadata.jsonl), one .parquet file, or a
+                              folder written by save_to_disk
 
-    Raises UserError where the library or the data set is missing, with what to do; for rows that cannot be read, with
-    their numbers.
+    Test images are the split "test" ("validation" if it is missing), else a fixed share of "train". Columns of kind
+    Image are pictures, a ClassLabel is the label, a string column "text" or "caption" is the caption.
+
+    Records: "image" uint8 [h, w, channels], or with bits=16 uint16 [h, w, 1]; other pictures by their columns' names;
+    "label", "text" and scalars if the data have them. The constructor decodes every picture once, so that a damaged one
+    is found before training.
+
+    split: "train" or "test". labels: the column of the label; "": "label", or the only ClassLabel. scalars: columns of
+    numbers. masks: picture columns that hold masks; mask_values, mask_snap: as in Pairs. holdout, on_bad_file,
+    progress: as in Folder. Raises UserError if the library or the data set is missing, and for unreadable rows.
     """
 
     labels_per_image = 1
@@ -91,14 +90,14 @@ class HuggingFace:
         faults = {i: f"{self._named(rows[i])} cannot be read: {why}" for i, why in why_not.items()}
         notes = list(fields.notes) if split == "train" else []
         if self._masks and not mask_values:
-            # Both splits must take a value for the same thing: what training masks hold decides.
+            # A value must mean the same in both splits, so training masks decide.
             training = _undecoded(splits["train"], [fields.pictures[field] for field in self._masks])
             own = called == "train"
             rest = sorted(set(range(len(training))) - set(rows if own else ()))
             others, _ = try_all(lambda i: self._seen(training[rest[i]]), len(rest), no_progress)
             known = [*others.values(), *(masks for _, masks in found.values() if own)]
-            self._masks = settled(self._masks, known, f"hf:{name}")
-        strays, said = judged(
+            self._masks = fitted(self._masks, known, f"hf:{name}")
+        strays, said = checked(
             self._masks, {i: seen for i, (_, seen) in found.items()}, lambda _, i: self._named(rows[i])
         )
         faults |= strays
@@ -113,7 +112,7 @@ class HuggingFace:
                 faults.setdefault(i, f"{self._named(row)} has no {fields.text!r}")
             for scalar, given in numbers.items():
                 if not np.isfinite(given[row]):
-                    faults.setdefault(i, f"{self._named(row)} has no {scalar!r}, or one that is no finite number")
+                    faults.setdefault(i, f"{self._named(row)} has no {scalar!r}, or one that is not a finite number")
         bad = [faults[i] for i in sorted(faults)]
         refuse(bad, on_bad_file)
         if bad:
@@ -177,28 +176,28 @@ class HuggingFace:
             pictures[field] = to_mask(image) if field in self._masks else to_array(image, self._channels, self._bits)
         return pictures
 
-    def _seen(self, stored: dict[str, Any]) -> tuple[Seen, ...]:
-        return tuple(Seen.of(mask) for mask in self._read(stored, self._masks).values())
+    def _seen(self, stored: dict[str, Any]) -> tuple[MaskSummary, ...]:
+        return tuple(MaskSummary.of(mask) for mask in self._read(stored, self._masks).values())
 
-    def _found(self, row: int) -> tuple[tuple[tuple[int, ...], ...], tuple[Seen, ...]]:
-        """(shapes of all pictures, what the masks hold)."""
+    def _found(self, row: int) -> tuple[tuple[tuple[int, ...], ...], tuple[MaskSummary, ...]]:
+        """(shapes of all pictures, summaries of the masks)."""
         record = self._read(self._data[row], self._columns)
         for field, picture in record.items():
             if not same_aspect(record["image"].shape[:2], picture.shape[:2]):
-                raise ValueError(f"'image' and {field!r} differ in their sides' proportion")
+                raise ValueError(f"'image' and {field!r} differ in aspect ratio")
         shapes = tuple(picture.shape for picture in record.values())
-        return shared((shapes, tuple(Seen.of(record[name]) for name in self._masks)))
+        return interned((shapes, tuple(MaskSummary.of(record[name]) for name in self._masks)))
 
 
 def _load(name: str) -> dict[str, Any]:
-    """The splits of a data set."""
+    """split -> data set."""
     try:
         import datasets
     except ImportError as error:
         raise UserError("data.name='hf:...' needs the library datasets: pip install -e '.[hf]'") from error
     path = Path(name).expanduser()
     if not path.exists() and name.startswith(("/", ".", "~")):
-        raise UserError(f"{name} is not there: give the path of a folder or .parquet file, or a name on huggingface.co")
+        raise UserError(f"{name} does not exist: give a folder, a .parquet file or a name on huggingface.co")
     try:
         if path.is_file():
             kind = "parquet" if path.suffix == ".parquet" else path.suffix[1:]
@@ -210,7 +209,7 @@ def _load(name: str) -> dict[str, Any]:
         else:
             repository, _, config = name.partition(":")
             loaded = datasets.load_dataset(repository, config or None)
-    except Exception as error:  # of the library, of the network and of every file format
+    except Exception as error:  # from the library, the network or any file format
         why = first_line(error.__cause__ or error)
         advice = (
             "" if path.exists() else "; check its name on huggingface.co, the network, and `hf auth login` if private"
@@ -221,7 +220,7 @@ def _load(name: str) -> dict[str, Any]:
 
 
 def _with_images(data: Any) -> Any:
-    """Columns of bytes, or of bytes and a path, are pictures, though a plain parquet file does not say so."""
+    """`data` with columns of bytes, or of bytes and a path, cast to Image: a plain parquet file has no such type."""
     import datasets
 
     for column, feature in data.features.items():
@@ -233,7 +232,7 @@ def _with_images(data: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Fields:
-    """Which column is what: pictures are field -> column."""
+    """The columns of each kind. pictures: name in records -> column."""
 
     pictures: dict[str, str]
     label: str
@@ -260,7 +259,7 @@ def _fields(features: Any, name: str, labels: str, scalars: tuple[str, ...]) -> 
         notes.append(f"hf:{name} has several labels, and none is read: choose with data.labels, {' or '.join(classes)}")
     if not classes and not labels and "label" in features:
         notes.append(
-            f"hf:{name} has a column 'label' that is no ClassLabel, and none is read: cast it, or name a column"
+            f"hf:{name} has a column 'label' that is not a ClassLabel, so no label is read: cast it, or name a column"
         )
     strings = [column for column, feature in features.items() if getattr(feature, "dtype", "") in STRINGS]
     text = next((column for column in TEXTS if column in strings), "")
@@ -270,7 +269,7 @@ def _fields(features: Any, name: str, labels: str, scalars: tuple[str, ...]) -> 
 
 
 def _undecoded(data: Any, columns: Iterable[str]) -> Any:
-    """Those columns of pictures, as files' bytes or paths."""
+    """`data` with `columns` alone, whose pictures stay encoded as bytes or paths."""
     import datasets
 
     data = data.select_columns(list(columns))
@@ -286,7 +285,7 @@ def _open(stored: dict[str, Any] | None) -> Image.Image:
 
 
 def _classes(data: Any, column: str) -> np.ndarray | None:
-    """The numbers of the classes, -1 where there is none."""
+    """Class numbers int32 [n], -1 for a missing label; None without a column."""
     if not column:
         return None
     return np.array([-1 if value is None else value for value in data[column][:]], np.int32)
@@ -297,6 +296,6 @@ def _class_names(data: Any, column: str) -> tuple[str, ...]:
 
 
 def _numbers(data: Any, column: str) -> np.ndarray:
-    """float32, not finite where there is no number."""
+    """float32 [n], NaN for a missing number."""
     values = data[column][:]
     return np.array([value if isinstance(value, (int, float)) else np.nan for value in values], np.float32)

@@ -1,17 +1,4 @@
-"""Records of any source, decoded once and packed into a few array_record files: they start fast and are read at random.
-
-    FOLDER/index.json                              what the source says of itself, and the files, for each split
-    FOLDER/train-00000-of-00008.array_record ...   the records in the source's order; test-... where there is a test set
-
-A record is its numbers one after the other, little-endian:
-
-    label      int32 [labels_per_image]     where there are classes
-    scalars    float32 each                 in the order of scalar_names
-    sizes      uint32 h, w                  of each picture whose size varies
-    pictures   the values [h, w, c]         those of float32 first, then of uint16, then of uint8
-
-and texts are in index.json. So nothing is decoded when a record is read: its pictures are views of the bytes.
-"""
+"""Packed records: any source's records, decoded once and stored in array_record files for fast random access."""
 
 import contextlib
 import importlib
@@ -37,9 +24,9 @@ from jdiff.data.sources.parts import MOST_BYTES, decoded_bytes
 INDEX = "index.json"
 FORMAT = "jdiff packed records"
 VERSION = 1
-DTYPES = {"float32": "<f4", "uint16": "<u2", "uint8": "|u1"}  # the widest first, so that each is aligned
-READ_TOGETHER = 32  # records, when packing
-SHARD_BYTES = 1 << 30  # a new file is begun when one has so many
+DTYPES = {"float32": "<f4", "uint16": "<u2", "uint8": "|u1"}  # the widest first, for alignment
+READ_TOGETHER = 32  # records per read in packing
+SHARD_BYTES = 1 << 30
 
 
 def pack(
@@ -49,11 +36,14 @@ def pack(
     shard_bytes: int = SHARD_BYTES,
     progress: Progress = no_progress,
 ) -> None:
-    """Writes {"train": source, "test": source} (or the first alone) to `folder`: all of it or nothing.
+    """Writes {"train": source, "test": source}, or the first alone, to `folder`: completely or not at all.
 
-    shard_bytes: a new file is begun when one has so many. progress wraps the iteration over all records. An empty test
-    set is left out. Raises UserError where `folder` holds something already or cannot be written to, and ValueError
-    where a record is not what its source says.
+        folder/index.json                              captions, the source's description and the files, for each split
+        folder/train-00000-of-00008.array_record ...   records in the source's order (see Layout); test-... likewise
+
+    shard_bytes: size at which a new file begins. progress: wraps the iterable of all records to show a bar. An empty
+    test set is omitted. Raises UserError if `folder` is not empty or not writable, and ValueError if a record differs
+    from its source's description.
     """
     target = Path(folder).expanduser().absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -86,7 +76,7 @@ def pack(
 
 @contextlib.contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """What goes wrong within is told as the folder's fault: a full disk, permissions."""
+    """Errors of writing (a full disk, permissions) become UserErrors that name `folder`."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # array_record raises the latter
@@ -95,10 +85,10 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 class Packed:
-    """What `pack` wrote of `split` ("train" or "test"), bit for bit. Its pictures are read-only.
+    """The records of `split` ("train" or "test") in a folder written by `pack`, equal to the source's to the bit.
 
-    Raises SplitMissingError where there is no such split, and UserError, naming the file, where `folder` was not packed
-    or is damaged.
+    Nothing is decoded: pictures are read-only views of the record's bytes. Raises SplitMissingError if the split is
+    missing, and UserError with the file's name if `folder` was not packed or is damaged.
     """
 
     def __init__(self, folder: str, split: str):
@@ -157,7 +147,7 @@ class Packed:
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         try:
             stored = self._records.__getitems__(indices)
-        except RuntimeError as error:  # array_record found a checksum that does not fit
+        except RuntimeError as error:  # array_record found a wrong checksum
             raise UserError(f"{self._damaged(indices)} is damaged ({first_line(error)}): pack again") from error
         records = [self._layout.unpack(data) for data in stored]
         if self.captions:
@@ -166,7 +156,7 @@ class Packed:
         return records
 
     def _damaged(self, indices: Sequence[int]) -> str:
-        """The file of the first record that cannot be read."""
+        """The file of the first unreadable record."""
         for index in indices:
             try:
                 self._records[index]
@@ -177,7 +167,15 @@ class Packed:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where what is in a record's bytes. labels: numbers a record; 0: none."""
+    """The binary layout of a record; its parts follow each other, little-endian:
+
+        label      int32 [labels]        if there are classes
+        scalars    float32 each          in the order of `scalars`
+        sizes      uint32 h, w           of each picture of varying size
+        pictures   values [h, w, c]      first float32 ones, then uint16, then uint8
+
+    Texts are in index.json. labels: labels per record; 0: none.
+    """
 
     pictures: dict[str, Picture]
     labels: int
@@ -185,11 +183,12 @@ class Layout:
 
     @classmethod
     def of(cls, source: Source) -> "Layout":
+        """The layout of the records of `source`."""
         labels = source.labels_per_image if source.class_names else 0
         return cls(dict(source.pictures), labels, tuple(source.scalar_names))
 
     def pack(self, record: Mapping[str, Any]) -> bytes:
-        """Raises ValueError where the record is not of this layout."""
+        """The bytes of a record. Raises ValueError if the record does not fit this layout."""
         labels: list[int] = []
         if self.labels:
             labels = np.asarray(record["label"]).reshape(self.labels).tolist()
@@ -208,6 +207,7 @@ class Layout:
         return b"".join(parts)
 
     def unpack(self, data: bytes) -> dict[str, Any]:
+        """The record of these bytes, its pictures views of them."""
         head = struct.unpack_from(self._head, data)
         sizes = iter(head[self.labels + len(self.scalars) :])
         offset = struct.calcsize(self._head)
@@ -227,7 +227,7 @@ class Layout:
 
     @cached_property
     def _order(self) -> list[tuple[str, np.dtype, tuple[int, int, int] | None]]:
-        """(name, dtype, shape or None where it varies) of the pictures, as they lie."""
+        """(name, dtype, shape or None if it varies) of the pictures in stored order."""
         order: list[tuple[str, np.dtype, tuple[int, int, int] | None]] = []
         for dtype, stored in DTYPES.items():
             for name, picture in self.pictures.items():
@@ -238,7 +238,7 @@ class Layout:
 
     @cached_property
     def _head(self) -> str:
-        """The format of what comes before the pictures."""
+        """The struct format of all parts before the pictures."""
         varying = sum(shape is None for _, _, shape in self._order)
         return f"<{self.labels}i{len(self.scalars)}f{2 * varying}I"
 
@@ -248,8 +248,8 @@ def _fits(shape: tuple[int, ...], wanted: Shape) -> bool:
 
 
 def _write(source: Source, split: str, folder: Path, shard_bytes: int) -> Generator[None, None, list[dict[str, Any]]]:
-    """Writes the records of a split, read a few batches ahead by threads; yields after each. Returns what index.json
-    says of the files.
+    """Writes the records of a split, read a few batches ahead by threads, and yields after each. Returns the entry
+    "files" of index.json.
     """
     layout = Layout.of(source)
     fields = {
@@ -266,7 +266,7 @@ def _write(source: Source, split: str, folder: Path, shard_bytes: int) -> Genera
         result = []
         for row, record in zip(chosen, source.__getitems__(chosen), strict=True):
             if set(record) != fields:
-                raise ValueError(f"record {row} holds {sorted(record)}, and its source says {sorted(fields)}")
+                raise ValueError(f"record {row} holds {sorted(record)}, and its source describes {sorted(fields)}")
             if source.captions and not (isinstance(record["text"], str) and record["text"] == source.captions[row]):
                 raise ValueError(f"record {row} has another text than its source's captions, or an encoded one")
             try:
@@ -307,7 +307,7 @@ def _write(source: Source, split: str, folder: Path, shard_bytes: int) -> Genera
 
 
 def _said(source: Source) -> dict[str, Any]:
-    """What a source says of itself, for index.json."""
+    """The description of a source in index.json."""
     return {
         "pictures": {name: asdict(picture) for name, picture in source.pictures.items()},
         "class_names": list(source.class_names),
@@ -319,7 +319,7 @@ def _said(source: Source) -> dict[str, Any]:
 
 
 def _index(top: Path) -> dict[str, Any]:
-    """What index.json says of each split."""
+    """split -> its entry in index.json."""
     file = top / INDEX
     if not file.is_file():
         raise UserError(f"{top} holds no {INDEX}, so it was not packed, or not to the end: --mode=prepare packs one")
@@ -348,4 +348,4 @@ def _array_record(module: str) -> Any:
     try:
         return importlib.import_module(f"array_record.python.{module}")
     except ImportError as error:
-        raise UserError("packed data need the library array_record, which is there for Linux only") from error
+        raise UserError("packed data need the library array_record, which exists for Linux only") from error

@@ -1,13 +1,4 @@
-"""Pairs of pictures of the same thing: a photo and its mask, a sketch and what it shows.
-
-    PATH/images/x.jpg + PATH/masks/x.png        two parallel folders, matched by base name, whatever the endings
-    PATH/{train,test}/{images,masks}/...        with held-out pairs of their own (or val, valid, validation, testing)
-    PATH/{images,masks}/{train,test}/...        likewise
-    PATH/*.jpg, PATH/{train,test}/*.jpg         halves: one picture with both, side by side or one above the other
-
-Without test pairs, a fixed share of the pairs is held out, as in jdiff.data.sources.folder. Links are followed; hidden
-files and folders are not read; sub-folders are, and belong to the name (a/1.jpg matches a/1.png).
-"""
+"""Pairs of pictures with the same content: a photo and its mask, a sketch and its photo."""
 
 import os
 import unicodedata
@@ -22,7 +13,7 @@ from PIL import Image
 
 from jdiff.common.errors import UserError
 from jdiff.data.decode import load, of_files, to_array
-from jdiff.data.masks import MaskValues, Seen, judged, settled, to_mask
+from jdiff.data.masks import MaskSummary, MaskValues, checked, fitted, to_mask
 from jdiff.data.resize import same_aspect
 from jdiff.data.sources import Picture, Shape
 from jdiff.data.sources.files import (
@@ -34,12 +25,12 @@ from jdiff.data.sources.files import (
     folder_of,
     holds_images,
     images_below,
+    interned,
     no_progress,
     one_line,
     others_below,
     refuse,
     share_of,
-    shared,
     split_folders,
     subfolders,
     try_all,
@@ -47,32 +38,40 @@ from jdiff.data.sources.files import (
 
 HALVES = ("left,right", "top,bottom")
 
-
-Pair = tuple[Path, Path]  # the same file twice for halves
+Pair = tuple[Path, Path]  # twice the same file for halves
 
 
 @dataclass(frozen=True)
 class _Found:
-    """What a pair looks like: (h, w, c) of both pictures, and what those that are masks hold."""
+    """(h, w, c) of both pictures of a pair, and summaries of its masks."""
 
     shapes: tuple[tuple[int, ...], ...]
-    masks: tuple[Seen, ...]
+    masks: tuple[MaskSummary, ...]
 
 
 class Pairs:
-    """Pairs below `root`: records {names[0]: uint8 [h, w, c], names[1]: uint8 [h, w, c]}; one of the names is "image".
+    """Pairs of pictures below the folder `root`: records {names[0]: [h, w, c], names[1]: [h, w, c]}, one of the names
+    being "image".
 
-    Every pair is decoded once here, so that a bad one is known before training, not during it: a file that cannot be
-    read, one without a partner, two of one base name, pictures of a pair whose sides are not in proportion (beyond a
-    pixel's rounding), a mask with a value that masks here do not hold.
+        root/images/x.jpg + root/masks/x.png      two parallel folders, matched by base name, any extensions
+        root/{train,test}/{images,masks}/...      the same with test pairs of its own (or testing, val, ...)
+        root/{images,masks}/{train,test}/...      likewise
+        root/*.jpg, root/{train,test}/*.jpg       halves: both pictures side by side, or one above the other, in a file
 
-    split: "train" or "test". folders: where the first and the second pictures lie, below `root` or a split; the same
-    folder twice where `suffixes` tell them apart. suffixes: what their base names may end with, left out for the
-    match (such as "_segmentation"). names: of the record's fields. masks: those of the names that are masks (see
-    jdiff.data.masks), one channel whose values are kept; other pictures have `channels`, of `bits` each. mask_values:
-    what masks may hold; (): what the training masks do, 0 and 255 or some classes. mask_snap: a mask's other values
-    become the nearest of these, and `notes` says in how many masks. halves: "": two folders; "left,right" or
-    "top,bottom": both in one file, the first on the left or at the top. holdout, on_bad_file, progress: as in Folder.
+    Without a test folder, a fixed share of the pairs is held out. Symbolic links are followed, hidden files and folders
+    skipped; sub-folders are part of the name (a/1.jpg matches a/1.png).
+
+    Pictures are uint8 [h, w, channels], or with bits=16 uint16 [h, w, 1]; masks are uint8 [h, w, 1] (see
+    jdiff.data.masks). The constructor decodes every pair once, to find before training: unreadable files, files without
+    a partner or with a duplicate base name, pairs of different aspect ratios (beyond a pixel's rounding), and masks
+    with stray values. on_bad_file ("error" or "skip", as in Folder) governs them all.
+
+    split: "train" or "test". folders: of the first and of the second pictures, below `root` or a split; the same folder
+    twice if `suffixes` differ. suffixes: ends of base names, such as "_segmentation", ignored in matching. names: of
+    the record's fields. masks: the names that hold masks. mask_values: the values of masks; (): those of the training
+    masks, 0 and 255 or classes. mask_snap: replace other values by the nearest of these and count such masks in
+    `notes`. halves: "": two folders; "left,right" or "top,bottom": the first picture is on the left or at the top.
+    holdout, progress: as in Folder. Raises UserError for bad arguments, and if no pair is found or left.
     """
 
     class_names: tuple[str, ...] = ()
@@ -120,20 +119,20 @@ class Pairs:
             notes += filter(None, map(others_below, dict.fromkeys(dirs)))
         if not test_dirs:
             pairs = [pairs[i] for i in share_of(len(pairs), split, holdout)]
-            notes, lone = (notes, lone) if split == "train" else ([], [])  # the same files: said once
+            notes, lone = (notes, lone) if split == "train" else ([], [])  # of the same files: reported once
 
         found, why_not = try_all(lambda i: self._found(pairs[i]), len(pairs), progress)
         faults = dict(why_not)
         if self._masks and not mask_values:
-            # Both splits must take a value for the same thing: what training masks hold decides, held-out ones of the
-            # same folder among them.
+            # A value must mean the same in both splits, so the masks of the training folder decide, including those
+            # held out of it.
             rest = sorted(set(training) - set(pairs))
             others, _ = try_all(lambda i: self._seen(rest[i]), len(rest), no_progress)
             known = list(others.values())
             if not (test_dirs and split == "test"):
                 known += [pair.masks for pair in found.values()]
-            self._masks = settled(self._masks, known, str(train_dirs[-1]))
-        strays, said = judged(
+            self._masks = fitted(self._masks, known, str(train_dirs[-1]))
+        strays, said = checked(
             self._masks,
             {i: pair.masks for i, pair in found.items()},
             lambda name, i: one_line(pairs[i][names.index(name)]),
@@ -157,7 +156,7 @@ class Pairs:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Each pair's first file."""
+        """The first file of each pair."""
         return tuple(first for first, _ in self._pairs)
 
     @property
@@ -185,7 +184,7 @@ class Pairs:
         return of_files((height, width, self._channels), self._bits)
 
     def _read(self, pair: Sequence[str | Path], wanted: Collection[str]) -> dict[str, np.ndarray]:
-        """The pictures of the names wanted. Raises ValueError that names the file."""
+        """The pictures named in `wanted`. Raises ValueError with the file's name."""
         record: dict[str, np.ndarray] = {}
         halves: tuple[Image.Image, ...] = ()
         for k, (path, name) in enumerate(zip(pair, self._names, strict=True)):
@@ -198,16 +197,16 @@ class Pairs:
                 record[name] = to_mask(image) if name in self._masks else to_array(image, self._channels, self._bits)
         return record
 
-    def _seen(self, pair: Pair) -> tuple[Seen, ...]:
+    def _seen(self, pair: Pair) -> tuple[MaskSummary, ...]:
         record = self._read(pair, self._masks)
-        return tuple(Seen.of(record[name]) for name in self._masks)
+        return tuple(MaskSummary.of(record[name]) for name in self._masks)
 
     def _found(self, pair: Pair) -> _Found:
         record = self._read(pair, self._names)
         (h, w, _), (h2, w2, _) = shapes = tuple(record[name].shape for name in self._names)
         if not same_aspect((h, w), (h2, w2)):
-            raise ValueError(f"{pair[0]} ({w}x{h}) and {pair[1]} ({w2}x{h2}) differ in their sides' proportion")
-        return shared(_Found(shapes, tuple(Seen.of(record[name]) for name in self._masks)))
+            raise ValueError(f"{pair[0]} ({w}x{h}) and {pair[1]} ({w2}x{h2}) differ in aspect ratio")
+        return interned(_Found(shapes, tuple(MaskSummary.of(record[name]) for name in self._masks)))
 
 
 @contextmanager
@@ -219,7 +218,7 @@ def _naming(path: str | Path) -> Iterator[None]:
 
 
 def _told(pair: Pair, fault: str) -> tuple[str, str]:
-    """(the file, what is wrong with it) of a fault that names it first."""
+    """(file, fault) of a message that begins with the file's name."""
     for file in map(one_line, pair):
         if fault.startswith(f"{file} "):
             return file, fault.removeprefix(f"{file} ")
@@ -230,21 +229,21 @@ def _cut(image: Image.Image, halves: str) -> tuple[Image.Image, Image.Image]:
     width, height = image.size
     if halves == "left,right":
         if width % 2:
-            raise ValueError(f"it is {width} pixels wide, which makes no two halves")
+            raise ValueError(f"it is {width} pixels wide, which has no two equal halves")
         return image.crop((0, 0, width // 2, height)), image.crop((width // 2, 0, width, height))
     if height % 2:
-        raise ValueError(f"it is {height} pixels high, which makes no two halves")
+        raise ValueError(f"it is {height} pixels high, which has no two equal halves")
     return image.crop((0, 0, width, height // 2)), image.crop((0, height // 2, width, height))
 
 
 def _whole_dirs(top: Path) -> tuple[tuple[Path, ...], tuple[Path, ...] | None]:
-    """(where training pictures lie, where held-out ones lie or None), of pictures with both halves."""
-    train, tests = split_folders(top) or (top, [])
-    return (train,), (tests[0],) if tests else None
+    """((training folder,), (test folder,) or None) of pictures with both halves."""
+    train, test = split_folders(top)
+    return (train,), (test,) if test else None
 
 
 def _folder_dirs(top: Path, folders: tuple[str, str]) -> tuple[tuple[Path, ...], tuple[Path, ...] | None]:
-    """(both folders of training pictures, those of held-out ones or None)."""
+    """(both folders of training pictures, both folders of test pictures or None)."""
 
     def there(*dirs: Path) -> tuple[Path, ...] | None:
         return dirs if all(map(os.path.isdir, dirs)) else None
@@ -277,11 +276,11 @@ def _folder_dirs(top: Path, folders: tuple[str, str]) -> tuple[tuple[Path, ...],
 
 
 def _pairs(dirs: tuple[Path, ...], suffixes: tuple[str, str]) -> tuple[list[Pair], list[tuple[str, str]]]:
-    """(the pairs, sorted by their first pictures; each file that has no partner, and why)."""
+    """(pairs sorted by the first file, (file, fault) of each file without a partner)."""
     if len(dirs) == 1:
         return [(path, path) for path in images_below(dirs[0])], []
     files = [images_below(folder) for folder in dirs]
-    if dirs[0] == dirs[1]:  # a file belongs to the longest suffix that it ends with
+    if dirs[0] == dirs[1]:  # a file belongs to its longest matching suffix
         short, long = sorted((0, 1), key=lambda k: len(suffixes[k]))
         files[long] = [path for path in files[long] if path.stem.endswith(suffixes[long])]
         rest = set(files[short]) - set(files[long])
@@ -295,7 +294,7 @@ def _pairs(dirs: tuple[Path, ...], suffixes: tuple[str, str]) -> tuple[list[Pair
 
 
 def _by_name(files: Iterable[Path], folder: Path, suffix: str, lone: list[tuple[Path, str]]) -> dict[str, Path]:
-    """Base name below `folder` -> file. Of several files of one base name the first is taken, the others are `lone`."""
+    """Base name below `folder` -> file. Duplicates of a base name are appended to `lone`, all but the first."""
     found: dict[str, Path] = {}
     for path in files:
         name = unicodedata.normalize("NFC", str(path.relative_to(folder).with_suffix("")))

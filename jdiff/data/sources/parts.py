@@ -1,4 +1,4 @@
-"""Reading many records without holding many large ones."""
+"""Reading many records in parts of bounded size."""
 
 from collections.abc import Callable, Iterator, Sequence
 from math import prod
@@ -8,7 +8,7 @@ import numpy as np
 
 from jdiff.data.sources import Source
 
-MOST_BYTES = 16 << 20  # of pictures held at a time, if one does not take more itself
+MOST_BYTES = 16 << 20  # of pictures per part, unless a single record is larger
 
 T = TypeVar("T", bound=dict[str, Any] | None)
 
@@ -16,8 +16,8 @@ T = TypeVar("T", bound=dict[str, Any] | None)
 def in_parts(
     source: Source, indices: Sequence[int], read: Callable[[Sequence[int]], Sequence[T]]
 ) -> Iterator[tuple[Sequence[int], Sequence[T]]]:
-    """(some of `indices`, what `read` gives for them) of `source`, as many at a time as take MOST_BYTES: a batch of
-    photos as cameras make them may take more memory than there is. Where sizes vary, they are read one by one.
+    """(part, read(part)) for consecutive parts of `indices`, each with about MOST_BYTES of decoded pictures: a batch of
+    full-size photos may exceed memory. `read` gets one index at a time if sizes vary.
     """
     size = decoded_bytes(source)
     if size is not None:
@@ -33,7 +33,7 @@ def in_parts(
         (record,) = read([index])
         rows.append(index)
         records.append(record)
-        held += _bytes(record)
+        held += record_bytes(record)
         if held >= MOST_BYTES:
             yield rows, records
             rows, records, held = [], [], 0
@@ -42,7 +42,7 @@ def in_parts(
 
 
 def decoded_bytes(source: Source) -> int | None:
-    """What the pictures of a record take; None where their sizes vary."""
+    """Bytes of a record's pictures; None if their sizes vary."""
     size = 0
     for picture in source.pictures.values():
         height, width, channels = picture.shape
@@ -52,5 +52,6 @@ def decoded_bytes(source: Source) -> int | None:
     return size
 
 
-def _bytes(record: dict[str, Any] | None) -> int:
+def record_bytes(record: dict[str, Any] | None) -> int:
+    """Bytes of a record's arrays; None has none."""
     return sum(value.nbytes for value in (record or {}).values() if isinstance(value, np.ndarray))

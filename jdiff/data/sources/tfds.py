@@ -1,4 +1,4 @@
-"""TensorFlow Datasets, read without TensorFlow: sets prepared as array_record, through `as_data_source`."""
+"""TensorFlow Datasets, read without TensorFlow."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,10 +11,14 @@ from jdiff.data.sources.files import TEST_NAMES, share_of
 
 
 class Tfds:
-    """The set `name` ("cifar10", "name/config:version") under `data_dir`, features "image" and perhaps "label".
+    """The TFDS data set `name` ("cifar10", "name/config:version") below `data_dir` (default ~/tensorflow_datasets),
+    prepared as array_record.
 
-    split: "train" or "test" (its validation split where that is missing; else a share of the training images is held
-    out, as in Folder). Raises UserError, with the command that prepares the set, where it is not there or damaged.
+    Records: "image" uint8 or uint16 [h, w, c] and, of a ClassLabel, "label": int. split: "train" or "test"; without a
+    test split, the validation split, else a fixed share of the training images (`holdout`, as in Folder).
+
+    Raises UserError if the data set is unknown, of another kind, or missing or damaged; the message then gives the
+    command that prepares it.
     """
 
     captions = ()
@@ -40,7 +44,7 @@ class Tfds:
             raise
         except tfds.core.DatasetNotFoundError as error:
             raise UserError(f"TFDS knows no data set {name!r}: {first_line(error)}") from error
-        except Exception as error:  # whatever the readers of its many files raise on a missing or damaged one
+        except Exception as error:  # its readers have no common base class for errors of missing or damaged files
             raise UserError(_not_prepared(name, data_dir, error)) from error
         if "image" not in info.features:
             raise UserError(f"data set {name!r} has no feature 'image'; it has {', '.join(info.features)}")
@@ -48,9 +52,9 @@ class Tfds:
         self.shape = (height, width, channels or 3)
         self._dtype = np.dtype(info.features["image"].np_dtype).name
         if self._dtype not in HIGHEST:
-            raise UserError(f"data set {name!r} has images of {self._dtype}; this reads {' and '.join(HIGHEST)}")
+            raise UserError(f"data set {name!r} has images of {self._dtype}; only {' and '.join(HIGHEST)} are read")
         label = dict(info.features).get("label")
-        self.class_names = tuple(getattr(label, "names", ()))  # of a ClassLabel; a number has none
+        self.class_names = tuple(getattr(label, "names", ()))  # of a ClassLabel; a plain number has none
 
     @property
     def pictures(self) -> dict[str, Picture]:
@@ -67,7 +71,7 @@ class Tfds:
         rows = [int(index if self._rows is None else self._rows[index]) for index in indices]
         try:
             records = self._records.__getitems__(rows)
-        except RuntimeError as error:  # array_record found a checksum that does not fit
+        except RuntimeError as error:  # array_record found a wrong checksum
             raise UserError(f"{self._where} is damaged ({first_line(error)}): prepare it again") from error
         names = ("image", "label") if self.class_names else ("image",)
         return [{name: record[name] for name in names} for record in records]

@@ -1,4 +1,4 @@
-"""What sources made of another source have in common."""
+"""The base of sources that wrap another source."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from jdiff.data.sources import Picture, Shape, Source
 
 
 class Wrapped:
-    """The records of `source`, and what it says of itself. Kinds of it change what `__getitems__` gives."""
+    """`source`, unchanged. Subclasses override `__getitems__`."""
 
     def __init__(self, source: Source):
         self._source = source
