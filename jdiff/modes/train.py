@@ -17,7 +17,7 @@ import jdiff.config
 from jdiff import from_config
 from jdiff.common import pictures
 from jdiff.common.errors import UserError, writing_to
-from jdiff.common.keys import folded, named
+from jdiff.common.keys import folded, named, root_key
 from jdiff.conditions import save_examples
 from jdiff.data import pipeline
 from jdiff.data.sources import Source
@@ -120,7 +120,7 @@ def open_folder(workdir: Path) -> Path:
 
 
 def initial_state(config: ConfigDict, task: Task) -> TrainState:
-    key = jax.random.key(config.seed)
+    key = root_key(config.seed)
     params, task_state = task.init(named(key, "init"), from_config.example(config))
     return init_state(params, task_state, from_config.optimizer(config), named(key, "train"))
 
@@ -195,7 +195,7 @@ def make_score(
         return lambda state: {}
     whole = pipeline.fixed_batch(held_out, from_config.view(config, train=False), config.train.holdout_images)
     rows, size = len(whole["x0"]), config.train.batch_size
-    key = named(jax.random.key(config.seed), "holdout")
+    key = named(root_key(config.seed), "holdout")
 
     @jax.jit
     def score(state: TrainState, batch: PyTree, index: int) -> dict:
