@@ -8,7 +8,6 @@ import numpy as np
 import optax
 import pytest
 
-from jdiff.common.keys import named
 from jdiff.diffusion.draws import LogNormal
 from jdiff.diffusion.objective import Objective
 from jdiff.diffusion.parameterization import Edm
@@ -163,9 +162,3 @@ def test_conditions_are_dropped_per_example_at_their_rate(monkeypatch):
     task.loss({}, {}, batch, jax.random.key(3), jnp.int32(0))
     assert seen["label"].shape == (4000,)
     assert float(seen["label"].mean()) == pytest.approx(0.25, abs=5 * np.sqrt(0.25 * 0.75 / 4000))
-
-
-def test_names_give_unlike_keys():
-    key = jax.random.key(0)
-    drawn = {name: float(jax.random.normal(named(key, name))) for name in ("sigma", "eps", "drop", "dropout", "prior")}
-    assert len(set(drawn.values())) == 5

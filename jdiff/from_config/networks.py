@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jdiff.common.errors import UserError
+from jdiff.common.keys import root_key
 from jdiff.common.pictures import to_float
 from jdiff.config import one_of
 from jdiff.from_config.data import example
@@ -34,7 +35,7 @@ def denoising(config: ConfigDict) -> nn.Module:
     if config.network.norm_groups:  # blocks have layers of other widths than their own
         try:
             batch = example(config)
-            jax.eval_shape(network.init, jax.random.key(0), to_float(batch["x0"]), jnp.ones(1), batch["cond"])
+            jax.eval_shape(network.init, root_key(0), to_float(batch["x0"]), jnp.ones(1), batch["cond"])
         except ValueError as error:
             raise UserError(f"network.norm_groups={config.network.norm_groups}: {error}") from error
     return network

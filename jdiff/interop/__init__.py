@@ -17,6 +17,7 @@ import jax
 from jaxtyping import PyTree
 
 from jdiff.common.errors import UserError
+from jdiff.common.keys import root_key
 from jdiff.interop import autoencoders, dit, table, tensors, unets
 from jdiff.interop.settings import Settings
 from jdiff.interop.table import Entry
@@ -68,7 +69,7 @@ def described(config: Config) -> Described:
     entries, inputs = list(kind.entries(network, settings)), kind.inputs(network, settings)
     settings.finish()
     try:
-        made = jax.eval_shape(network.init, jax.random.key(0), *inputs)
+        made = jax.eval_shape(network.init, root_key(0), *inputs)
     except ValueError as error:
         raise UserError(f"{name}: config.json describes a network that cannot be: {error}") from error
     return Described(network, entries, table.shapes_of(made["params"]))

@@ -17,7 +17,7 @@ import jdiff.config
 from jdiff import from_config
 from jdiff.common import pictures
 from jdiff.common.errors import UserError, writing_to
-from jdiff.common.keys import folded, named
+from jdiff.common.keys import folded, named, root_key
 from jdiff.conditions import save_examples
 from jdiff.data import pipeline
 from jdiff.data.sources import Source
@@ -60,7 +60,7 @@ def train(config: ConfigDict, workdir: Path) -> int:
 
         model = Model(config, read.plain(task), mesh, {}, step=start, workdir=workdir)  # given weights to draw
         score = make_score(config, task, mesh, held_out)
-        next_state = make_step(config, task)
+        next_state = make_step(config, task, state)
         batches = on_devices(open_batches(config, source, start), mesh)
         if not start:
             keep_examples(config, held_out or source, workdir)
@@ -120,7 +120,7 @@ def open_folder(workdir: Path) -> Path:
 
 
 def initial_state(config: ConfigDict, task: Task) -> TrainState:
-    key = jax.random.key(config.seed)
+    key = root_key(config.seed)
     params, task_state = task.init(named(key, "init"), from_config.example(config))
     return init_state(params, task_state, from_config.optimizer(config), named(key, "train"))
 
@@ -136,8 +136,9 @@ def begin(config: ConfigDict, task: Task, mesh: Mesh, checkpoints: Checkpoints, 
     return with_pretrained_params(config, task, mesh, state, fresh=not start)
 
 
-def make_step(config: ConfigDict, task: Task) -> Any:
-    """(state, batch) -> (state, logs), compiled, the state donated."""
+def make_step(config: ConfigDict, task: Task, state: TrainState) -> Any:
+    """(state, batch) -> (state, logs), compiled, the state donated; shardings stay those of `state`."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     return jax.jit(
         partial(
             train_step,
@@ -148,6 +149,8 @@ def make_step(config: ConfigDict, task: Task) -> Any:
             accumulate=config.train.accumulate,
         ),
         donate_argnums=0,
+        # Left to itself the compiler shards some leaves anew, and the second step, given those, compiles again.
+        out_shardings=(shardings, None),
     )
 
 
@@ -195,7 +198,7 @@ def make_score(
         return lambda state: {}
     whole = pipeline.fixed_batch(held_out, from_config.view(config, train=False), config.train.holdout_images)
     rows, size = len(whole["x0"]), config.train.batch_size
-    key = named(jax.random.key(config.seed), "holdout")
+    key = named(root_key(config.seed), "holdout")
 
     @jax.jit
     def score(state: TrainState, batch: PyTree, index: int) -> dict:

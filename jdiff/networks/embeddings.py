@@ -1,15 +1,18 @@
 """Embeddings of scalars, above all of the noise level."""
 
 import math
+from pathlib import Path
 from typing import Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from jdiff.networks.layers import Dense, Dtype
+
+# 2 pi w_k of `fourier`, [512] float32. A file, not a draw: trained weights are worth nothing with other numbers.
+FOURIER_FREQUENCIES: Float[np.ndarray, " k"] = np.load(Path(__file__).with_name("fourier_frequencies.npy"))
 
 
 def sinusoidal(
@@ -24,10 +27,14 @@ def sinusoidal(
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
-def fourier(values: Float[Array, " b"], features: int, *, scale: float = 16.0) -> Float[Array, "b f"]:
-    """[cos(2 pi v w_k), sin(2 pi v w_k)], w_k ~ N(0, scale^2), always the same draw (Tancik et al., 2006.10739)."""
-    frequencies = 2 * math.pi * scale * jax.random.normal(jax.random.key(0), (features // 2,))
-    angles = values.astype(jnp.float32)[:, None] * frequencies
+def fourier(values: Float[Array, " b"], features: int) -> Float[Array, "b f"]:
+    """[cos(2 pi w_k v), sin(2 pi w_k v)], w_k ~ N(0, 16^2), always the same draw (Tancik et al., arXiv 2006.10739; Song
+    et al., 2011.13456, appendix C). Raises ValueError for more than 1,024 features.
+    """
+    half = features // 2
+    if half > len(FOURIER_FREQUENCIES):
+        raise ValueError(f"{features} Fourier features; at most {2 * len(FOURIER_FREQUENCIES)}")
+    angles = values.astype(jnp.float32)[:, None] * FOURIER_FREQUENCIES[:half]
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 

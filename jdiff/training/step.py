@@ -13,7 +13,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, PyTree
 
-from jdiff.common.keys import folded
+from jdiff.common.keys import folded, wrapped
 from jdiff.training.ema import Ema
 
 Logs: TypeAlias = dict[str, Float[Array, ""]]
@@ -66,7 +66,7 @@ def train_step(
 
     accumulate: the batch goes through in so many parts, whose gradients are averaged.
     """
-    key = folded(jax.random.wrap_key_data(state.key), state.step)
+    key = folded(wrapped(state.key), state.step)
     gradient = partial(_gradient, loss, state.params, step=state.step)
     if accumulate == 1:
         grads, task_state, logs = gradient(state.task_state, batch, key)

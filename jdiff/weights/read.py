@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 import jdiff.config
 from jdiff import from_config, interop
 from jdiff.common.errors import UserError
-from jdiff.common.keys import named
+from jdiff.common.keys import named, root_key
 from jdiff.from_config.networks import settings_of
 from jdiff.interop import tensors
 from jdiff.networks.conditioning import is_conditioner
@@ -46,7 +46,7 @@ def of_run(config: ConfigDict, workdir: Path, checkpoint: str, mesh: Mesh) -> tu
         step = checkpoints.find(checkpoint)
         if step is None:
             raise UserError(nothing)
-        params, state = jax.eval_shape(lambda: task.init(jax.random.key(0), from_config.example(config)))
+        params, state = jax.eval_shape(lambda: task.init(root_key(0), from_config.example(config)))
         weights = checkpoints.restore_weights(step, sharding.abstract(mesh, {"ema": params, "task_state": state}))
     params = weights["ema"]
     if isinstance(task, LoRATask):
@@ -65,9 +65,7 @@ def plain(task: Task) -> Task:
 
 
 def _exported(task: Task, config: ConfigDict, workdir: Path, mesh: Mesh) -> tuple[PyTree, int]:
-    abstract = sharding.abstract(
-        mesh, jax.eval_shape(lambda: task.init(jax.random.key(0), from_config.example(config)))[0]
-    )
+    abstract = sharding.abstract(mesh, jax.eval_shape(lambda: task.init(root_key(0), from_config.example(config)))[0])
     read, metadata = tensors.read_file(workdir / EXPORTED)
     made = {}
     for path, leaf in flatten_dict(abstract).items():
@@ -176,7 +174,7 @@ def _label_table(new: Array, found: np.ndarray | None, start: Pretrained, config
 
 def pretrained_params(config: ConfigDict, mesh: Mesh) -> tuple[PyTree, list[str]]:
     """(the diffusion model's weights as training starts with them from train.initial, notes)."""
-    key, task = jax.random.key(config.seed), plain(from_config.task(config))
+    key, task = root_key(config.seed), plain(from_config.task(config))
     params = jax.jit(lambda: task.init(named(key, "init"), from_config.example(config))[0])()
     network, notes = overlaid(
         params["network"], read_pretrained(config.train.initial, config.train.initial_checkpoint), config
