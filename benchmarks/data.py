@@ -23,6 +23,8 @@ import jax
 import jdiff.config
 from jdiff import from_config
 from jdiff.common.host import keep_freed_memory, use_all_cores
+from jdiff.conditions.image import Image
+from jdiff.conditions.label import Label
 from jdiff.data.augment import NonLeaky, Turn
 from jdiff.data.pipeline import train_batches
 from jdiff.data.resize import Resize
@@ -31,9 +33,11 @@ from jdiff.data.sources.cached import Cached
 from jdiff.data.sources.packed import Packed, pack
 from jdiff.data.sources.pairs import Pairs
 from jdiff.data.sources.tfds import Tfds
-from jdiff.data.views import Given, View
+from jdiff.data.views import View
 from jdiff.modes import train
+from jdiff.resolve import resolve
 from jdiff.training import sharding
+from jdiff.weights.start import begin
 
 BATCH, ROUNDS, SECONDS = 128, 5, 2.0
 
@@ -58,7 +62,7 @@ def images(source: Source, *, side: int, flip: bool, augment: float = 0.0) -> fl
         resize=Resize("centre", side, side),
         turn=Turn(horizontal=flip),
         augment=NonLeaky(augment) if augment else None,
-        labels=1 if source.class_names else 0,
+        conditions=(Label(class_names=source.class_names),) if source.class_names else (),
     )
     return rate(train_batches(source, view, batch_size=BATCH, seed=0), BATCH)
 
@@ -71,7 +75,7 @@ def pairs(source: Source) -> float:
         picture=mask,
         resize=Resize("centre", 128, 128, masks=frozenset({"mask"})),
         turn=Turn(horizontal=True, vertical=True),
-        given=Given("image", photo),
+        conditions=(Image(of="image", picture=photo, sides=(128, 128)),),
     )
     return rate(train_batches(source, view, batch_size=32, seed=0), 32)
 
@@ -82,9 +86,9 @@ def eaten(name: str, batch_size: int, **data: Any) -> float:
     config.data.update(data)
     config.train.batch_size = batch_size
     source, _ = from_config.sources(config)
-    config = from_config.resolve(config, source)
+    config = resolve(config, source)
     task, mesh = from_config.task(config), sharding.make_mesh()
-    state = train.begin(config, task, mesh, None, 0)  # type: ignore[arg-type]
+    state = begin(config, task, mesh, None, 0)
     step = train.make_step(config, task, state)
     batch = sharding.put_batch(mesh, next(train.open_batches(config, source, 0)))
     taken = []

@@ -29,7 +29,7 @@ STEPS, IMAGES = 600, 1000
 TEXT = {"model.conditions": ("text",)}
 TOKENS = {
     "model.conditions": ("image",),
-    "condition.image.into": "tokens",
+    "condition.image.into": "cross_attention",
     "condition.image.factor": 2,
     "condition.image.halvings": 1,
     "network.attention": "transformer",

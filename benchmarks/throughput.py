@@ -33,7 +33,9 @@ from jdiff.common.host import keep_freed_memory, use_all_cores
 from jdiff.config import defaults
 from jdiff.model import Model
 from jdiff.modes import train
+from jdiff.tasks import Weights
 from jdiff.training import sharding
+from jdiff.weights.start import begin
 
 
 def settings(on_cpu: bool) -> ConfigDict:
@@ -63,7 +65,7 @@ class Ours:
         task = from_config.diffusion(config)
         self.config, self.size = config, config.train.batch_size
         began = time.perf_counter()
-        state = jax.block_until_ready(train.begin(config, task, mesh, None, 0))  # type: ignore[arg-type]
+        state = jax.block_until_ready(begin(config, task, mesh, None, 0))
         self.init_s = time.perf_counter() - began
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         batch = sharding.put_batch(mesh, from_config.view(config, train=True).example(self.size))
@@ -74,9 +76,9 @@ class Ours:
 
         sigma = jax.device_put(np.ones(self.size, np.float32), sharding.of_batch(mesh))
         x = jax.device_put(np.zeros((self.size, *config.data.shape), np.float32), sharding.of_batch(mesh))
-        self._params = jax.tree.map(lambda leaf: leaf.copy(), state.ema)
-        self._forward = partial(jax.jit(lambda p, x, s: task.denoiser(p)(x, s, {}).x0), self._params, x, sigma)
-        self._model = Model(config, task, mesh, self._params, step=0)
+        weights = Weights(jax.tree.map(lambda leaf: leaf.copy(), state.ema), {})
+        self._forward = partial(jax.jit(lambda w, x, s: task.denoiser(w)(x, s, {}).x0), weights, x, sigma)
+        self._model = Model(config, task, mesh, weights, step=0)
         for warm_up in (self.train_step, self.forward, self.sample):
             warm_up()
 

@@ -50,6 +50,7 @@ def get_config() -> ConfigDict:
     data.text_width = 0  # features per token of a frozen text encoder
 
     config.model = model = ConfigDict()
+    model.space = "pixels"  # what x lives in: pixels
     model.conditions = ("label",)  # what the model is given, of what the data carry; (): unconditional
     model.drop_rate = 0.1  # how often a condition is dropped in training, for classifier-free guidance; each condition
     # may have its own below
@@ -88,9 +89,9 @@ def get_config() -> ConfigDict:
     image.dtype = "uint8"  # filled in likewise
     image.range = (0.0, 255.0)  # filled in likewise
     image.factor = 4  # thumbnail: pixels are so many times as large
-    image.into = "planes"  # "planes": laid beside the noisy image; "tokens": encoded, for attention to look at
-    image.width = 128  # tokens: of each
-    image.halvings = 2  # tokens: how often the image is halved on the way
+    image.into = "concat"  # "concat": beside the noisy image's channels; "cross_attention": as tokens, for attention
+    image.width = 128  # cross_attention: features of a token
+    image.halvings = 2  # cross_attention: how often the image's sides are halved
     image.drop_rate = placeholder(float)  # as of labels
     condition.scalars = ConfigDict()
     condition.scalars.names = ()  # which numbers of a record; folder: columns of its metadata
@@ -184,7 +185,7 @@ def get_config() -> ConfigDict:
     sample.variance = "small"  # ddpm: small, large, learned (with model.learned_variance)
     sample.order = placeholder(int)  # unipc (None: 2), lms (None: 4)
     sample.langevin_step = placeholder(float)  # in units of sigma^2: langevin (None: 0.25), predictor_corrector (0.1)
-    sample.moves = 1  # langevin, predictor_corrector: Langevin moves at each rung
+    sample.corrector_steps = 1  # langevin, predictor_corrector: Langevin steps at each rung
     sample.rtol = 2e-2  # ode: tolerated error of a step, relative and absolute
     sample.atol = 2e-2
     sample.s_churn = 0.0  # heun: EDM's noise parameters

@@ -1,10 +1,11 @@
-"""What a model compiles: pure functions of (weights, settings, rows), jitted once for each form of these.
+"""What a model compiles: pure functions of (weights, guidances, seed, sigmas, rows), once for each form of these.
 
 `rows` holds what belongs to single images, [B, ...] each: "indices" (the image's number, from which its randomness
-follows), "cond", "scale" (of the guidance) and, where they are given, "noise", "image" and "mask".
+follows), "cond" and, where they are given, "noise", "image" and "mask".
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,123 +16,145 @@ from jaxtyping import Array, PyTree
 from tqdm import tqdm
 
 from jdiff.common.keys import image_keys, named
-from jdiff.common.pictures import to_float, to_uint8
+from jdiff.common.ranges import SCREEN
 from jdiff.diffusion import drivers, variational
-from jdiff.diffusion.denoiser import Denoise
+from jdiff.diffusion.guidance import Guidance, guided
 from jdiff.diffusion.likelihood import bits_per_dim, log_likelihood
 from jdiff.diffusion.samplers import RePaint, Sampler
-from jdiff.diffusion.schedules import Schedule
 from jdiff.networks.attention import forward_differentiable
+from jdiff.spaces import Space
+from jdiff.tasks import Weights
+from jdiff.tasks.classifier import ClassifierTask
+from jdiff.tasks.diffusion import DiffusionTask
 from jdiff.training import sharding
 
-Guided = Callable[[Any, dict], Denoise]  # (weights, rows) -> the denoiser with its guidance
+Guidances = tuple[Guidance, ...]
+
+
+class Compiled:
+    """The programs of a task on a mesh. Numbers, weights and rows are traced; a sampler and the form of guidances are
+    what a program is compiled for.
+    """
+
+    def __init__(self, task: Any, mesh: Mesh):
+        if isinstance(task, ClassifierTask):
+            self.classify = jax.jit(task.classify)
+            return
+        of_walk = ("sampler", "repeats", "keep_trajectory")
+        self.walk = jax.jit(partial(walk, task, mesh), static_argnames=of_walk)
+        self.invert = jax.jit(partial(invert, task), static_argnames="sampler")
+        self.ode_bits = jax.jit(partial(ode_bits, task), static_argnames=("exact", "rtol", "atol"))
+        self.bound_bits = jax.jit(partial(bound_bits, task))
 
 
 def walk(
-    guided: Guided,
-    solver: Sampler,
-    schedule: Schedule,
-    shape: tuple[int, int, int],
+    task: DiffusionTask,
     mesh: Mesh,
+    weights: Weights,
+    guidances: Guidances,
+    seed: Array,
+    sigmas: Array,
+    rows: PyTree,
     *,
+    sampler: Sampler,
     repeats: int = 1,
     keep_trajectory: bool = False,
-    as_floats: bool = False,
-) -> Callable:
-    """(weights, seed, sigmas, rows) -> images uint8 (as_floats: near [-1, 1], as they are), trajectory uint8 or None,
-    the denoiser's calls where the sampler counts them.
+) -> tuple[Array, Array | None, Array | None]:
+    """(images in the data's dtype and range, trajectory uint8 or None, denoiser calls where the sampler counts them).
 
     Starts from rows["noise"] where given, scaled to the ladder's head; from rows["image"] with noise of the ladder's
-    head (SDEdit; Meng et al., arXiv 2108.01073); else from the prior. Where rows["mask"] is false, rows["image"] stays:
-    at every rung that part is the image with that rung's noise (RePaint; Lugmayr et al., arXiv 2201.09865).
+    head (SDEdit; Meng et al., arXiv 2108.01073); else from the prior. Where rows["mask"] is false, rows["image"] stays
+    (RePaint).
     """
+    keys, space, schedule = image_keys(seed, rows["indices"]), task.space, task.parameterization.schedule
+    like = jnp.zeros((len(keys), *space.shape))
+    like = jax.lax.with_sharding_constraint(like, sharding.of_batch(mesh, len(keys)))
+    image = space.encode(weights, rows["image"], None) if "image" in rows else None
+    solver = sampler
+    if "noise" in rows:
+        x = schedule.prior_std(sigmas[0]) * rows["noise"]
+    elif image is None:
+        x = drivers.prior(keys, like, sigmas[0], schedule)
+    elif "mask" in rows:
+        x = drivers.prior(keys, like, sigmas[0], schedule)
+        solver = RePaint(sampler=sampler, image=image, mask=space.mask(rows["mask"]), repeats=repeats)
+    else:
+        x = image + sigmas[0] * drivers.prior_noise(keys, like)
+    denoise = guided(task.denoiser(weights), guidances)
+    walked = drivers.scan(solver, denoise, x, sigmas, rows["cond"], keys, keep_trajectory=keep_trajectory)
+    frames = shown(space, space.decode(weights, seen(walked.trajectory, sigmas))) if keep_trajectory else None
+    return space.decode(weights, walked.x0), frames, walked.carry if sampler.nfe(1) is None else None
 
-    @jax.jit
-    def program(weights, seed, sigmas, rows):
-        keys = image_keys(seed, rows["indices"])
-        like = jax.lax.with_sharding_constraint(jnp.zeros((len(keys), *shape)), sharding.of_batch(mesh, len(keys)))
-        image = to_float(rows["image"]) if "image" in rows else None
-        if "noise" in rows:
-            x = schedule.prior_std(sigmas[0]) * rows["noise"]
-        elif image is not None and "mask" not in rows:
-            x = image + sigmas[0] * drivers.prior_noise(keys, like)
-        else:
-            x = drivers.prior(keys, like, sigmas[0], schedule)
 
-        walked = drivers.scan(
-            RePaint(sampler=solver, image=image, mask=rows["mask"], repeats=repeats) if "mask" in rows else solver,
-            guided(weights, rows),
+def invert(
+    task: DiffusionTask,
+    weights: Weights,
+    guidances: Guidances,
+    seed: Array,
+    sigmas: Array,
+    rows: PyTree,
+    *,
+    sampler: Sampler,
+) -> Array:
+    """The noise that leads to rows["image"], of unit variance: the probability flow walked up the rising sigmas (Song
+    et al., arXiv 2010.02502, section 5.4).
+    """
+    keys, x = image_keys(seed, rows["indices"]), task.space.encode(weights, rows["image"], None)
+    denoise = guided(task.denoiser(weights), guidances)
+    walked = drivers.scan(sampler, denoise, x, sigmas, rows["cond"], keys)
+    return walked.x0 / task.parameterization.schedule.prior_std(sigmas[-1])
+
+
+def ode_bits(
+    task: DiffusionTask,
+    weights: Weights,
+    guidances: Guidances,
+    seed: Array,
+    sigmas: Array,
+    rows: PyTree,
+    *,
+    exact: bool,
+    rtol: float,
+    atol: float,
+) -> Array:
+    """Bits a pixel value of rows["image"], along the probability flow between the first sigma and the last."""
+    keys, image = image_keys(seed, rows["indices"]), task.space.encode(weights, rows["image"], None)
+    within = jax.vmap(lambda key: jax.random.uniform(key, image.shape[1:], minval=-0.5, maxval=0.5))
+    x = image + within(named(keys, "dequantize")) / 127.5
+    with forward_differentiable():
+        nats = log_likelihood(
+            guided(task.denoiser(weights), guidances),
             x,
-            sigmas,
+            sigmas[0],
+            sigmas[-1],
+            task.parameterization.schedule.prior_std(sigmas[-1]),
             rows["cond"],
-            keys,
-            keep_trajectory=keep_trajectory,
+            named(keys, "probe"),
+            exact=exact,
+            rtol=rtol,
+            atol=atol,
         )
-        frames = to_uint8(seen(walked.trajectory, sigmas)) if keep_trajectory else None
-        images = walked.x0 if as_floats else to_uint8(walked.x0)
-        return images, frames, walked.carry if solver.nfe(1) is None else None
-
-    return program
+    return bits_per_dim(nats, x[0].size)
 
 
-def seen(x: Any, sigmas: Array) -> Array:
+def bound_bits(
+    task: DiffusionTask, weights: Weights, guidances: Guidances, seed: Array, sigmas: Array, rows: PyTree
+) -> Array:
+    """The variational bound on bits a pixel value of rows["image"], over the rising sigmas."""
+    keys, x0 = image_keys(seed, rows["indices"]), task.space.encode(weights, rows["image"], None)
+    denoise = guided(task.denoiser(weights), guidances)
+    prior_std = task.parameterization.schedule.prior_std(sigmas[-1])
+    return variational.bound(denoise, sigmas, prior_std, x0, rows["cond"], keys)
+
+
+def seen(x: Any, sigmas: Any) -> Any:
     """x at each sigma scaled by 1/sqrt(1 + sigma^2), so that it can be looked at."""
     return x / jnp.sqrt(1 + sigmas**2).reshape(-1, *[1] * (x.ndim - 1))
 
 
-def encode(guided: Guided, solver: Sampler, schedule: Schedule) -> Callable:
-    """(weights, seed, rising sigmas, rows) -> the noise that leads to rows["image"], of unit variance: the probability
-    flow walked upwards (Song et al., arXiv 2010.02502, section 5.4).
-    """
-
-    @jax.jit
-    def program(weights, seed, sigmas, rows):
-        keys = image_keys(seed, rows["indices"])
-        x = to_float(rows["image"])
-        walked = drivers.scan(solver, guided(weights, rows), x, sigmas, rows["cond"], keys)
-        return walked.x0 / schedule.prior_std(sigmas[-1])
-
-    return program
-
-
-def ode_bits(guided: Guided, schedule: Schedule, *, exact: bool, rtol: float, atol: float) -> Callable:
-    """(weights, seed, sigmas, rows) -> bits a pixel value of rows["image"] between the first sigma and the last."""
-
-    @jax.jit
-    def program(weights, seed, sigmas, rows):
-        keys = image_keys(seed, rows["indices"])
-        image = to_float(rows["image"])
-        within = jax.vmap(lambda key: jax.random.uniform(key, image.shape[1:], minval=-0.5, maxval=0.5))
-        x = image + within(named(keys, "dequantize")) / 127.5
-        prior_std = schedule.prior_std(sigmas[-1])
-        with forward_differentiable():
-            nats = log_likelihood(
-                guided(weights, rows),
-                x,
-                sigmas[0],
-                sigmas[-1],
-                prior_std,
-                rows["cond"],
-                named(keys, "probe"),
-                exact=exact,
-                rtol=rtol,
-                atol=atol,
-            )
-        return bits_per_dim(nats, x[0].size)
-
-    return program
-
-
-def bound_bits(guided: Guided, schedule: Schedule) -> Callable:
-    """(weights, seed, rising sigmas, rows) -> the variational bound on bits a pixel value of rows["image"]."""
-
-    @jax.jit
-    def program(weights, seed, sigmas, rows):
-        keys, x0 = image_keys(seed, rows["indices"]), to_float(rows["image"])
-        prior_std = schedule.prior_std(sigmas[-1])
-        return variational.bound(guided(weights, rows), sigmas, prior_std, x0, rows["cond"], keys)
-
-    return program
+def shown(space: Space, images: Any) -> Any:
+    """Images as they are on a screen, uint8, whatever the data's range."""
+    return images if space.values.is_plain else SCREEN.from_model(space.values.to_model(images))
 
 
 def in_batches(

@@ -15,6 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from jdiff.common.errors import UserError
+from jdiff.migration import RENAMED_VALUES, VERSION, migrated, now_called
 
 FILE = "config.json"
 FLAGS = ("config", "workdir", "mode", "out", "debug", "help")
@@ -113,7 +114,7 @@ def of_run(workdir: Path) -> ConfigDict:
         raise UserError(f"{workdir} holds no run (no {FILE}); train one with --config=FILE --workdir={workdir}")
     config = defaults()
     try:
-        _update(config, json.loads(file.read_text()))
+        _update(config, migrated(json.loads(file.read_text())))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{file} is not a config of this version of jdiff: {_one_line(error)}") from error
     return config
@@ -138,7 +139,7 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
         if argument.startswith("-") and not flag.startswith(("config.", "noconfig.")):
             raise UserError(f"unknown flag --{flag}{nearest(flag, [*FLAGS, *(f'config.{key}' for key in names)])}")
         if argument.startswith("-") and name not in names:
-            raise UserError(f"unknown config key {name!r}{nearest(name, names)}")
+            raise UserError(f"unknown config key {name!r}{now_called(name, nearest(name, names))}")
         if argument.endswith("=None") and name not in optional:
             raise UserError(f"--{flag}=None: {name} needs a value")
         last[name] = argument
@@ -186,6 +187,9 @@ def check(config: ConfigDict) -> None:
     """Raises UserError where a value cannot be right whatever the data are."""
     for name, value in items(config):
         _check_elements(name, value)
+    for (name, old), new in RENAMED_VALUES.items():
+        if config_value(config, name) == old:
+            raise UserError(f"{name}={old!r} is called {new!r} now")
     for name, least in LEAST.items():
         if config_value(config, name) < least:
             raise UserError(f"{name}={config_value(config, name)} must be at least {least}")
@@ -231,7 +235,7 @@ def check(config: ConfigDict) -> None:
 
 def check_sample(sample: ConfigDict) -> None:
     """Raises UserError where a value of the group `sample` cannot be right."""
-    for name in ("num_images", "batch_size", "steps", "moves"):
+    for name in ("num_images", "batch_size", "steps", "corrector_steps"):
         if sample[name] < 1:
             raise UserError(f"sample.{name}={sample[name]} must be at least 1")
     for name in ("rtol", "atol"):
@@ -289,7 +293,7 @@ def one_of(name: str, value: str, allowed: Sequence[str]) -> str:
 def known_as(name: str, known: Sequence[str]) -> None:
     """Raises UserError with the nearest name where `name` is not among the known ones."""
     if name not in known:
-        raise UserError(f"unknown setting {name!r}{nearest(name, known)}")
+        raise UserError(f"unknown setting {name!r}{now_called(name, nearest(name, known))}")
 
 
 def check_resumable(saved: ConfigDict, given: ConfigDict, workdir: Path) -> None:
@@ -317,7 +321,12 @@ def _differences(saved: ConfigDict, given: ConfigDict) -> str:
 
 
 def to_json(config: ConfigDict) -> str:
-    return json.dumps(config.to_dict(), indent=2)
+    return json.dumps(saved(config), indent=2)
+
+
+def saved(config: ConfigDict) -> dict[str, Any]:
+    """The config as config.json holds it, with the version of its keys."""
+    return {"version": VERSION, **config.to_dict()}
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

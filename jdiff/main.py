@@ -4,12 +4,14 @@ python -m jdiff.main --config=FILE [--workdir=DIR] [--mode=MODE] [--out=DIR2] [-
 """
 
 # Data workers import this module anew: nothing heavy at the top.
+import importlib
 import logging
 import sys
 import threading
 import traceback
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,25 @@ if __name__ == "__mp_main__":  # a data worker: devices are not for it, and Grai
     sys.modules["jax"] = None  # type: ignore[assignment]
     logging.getLogger("absl").setLevel(logging.ERROR)
 
-MODES = ("train", "sample", "export", "inspect", "prepare")
-OF_RUNS = ("sample", "export")  # modes that need a trained run
+
+@dataclass(frozen=True)
+class Mode:
+    """A mode is jdiff/modes/<name>.py with a function of its name, (config, workdir, out) -> exit status.
+
+    of_run: it takes a trained run, whose config it is. computes: it runs JAX.
+    """
+
+    of_run: bool = False
+    computes: bool = True
+
+
+MODES = {
+    "train": Mode(),
+    "sample": Mode(of_run=True),
+    "export": Mode(of_run=True),
+    "inspect": Mode(computes=False),
+    "prepare": Mode(computes=False),
+}
 
 
 def make_flags() -> flags.FlagValues:
@@ -39,51 +58,25 @@ def make_flags() -> flags.FlagValues:
 
 
 def run(options: flags.FlagValues, overrides: Sequence[str]) -> int:
-    """One line a mode; the exit status."""
+    """Read the config, run the mode; the exit status."""
     import jdiff.config
 
-    mode = jdiff.config.one_of("--mode", options.mode, MODES)
-    if mode not in OF_RUNS:
-        if not options.config:
-            raise UserError(f"--mode={mode} needs --config=FILE, such as --config=configs/digits.py")
-        workdir = Path(options.workdir or f"runs/{Path(options.config).stem}")
-        config = jdiff.config.override(jdiff.config.load(options.config), overrides)
-    else:
-        if not (options.workdir or options.config):
-            raise UserError(f"--mode={mode} needs --workdir=DIR, the folder of a trained run")
-        workdir = Path(options.workdir or f"runs/{Path(options.config).stem}")
-        config = jdiff.config.override(jdiff.config.of_run(workdir), overrides)
+    name = jdiff.config.one_of("--mode", options.mode, list(MODES))
+    mode = MODES[name]
+    if not options.config and not (mode.of_run and options.workdir):
+        if mode.of_run:
+            raise UserError(f"--mode={name} needs --workdir=DIR, the folder of a trained run")
+        raise UserError(f"--mode={name} needs --config=FILE, such as --config=configs/digits.py")
+    workdir = Path(options.workdir or f"runs/{Path(options.config).stem}")
+    saved = jdiff.config.of_run(workdir) if mode.of_run else jdiff.config.load(options.config)
+    config = jdiff.config.override(saved, overrides)
+    if mode.of_run:
         jdiff.config.check_same_model(jdiff.config.of_run(workdir), config, workdir)
     jdiff.config.check(config)
-    out = Path(options.out) if options.out else None
-    if mode == "inspect":
-        from jdiff.modes.inspect import inspect
-
-        return inspect(config, out or workdir / "inspect")
-    if mode == "prepare":
-        from jdiff.modes.prepare import prepare
-
-        if out is None:
-            raise UserError("--mode=prepare needs --out=DIR, an empty folder that the packed data go to")
-        return prepare(config, out)
-    prepare_jax(config)
-
-    if mode == "train":
-        from jdiff.modes.train import train
-
-        return train(config, workdir)
-
-    if mode == "export":
-        from jdiff.model import restore
-
-        out = out or workdir / "export"
-        restore(config, workdir).export(out)
-        print(f"weights and config: {out}; jdiff.load reads it, and so does --config.train.initial")
-        return 0
-
-    from jdiff.modes.sample import sample
-
-    return sample(config, workdir, out)
+    if mode.computes:
+        prepare_jax(config)
+    function = getattr(importlib.import_module(f"jdiff.modes.{name}"), name)
+    return function(config, workdir, Path(options.out) if options.out else None)
 
 
 def prepare_jax(config: Any) -> None:

@@ -130,12 +130,12 @@ def test_sampling_costs_its_network_passes(digits_run, scale):
     """1,000 images: at most 1.1 times their passes times one forward pass at the batch that is used."""
     model = jdiff.load(digits_run.workdir)
     rows, steps, calls = 100 if scale == 1 else 200, 4, 7
-    denoise = jax.jit(lambda params, x, sigma, cond: model.task.denoiser(params)(x, sigma, cond).x0)
+    denoise = jax.jit(lambda weights, x, sigma, cond: model.task.denoiser(weights)(x, sigma, cond).x0)
     drop = {} if scale == 1 else {"drop": {"label": jnp.arange(rows) % 2 == 1}}
     inputs = (jnp.zeros((rows, 8, 8, 1)), jnp.ones(rows), {"label": jnp.zeros(rows, int), **drop})
 
     def forward():
-        jax.block_until_ready([denoise(model.params, *inputs) for _ in range(calls)])
+        jax.block_until_ready([denoise(model.weights, *inputs) for _ in range(calls)])
 
     def sample():
         model.sample(1000, batch_size=100, guidance_scale=scale, steps=steps)

@@ -9,10 +9,15 @@ import pytest
 
 import jdiff
 import jdiff.config
-from jdiff import from_config
+from jdiff import from_config, request
 from jdiff.common.errors import UserError
-from jdiff.common.pictures import to_float
-from jdiff.conditions import EXAMPLES, Conditions
+from jdiff.common.ranges import SCREEN
+from jdiff.conditions.examples import EXAMPLES, load_examples
+from jdiff.conditions.image import Image
+from jdiff.conditions.label import Label
+from jdiff.conditions.scalars import Scalars
+from jdiff.conditions.text import Text
+from jdiff.data.sources import Picture
 from jdiff.data.sources.digits import WORDS, Digits
 from jdiff.diffusion.denoiser import Denoised
 from jdiff.diffusion.draws import LogNormal
@@ -34,6 +39,9 @@ from jdiff.networks.conditioning import (
     TextTransformer,
 )
 from jdiff.networks.unet import UNet
+from jdiff.resolve import resolve
+from jdiff.spaces import Pixels
+from jdiff.tasks import Weights
 from jdiff.tasks.diffusion import DiffusionTask
 from tests.arrays import drawn, noise, perturbed
 from tests.conftest import REPOSITORY, TINY, config, run_command
@@ -287,11 +295,16 @@ def test_each_condition_is_dropped_at_its_own_rate_alone_and_with_the_others(mon
         network=small_unet({}),
         parameterization=prediction,
         objective=Objective(LogNormal(), Simple(prediction)),
-        conditions=tuple(rates),
-        drop_rates=tuple(rates.values()),
+        space=Pixels((2, 2, 1)),
+        conditions=(
+            Label(class_names=("a",), drop_rate=0.5),
+            Text(length=3, drop_rate=0.25),
+            Image(of="image", picture=Picture((2, 2, 1)), sides=(2, 2)),
+            Scalars(names=("ink",), drop_rate=0.1),
+        ),
     )
 
-    def spy(self, params, dropout_key):
+    def spy(self, weights, dropout_key):
         def denoise(x, sigma, cond, to=None):
             seen.update(cond)
             return Denoised(x0=x, x0_dir=x)
@@ -308,8 +321,9 @@ def test_each_condition_is_dropped_at_its_own_rate_alone_and_with_the_others(mon
         task.loss({}, {}, batch, jax.random.key(number), jnp.int32(0))
         masks.append({name: np.asarray(rows) for name, rows in seen["drop"].items()})
     assert masks[0].keys() == rates.keys()
-    assert "unknown" not in seen
-    np.testing.assert_array_equal(seen["image"], -1)  # uint8 0 as a float
+    told = task._known(seen)
+    assert "unknown" not in told
+    np.testing.assert_array_equal(told["image"], -1)  # uint8 0 as a float
     drop = {name: np.concatenate([each[name] for each in masks]) for name in rates}
     for name, rate in rates.items():
         assert drop[name].mean() == pytest.approx(rate, abs=5 * np.sqrt(rate * (1 - rate) / (3 * images)))
@@ -400,7 +414,8 @@ def model(trained) -> jdiff.Model:
         lambda leaf: leaf + (0.3 / np.sqrt(max(1, np.prod(leaf.shape[:-1])))) * rng.normal(size=leaf.shape),
         model.params,
     )
-    return model.with_params(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), moved), step=model.step)
+    moved = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), moved)
+    return model.with_weights(Weights(moved, {}), step=model.step)
 
 
 FAST = {"sampler": "ddim", "steps": 2}
@@ -463,16 +478,18 @@ def test_samples_of_each_kind_of_condition(model):
     for name, values in other.items():
         assert (model.sample(2, **{**GIVEN, name: values}, **FAST) != nothing_dropped).any(), name
     examples = model.sample(3, **FAST)
-    again = model.conditions.examples()
+    again = load_examples(model.workdir, model.task.conditions)
     texts, images = [str(text) for text in again["captions"][:3]], again["image"][:3]
     given = {"labels": again["label"][:3], "texts": texts, "cond_images": images, "scalars": again["scalars"][:3]}
     np.testing.assert_array_equal(model.sample(**given, **FAST), examples)
-    np.testing.assert_array_equal(model.sample(3, **{**given, "cond_images": to_float(images)}, **FAST), examples)
+    np.testing.assert_array_equal(
+        model.sample(3, **{**given, "cond_images": SCREEN.to_model(images)}, **FAST), examples
+    )
 
 
 def test_guidance_towards_some_conditions_through_the_model(model):
     """By its denoiser; and in its images, a scale of 1 is the plain model, whatever is guided."""
-    denoise, task_cond = model.task.denoiser(model.params), model.conditions.rows(asked(model.config, 3))
+    denoise, task_cond = model.task.denoiser(model.weights), model.request(3).cond
     x = 2 * jnp.asarray(noise(3, 8, 8, 1))
     without = {**task_cond, "drop": {"text": np.ones(3, bool)}}
 
@@ -527,7 +544,7 @@ def test_guidance_leads_away_from_what_was_dropped_in_training(made):
         for name in never.model.conditions if "model__drop_rate" in fields else ():
             never.condition[name].drop_rate = None
         with pytest.raises(UserError, match="never learned to do without its"):
-            from_config.check_sampling(never, EDM())
+            request.check(never, EDM())
 
 
 # What is asked for
@@ -538,10 +555,10 @@ def made(tmp_path_factory):
     """(a resolved config of four conditions, a folder with its tokenizer and examples), without training."""
     workdir = tmp_path_factory.mktemp("made")
     flags = [*SETTINGS, "--config.condition.text.length=16"]
-    resolved = from_config.resolve(
+    resolved = resolve(
         jdiff.config.override(jdiff.config.load(REPOSITORY / "configs" / "digits.py"), flags), Digits("train")
     )
-    source, _ = from_config.encoded(resolved, workdir, Digits("test"), None)
+    source, _ = train.with_texts(resolved, workdir, Digits("test"), None)
     train.keep_examples(resolved, source, workdir)
     return resolved, workdir
 
@@ -559,7 +576,17 @@ def changed(config, **values):
 
 
 def asked(config, count=5, **settings):
-    return from_config.settings(config, num_images=count, **settings)
+    return request.overridden(config, num_images=count, **settings)
+
+
+def told(config, workdir, wanted, **given):
+    """(rows, texts) of what is asked for."""
+    names = {"labels": "label", "texts": "text", "images": "image", "scalars": "scalars"}
+    conditions = [condition.in_folder(workdir) for condition in from_config.conditions(config)]
+    guided = request.read_scale(wanted, None)[1]
+    to_class = guided and wanted.guidance.method == "classifier"
+    values = {names[name]: given[name] for name in given}
+    return request.rows(wanted, conditions, values, workdir, to_class=to_class)
 
 
 @pytest.fixture
@@ -569,7 +596,7 @@ def rows(made):
 
     def of(count=5, changes=None, wanted=None, **given):
         config = changed(resolved, **(changes or {}))
-        return Conditions(config, workdir).rows(asked(config, count, **(wanted or {})), **given)
+        return told(config, workdir, asked(config, count, **(wanted or {})), **given)[0]
 
     return of
 
@@ -587,10 +614,8 @@ def test_few_are_taken_in_turn(rows):
     assert got["label"].dtype == np.int32
     np.testing.assert_array_equal(got["text"][3:], got["text"][:2])
     assert len(np.unique(got["text"], axis=0)) == 3
-    np.testing.assert_allclose(
-        got["image"], (np.array([100, 101, 100, 101, 100]) / 127.5 - 1)[:, None, None, None] + 0 * GREY
-    )
-    assert got["image"].dtype == np.float32
+    np.testing.assert_array_equal(got["image"], np.uint8([100, 101, 100, 101, 100])[:, None, None, None] + 0 * GREY)
+    assert got["image"].dtype == np.uint8
     np.testing.assert_allclose(got["scalars"][:, 0], [0.1, 0.2, 0.1, 0.2, 0.1], rtol=1e-6)
     np.testing.assert_array_equal(rows(2, labels=np.arange(5))["label"], [0, 1])  # more than are asked for
 
@@ -634,33 +659,36 @@ def test_nothing_given_is_the_runs_examples(rows, made):
         for name in ("label", "text", "scalars"):
             np.testing.assert_array_equal(got[name][:100], kept[name])
             np.testing.assert_array_equal(got[name][100:], kept[name][:20])
-        np.testing.assert_allclose(got["image"][:100], kept["image"] / 127.5 - 1, atol=1e-6)
+        np.testing.assert_array_equal(got["image"][:100], kept["image"])
         assert str(kept["captions"][0]) in digits.captions
     again = rows(100, texts=[f"a handwritten {WORDS[label]}" for label in got["label"][:100]])
     np.testing.assert_array_equal(again["text"], got["text"][:100])
     # A model that is given labels alone needs no examples: classes in turn.
     labelled = changed(resolved, model__conditions=("label",))
-    only = Conditions(labelled, None).rows(asked(labelled, 12))
+    only = told(labelled, None, asked(labelled, 12))[0]
     assert set(only) == {"label"}
     np.testing.assert_array_equal(only["label"], np.arange(12) % 10)
     unconditional = changed(resolved, model__conditions=(), sample__guidance_scale=None)
-    assert Conditions(unconditional, None).rows(asked(unconditional, 3)) == {}
+    assert told(unconditional, None, asked(unconditional, 3))[0] == {}
 
 
 def test_what_samples_are_told_to_be(made):
     """For samples.npz: what was dropped is not named."""
     resolved, workdir = made
-    conditions = Conditions(resolved, workdir)
-    captions = [str(text) for text in conditions.examples()["captions"]]
-    nothing, label = asked(resolved, 3), asked(resolved, 3, labels=(4,))
-    text, both = asked(resolved, 3, texts=("a", "b")), asked(resolved, 3, labels=(4,), texts=("a",))
-    assert conditions.texts(nothing) == captions[:3]
-    np.testing.assert_array_equal(conditions.labels(nothing), conditions.examples()["label"][:3])
-    assert (conditions.texts(label), list(conditions.labels(label))) == (None, [4] * 3)
-    assert (conditions.texts(text), conditions.labels(text)) == (["a", "b", "a"], None)
-    assert (conditions.texts(both), list(conditions.labels(both))) == (["a"] * 3, [4] * 3)
-    labelled = changed(resolved, model__conditions=("label",))
-    assert Conditions(labelled, workdir).texts(asked(labelled, 3)) is None
+
+    def read(config, **settings):
+        conditions = [condition.in_folder(workdir) for condition in from_config.conditions(config)]
+        return request.read(config, EDM(), settings, conditions=conditions, workdir=workdir, num_images=3)
+
+    examples = load_examples(workdir, from_config.conditions(resolved))
+    nothing, label = read(resolved), read(changed(resolved, sample__labels=(4,)))
+    text, both = read(resolved, texts=("a", "b")), read(resolved, labels=(4,), texts=("a",))
+    assert nothing.texts == [str(text) for text in examples["captions"]][:3]
+    np.testing.assert_array_equal(nothing.labels, examples["label"][:3])
+    assert (label.texts, list(label.labels)) == (None, [4] * 3)
+    assert (text.texts, text.labels) == (["a", "b", "a"], None)
+    assert (both.texts, list(both.labels)) == (["a"] * 3, [4] * 3)
+    assert read(changed(resolved, model__conditions=("label",))).texts is None
 
 
 def test_several_labels_an_image(rows):
@@ -743,7 +771,7 @@ def test_drop_rates_reach_the_task(made):
     resolved, _ = made
     own = changed(resolved, model__drop_rate=0.3, condition__text__drop_rate=0.0, condition__scalars__drop_rate=0.15)
     task = from_config.task(own)
-    assert dict(zip(task.conditions, task.drop_rates, strict=True)) == {
+    assert {condition.name: condition.drop_rate for condition in task.conditions} == {
         "label": 0.3,
         "text": 0.0,
         "image": 0.3,
@@ -759,9 +787,9 @@ def test_runs_without_examples_or_with_broken_ones(made, tmp_path):
         with pytest.raises(
             UserError, match=r"say what to draw \(label, text, image, scalars\): this run has no examples"
         ):
-            Conditions(resolved, tmp_path).rows(asked(resolved))
+            told(resolved, tmp_path, asked(resolved))
     with pytest.raises(UserError, match=r"cannot read .*tokenizer\.json"):
-        Conditions(resolved, tmp_path).rows(asked(resolved), texts=["a"])
+        told(resolved, tmp_path, asked(resolved), texts=["a"])
 
 
 def test_a_classifier_guides_models_of_any_conditions(made):
@@ -769,16 +797,15 @@ def test_a_classifier_guides_models_of_any_conditions(made):
     resolved, workdir = made
     by_reader = {"method": "classifier", "classifier_workdir": "x", "guidance_scale": 2.0}
     texts = changed(resolved, model__conditions=("text",))
-    conditions = Conditions(texts, workdir)
-    got = conditions.rows(asked(texts, 2, **by_reader), labels=[3])
+    got, _ = told(texts, workdir, asked(texts, 2, **by_reader), labels=[3])
     np.testing.assert_array_equal(got["label"], [3, 3])
     assert set(got["drop"]) == {"text"}
     for wanted in (resolved, texts):
         with pytest.raises(UserError, match="guides to a class: say to which by labels"):
-            Conditions(wanted, workdir).rows(asked(wanted, 2, **by_reader), texts=["a three"])
-    assert set(Conditions(resolved, workdir).rows(asked(resolved, 2, **by_reader))) == set(ALL)
+            told(wanted, workdir, asked(wanted, 2, **by_reader), texts=["a three"])
+    assert set(told(resolved, workdir, asked(resolved, 2, **by_reader))[0]) == set(ALL)
     with pytest.raises(UserError, match="guides to a class"):
-        conditions.rows(asked(texts, 2, **by_reader))
+        told(texts, workdir, asked(texts, 2, **by_reader))
 
 
 def test_a_long_text_is_cut_and_told_when_sampling(rows):

@@ -1,5 +1,6 @@
 """From a config's keys to batches: what the data say of themselves holds, whatever they are kept in."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -7,9 +8,10 @@ from PIL import Image
 import jdiff.config
 from jdiff import from_config
 from jdiff.common.errors import UserError
-from jdiff.conditions import Conditions
+from jdiff.common.ranges import Range
 from jdiff.data.pipeline import fixed_batch
 from jdiff.data.sources.packed import pack
+from jdiff.resolve import resolve
 from tests.conftest import REPOSITORY
 
 SIDE = 16
@@ -26,8 +28,16 @@ def configured(**data):
 def first(settings, count=8):
     """(the resolved config, its first training batch, as held-out ones are)."""
     source, _ = from_config.sources(settings)
-    resolved = from_config.resolve(settings, source)
-    return resolved, fixed_batch(source, from_config.view(resolved, train=False), count)
+    resolved = resolve(settings, source)
+    batch = fixed_batch(source, from_config.view(resolved, train=False), count)
+    values = Range(resolved.data.dtype, *resolved.data.range)
+    assert batch["x0"].dtype == values.dtype
+    return resolved, batch
+
+
+def seen(resolved, images):
+    """As the model sees them."""
+    return np.asarray(from_config.space(resolved).encode(None, jnp.asarray(images), None))
 
 
 @pytest.fixture
@@ -63,21 +73,19 @@ def test_packed_masks_are_masks_whatever_they_are_called(pairs, tmp_path):
     settings = of_pairs(pairs, "lesion")
     (resolved, straight), (_, batch) = first(settings), first(packed(settings, tmp_path / "packed"))
     assert resolved.data.masks == ("lesion",)
-    assert set(np.unique(batch["x0"])) == {-1, 1}
+    assert set(np.unique(seen(resolved, batch["x0"]))) == {-1, 1}
     np.testing.assert_array_equal(batch["x0"], straight["x0"])
     np.testing.assert_array_equal(batch["cond"]["image"], straight["cond"]["image"])
 
 
 def test_a_mask_that_conditions_is_given_to_samples_as_the_data_have_it(pairs):
     resolved, batch = first(of_pairs(pairs, "image"))
-    assert set(np.unique(batch["cond"]["image"])) == {-1, 1}
-    masks = ((batch["cond"]["image"] + 1) / 2).astype(np.uint8)
-    wanted = resolved.copy_and_resolve_references()
-    wanted.sample.num_images = len(masks)
-    rows = Conditions(resolved, None).rows(wanted, images=masks)
-    np.testing.assert_array_equal(rows["image"], batch["cond"]["image"])
+    (condition,) = from_config.conditions(resolved)
+    masks = batch["cond"]["image"]
+    assert set(np.unique(condition.encode(masks))) == {-1, 1}
+    np.testing.assert_array_equal(condition.of_caller(masks.astype(int)), masks)
     with pytest.raises(UserError, match="condition images are uint8 from 0 to 255; give uint8 from 0 to 1"):
-        Conditions(resolved, None).rows(wanted, images=255 * masks)
+        condition.of_caller(255 * masks)
 
 
 def test_grey_is_asked_of_what_conditions_too(pairs, tmp_path):
@@ -112,9 +120,10 @@ def arrays(tmp_path, values, **data):
 
 def test_what_is_beside_a_padded_picture_is_its_darkest_value(tmp_path):
     values = np.random.default_rng(0).uniform(10, 20, (6, 8, 16, 2)).astype(np.float32)
-    _, batch = first(arrays(tmp_path, values, resize="pad", low=10.0, high=20.0))
-    np.testing.assert_array_equal(batch["x0"][:, :4], -1)
-    assert batch["x0"].min() == -1
+    resolved, batch = first(arrays(tmp_path, values, resize="pad", low=10.0, high=20.0))
+    x0 = seen(resolved, batch["x0"])
+    np.testing.assert_array_equal(x0[:, :4], -1)
+    assert x0.min() == -1
 
 
 @pytest.mark.parametrize("view", ["xdog", "grey", "thumbnail"])
@@ -124,9 +133,8 @@ def test_sketches_are_black_to_white_whatever_the_photos_range(tmp_path, view):
     settings.model.conditions = ("image",)
     settings.condition.image.view = view
     resolved, batch = first(settings)
-    image = batch["cond"]["image"]
-    if image.dtype == np.uint8:
-        image = image / 127.5 - 1
+    (condition,) = from_config.conditions(resolved)
+    image = condition.encode(batch["cond"]["image"])
     assert -1 <= image.min() < image.max() <= 1
     assert (
         batch["cond"]["image"].shape[1:] == from_config.view(resolved, train=True).example(1)["cond"]["image"].shape[1:]

@@ -15,6 +15,7 @@ from PIL import Image
 from jdiff import config, from_config
 from jdiff.common.errors import UserError
 from jdiff.data.pipeline import fixed_batch
+from jdiff.resolve import resolve
 from tests.conftest import REPOSITORY
 
 ANIMALS, WOMEN_AND_MEN = ("cat", "dog", "wild"), ("female", "male")
@@ -93,7 +94,7 @@ def assert_task(settings, x0, given, classes, conditions):
     a training batch.
     """
     train, held_out = sources = from_config.sources(settings)
-    settings = from_config.resolve(settings, train)
+    settings = resolve(settings, train)
     assert (settings.data.shape, settings.data.class_names) == (x0, classes)
     assert settings.model.conditions == conditions
     for source, training in ((held_out, False), (train, True)):

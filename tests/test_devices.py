@@ -96,11 +96,11 @@ def test_parameters_are_really_split(runs):
     code = """
 import jax
 from jdiff import config, from_config
-from jdiff.modes import train
 from jdiff.training import sharding
+from jdiff.weights.start import begin
 settings = config.of_run(__import__("pathlib").Path("one"))
 mesh = sharding.make_mesh(fsdp=4)
-state = train.begin(settings, from_config.task(settings), mesh, None, 0)
+state = begin(settings, from_config.task(settings), mesh, None, 0)
 leaves = jax.tree.leaves(state.params)
 whole = sum(leaf.nbytes for leaf in leaves)
 local = sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)

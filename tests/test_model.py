@@ -13,6 +13,7 @@ from jdiff import from_config
 from jdiff.common.errors import UserError
 from jdiff.data.sources.digits import Digits
 from jdiff.diffusion.guidance import ClassifierFree
+from jdiff.resolve import resolve
 from tests.conftest import REPOSITORY, TINY, Run, config, run_command
 from tests.short_training import losses_fall
 
@@ -144,7 +145,7 @@ def test_the_same_lines_come_from_the_command(run):
 def test_impossible_trainings_are_told(overrides, said):
     settings = jdiff.config.override(jdiff.config.load(REPOSITORY / "configs" / "digits.py"), overrides)
     with pytest.raises(UserError) as error:
-        from_config.task(from_config.resolve(settings, Digits("train")))
+        from_config.task(resolve(settings, Digits("train")))
     assert said in str(error.value)
 
 
@@ -167,12 +168,12 @@ def test_encoding_and_back_returns_the_images(which, digits, request):
     ladder_end = model.task.parameterization.schedule.sigma_min
     # The last step answers with the denoised image, which for a model hardly trained is a little off.
     assert np.abs(again.astype(int) - digits).max() <= 3 + 2 * 127.5 * ladder_end
-    noise = model.encode(digits, labels=range(10), guidance_scale=1.0)
+    noise = model.invert(digits, labels=range(10), guidance_scale=1.0)
     assert 0.7 < noise.std() < 1.5
     with pytest.raises(UserError, match="adds noise"):
-        model.encode(digits, sampler="euler_ancestral")
+        model.invert(digits, sampler="euler_ancestral")
     with pytest.raises(UserError, match="take at least 2"):
-        model.encode(digits, sampler="ddim", steps=1)
+        model.invert(digits, sampler="ddim", steps=1)
 
 
 def test_interpolation_begins_and_ends_where_it_says(model, digits):
@@ -250,7 +251,7 @@ def test_the_forward_process(model, digits):
 
 def test_scales_zero_and_one_through_a_network(model):
     """Within 1e-5: the network sees a batch of another size, which rounds otherwise."""
-    denoise = model.task.denoiser(model.params)
+    denoise = model.task.denoiser(model.weights)
     x = 2 * jax.random.normal(jax.random.key(0), (5, 8, 8, 1))
     cond, dropped = {"label": jnp.arange(5)}, {"label": jnp.arange(5), "drop": {"label": jnp.ones(5, bool)}}
     answers = jax.jit(

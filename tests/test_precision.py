@@ -12,7 +12,9 @@ from jdiff.modes import train
 from jdiff.networks.layers import Style
 from jdiff.networks.transformer import DiT
 from jdiff.networks.unet import UNet
+from jdiff.resolve import resolve
 from jdiff.training import sharding
+from jdiff.weights.start import begin
 from tests.arrays import perturbed
 from tests.conftest import REPOSITORY
 
@@ -25,9 +27,9 @@ def test_bfloat16_follows_float32s_loss():
         settings = jdiff.config.load(REPOSITORY / "configs" / "digits.py")
         settings.network.dtype = dtype
         source = Digits("train")
-        settings = from_config.resolve(settings, source)
+        settings = resolve(settings, source)
         task = from_config.task(settings)
-        state = train.begin(settings, task, sharding.make_mesh(), None, 0)
+        state = begin(settings, task, sharding.make_mesh(), None, 0)
         step = train.make_step(settings, task, state)
         batches, losses = train.open_batches(settings, source, 0), []
         for _ in range(500):

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import jdiff
-from jdiff.modes import train
 from jdiff.training import sharding
 from jdiff.training.checkpoints import Checkpoints
+from jdiff.weights.start import initial_state
 from tests.conftest import TINY, config, run_command, start_command
 
 STEPS = 400
@@ -26,7 +26,7 @@ def final_state(workdir: Path):
     """Everything in the last checkpoint."""
     settings = jdiff.config.of_run(workdir)
     task, mesh = jdiff.from_config.task(settings), sharding.make_mesh()
-    abstract = sharding.abstract(mesh, jax.eval_shape(lambda: train.initial_state(settings, task)))
+    abstract = sharding.abstract(mesh, jax.eval_shape(lambda: initial_state(settings, task)))
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         assert checkpoints.latest() == STEPS
         return checkpoints.restore(STEPS, abstract)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jdiff.conditions.label import Label
 from jdiff.data.augment import Turn
 from jdiff.data.pipeline import train_batches
 from jdiff.data.resize import Resize
@@ -77,7 +78,7 @@ def test_batches_are_those_of_tfds(forms, kind):
             picture=source.pictures["image"],
             resize=Resize("adm", 24, 24),
             turn=Turn(horizontal=True),
-            labels=int(labelled),
+            conditions=(Label(class_names=("a", "b")),) if labelled else (),
         )
         ahead = train_batches(source, view, batch_size=128, seed=3)
         return [next(ahead) for _ in range(3)]

@@ -8,6 +8,8 @@ import numpy as np
 import optax
 import pytest
 
+from jdiff.common.ranges import Range
+from jdiff.conditions.label import Label
 from jdiff.diffusion.draws import LogNormal
 from jdiff.diffusion.objective import Objective
 from jdiff.diffusion.parameterization import Edm
@@ -15,6 +17,7 @@ from jdiff.diffusion.schedules import EDM
 from jdiff.diffusion.weights import Simple
 from jdiff.networks.conditioning import Conditioner, LabelEmbedding
 from jdiff.networks.unet import UNet
+from jdiff.spaces import Pixels
 from jdiff.tasks.diffusion import DiffusionTask
 from jdiff.training.ema import Ema
 from jdiff.training.optimizer import make_optimizer
@@ -130,8 +133,8 @@ def diffusion_task(num_classes=0):
         network=network,
         parameterization=prediction,
         objective=Objective(LogNormal(), Simple(prediction)),
-        conditions=("label",) if num_classes else (),
-        drop_rates=(0.25,) if num_classes else (),
+        space=Pixels((8, 8, 1), Range("float32", -1.0, 1.0)),
+        conditions=(Label(class_names=tuple("abc"), drop_rate=0.25),) if num_classes else (),
     )
 
 

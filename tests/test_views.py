@@ -1,21 +1,26 @@
 """Views: which picture is modelled, what conditions it, and what its values become."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from jdiff.common.ranges import Range
+from jdiff.conditions.image import Image
+from jdiff.conditions.label import Label
+from jdiff.conditions.scalars import Scalars
 from jdiff.data.augment import NonLeaky, Turn
 from jdiff.data.edges import XDoG
 from jdiff.data.resize import Resize
 from jdiff.data.sources import Picture
 from jdiff.data.transforms import Grey, Thumbnail
-from jdiff.data.views import Given, View, ranged
+from jdiff.data.views import View
 from tests.random_pictures import rng
 
 MASK = Picture((8, 8, 1), kind="mask")
 PHOTO = Picture((8, 8, 3))
+IMAGE = Image(of="image", picture=PHOTO, sides=(16, 16))
 
 
 def record(seed=0, side=16):
@@ -32,7 +37,13 @@ def whole(masks=()):
 
 
 def test_a_mask_is_modelled_and_its_photo_conditions():
-    view = View(target="mask", picture=MASK, resize=whole(["mask"]), given=Given("image", PHOTO), turn=Turn())
+    view = View(
+        target="mask",
+        picture=MASK,
+        resize=whole(["mask"]),
+        conditions=(IMAGE,),
+        turn=Turn(),
+    )
     example = view(record(), rng())
     np.testing.assert_array_equal(example["x0"], record()["mask"])
     np.testing.assert_array_equal(example["cond"]["image"], record()["image"])
@@ -47,7 +58,7 @@ def test_what_is_done_is_done_to_both(seed):
         picture=MASK,
         resize=whole(["mask"]),
         turn=Turn(horizontal=True, vertical=True, quarters=True),
-        given=Given("image", PHOTO),
+        conditions=(IMAGE,),
     )
     example = view(record(seed), rng(seed))
     np.testing.assert_array_equal(example["cond"]["image"][..., :1], example["x0"])
@@ -59,7 +70,7 @@ def test_augmentation_is_told_and_leaves_masks_their_values():
         picture=MASK,
         resize=whole(["mask"]),
         augment=NonLeaky(1.0, frozenset({"mask"})),
-        given=Given("image", PHOTO),
+        conditions=(IMAGE,),
     )
     example = view(record(), rng(1))
     assert set(np.unique(example["x0"])) <= {0, 255}
@@ -71,7 +82,12 @@ def test_augmentation_is_told_and_leaves_masks_their_values():
 @pytest.mark.parametrize("make", [Thumbnail(4), Grey(), XDoG()])
 def test_what_is_made_of_a_picture_conditions_it(make):
     """Of the picture as it is modelled, after whatever was done to it."""
-    view = View(picture=PHOTO, resize=whole(), turn=Turn(horizontal=True), given=Given("image", PHOTO, make))
+    view = View(
+        picture=PHOTO,
+        resize=whole(),
+        turn=Turn(horizontal=True),
+        conditions=(replace(IMAGE, make=make),),
+    )
     for seed in range(4):
         example = view(record(), rng(seed))
         np.testing.assert_array_equal(example["cond"]["image"], make(example["x0"]))
@@ -81,9 +97,11 @@ def test_an_example_has_the_form_of_what_comes():
     view = View(
         picture=PHOTO,
         resize=Resize("adm", 8, 12),
-        labels=1,
-        given=Given("mask", MASK),
-        scalars=("age",),
+        conditions=(
+            Label(class_names=tuple("abcd")),
+            Image(of="mask", picture=MASK, sides=(8, 12)),
+            Scalars(names=("age",)),
+        ),
         augment=NonLeaky(0.5),
     )
     made, expected = view(record(), rng()), view.example(1)
@@ -106,7 +124,7 @@ def test_an_example_has_the_form_of_what_comes():
     ],
 )
 def test_other_ranges_are_floats_to_the_model_and_come_back(picture, values, expected):
-    floats = ranged(values.reshape(1, 3, 1), picture)
+    floats = picture.range.to_model(values.reshape(1, 3, 1))
     assert floats.dtype == np.float32
     np.testing.assert_allclose(floats.ravel(), expected, atol=1e-6)
     back = Range(picture.dtype, picture.low, picture.high)
@@ -118,7 +136,4 @@ def test_other_ranges_are_floats_to_the_model_and_come_back(picture, values, exp
 def test_sixteen_bits_all_come_back():
     every = np.arange(65536, dtype=np.uint16)
     values = Range("uint16", 0.0, 65535.0)
-    np.testing.assert_array_equal(
-        values.from_model(ranged(every.reshape(256, 256, 1), Picture((256, 256, 1), "uint16", high=65535.0))).ravel(),
-        every,
-    )
+    np.testing.assert_array_equal(values.from_model(values.to_model(every)), every)

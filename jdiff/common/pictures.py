@@ -1,28 +1,27 @@
-"""Images at the border: uint8 outside, float32 in [-1, 1] inside; grids, strips and animations."""
+"""Pictures at the border: checked on their way in; grids, strips and animations on their way out."""
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Num, UInt8
+from jaxtyping import Num, UInt8
 from PIL import Image
 
 from jdiff.common.errors import UserError
-from jdiff.common.ranges import Range
+from jdiff.common.ranges import SCREEN, Range
 
 SMALLEST_SIDE = 32  # pixels; smaller images are enlarged (nearest) so that a person can see them
 GAP = 2  # pixels between the images of a grid
-PLAIN = Range()
 
 
 def checked(
-    images: Any, shape: Sequence[int], what: str = "images", values: Range = PLAIN
+    images: Any, shape: Sequence[int], what: str = "images", values: Range = SCREEN
 ) -> Num[np.ndarray, "n h w c"]:
-    """`images`, uint8 or floats in [-1, 1], as an array [n, *shape] of uint8 or float32 in [-1, 1]; where `values` are
-    others, `images` are of those. Raises UserError where they are not.
+    """`images` as an array [n, *shape] of `values`: of their dtype, or, where that is an integer, floats in [-1, 1].
+
+    Raises UserError where they are not.
     """
     try:
         images = np.asarray(images)
@@ -33,27 +32,19 @@ def checked(
     if values.is_plain and images.dtype == np.uint8:
         return images
     numbers = np.issubdtype(images.dtype, np.floating if values.is_plain else np.number)
-    floats = images.astype(np.float32) if values.is_plain or not numbers else values.to_model(images)
-    if not numbers or not np.abs(floats).max(initial=0.0) <= 1.001:
+    low, high = (-1.0, 1.0) if values.is_plain else (values.low, values.high)
+    beyond = 0.0005 * (high - low)
+    if not numbers or (images.size and not (low - beyond <= images.min() and images.max() <= high + beyond)):
         raise UserError(f"{what} are {images.dtype}{_extent(images)}; give {values}")
-    return floats
+    if values.is_plain or np.issubdtype(values.dtype, np.floating):
+        return images.astype(np.float32)
+    return np.rint(images.clip(low, high)).astype(values.dtype)
 
 
 def _extent(images: np.ndarray) -> str:
     return (
         f" from {images.min():g} to {images.max():g}" if images.size and np.issubdtype(images.dtype, np.number) else ""
     )
-
-
-def to_float(images: Num[Array | np.ndarray, "..."]) -> Float[Array, "..."]:
-    """uint8 -> float32 in [-1, 1] by x / 127.5 - 1; floats pass as they are."""
-    images = jnp.asarray(images)
-    return images / jnp.float32(127.5) - 1 if images.dtype == jnp.uint8 else images
-
-
-def to_uint8(images: Float[Array, "..."]) -> UInt8[Array, "..."]:
-    """[-1, 1] -> uint8: the nearest of the 256 levels, clipped."""
-    return jnp.clip(jnp.round((images + 1.0) * 127.5), 0, 255).astype(jnp.uint8)
 
 
 def grid(images: UInt8[np.ndarray, "n h w c"], columns: int | None = None) -> UInt8[np.ndarray, "H W c2"]:

@@ -1,16 +1,19 @@
-"""What the values of pictures mean. Free of JAX: worker processes use it."""
+"""The values of pictures and a model's: the one conversion between them. Free of JAX: data workers use it."""
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Num
 
 
 @dataclass(frozen=True)
 class Range:
-    """What pictures' values are: those of `dtype` ("uint8", "uint16", "float32"), low and high of which are -1 and 1 to
-    a model.
+    """Pictures of `dtype` ("uint8", "uint16", "float32") whose values low and high are a model's -1 and 1:
+
+    to_model(v) = 2 (v - low) / (high - low) - 1,   from_model(x) = low + (x + 1) (high - low) / 2
+
+    Arrays are NumPy's or JAX's; x is float32. Floats where the dtype is an integer are a model's values already.
     """
 
     dtype: str = "uint8"
@@ -22,14 +25,25 @@ class Range:
 
     @cached_property
     def is_plain(self) -> bool:
-        """Whether they are uint8, black 0 and white 255, which pictures on the screen are too."""
-        return self == Range()
+        """Whether values are a screen's: uint8, black 0 and white 255."""
+        return self == SCREEN
 
-    def to_model(self, images: Num[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-        middle, half = (self.high + self.low) / 2, (self.high - self.low) / 2
-        return ((images.astype(np.float64) - middle) / half).astype(np.float32)
+    def to_model(self, images: Any) -> Any:
+        """Pictures as a model sees them."""
+        if np.issubdtype(images.dtype, np.floating) and not np.issubdtype(self.dtype, np.floating):
+            return images.astype(np.float32)
+        return (images.astype(np.float32) - np.float32(self.low)) / np.float32(self._half) - 1
 
-    def from_model(self, images: Float[np.ndarray, "..."]) -> Num[np.ndarray, "..."]:
-        """The nearest values that there are, between low and high."""
-        values = self.low + (np.clip(images.astype(np.float64), -1, 1) + 1) / 2 * (self.high - self.low)
-        return (values if self.dtype == "float32" else np.round(values)).astype(self.dtype)
+    def from_model(self, x: Any) -> Any:
+        """Pictures of the dtype, between low and high: the nearest values that there are."""
+        values = np.float32(self.low) + (x + 1) * np.float32(self._half)
+        if not np.issubdtype(self.dtype, np.floating):
+            values = values.round()
+        return values.clip(np.float32(self.low), np.float32(self.high)).astype(self.dtype)
+
+    @property
+    def _half(self) -> float:
+        return (self.high - self.low) / 2
+
+
+SCREEN = Range()

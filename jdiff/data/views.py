@@ -1,10 +1,10 @@
 """Views: record -> {"x0", "cond"}. Picklable and free of JAX, for worker processes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Num
 
 from jdiff.data.augment import CONDITION_SIZE, NonLeaky, Turn
 from jdiff.data.resize import Resize
@@ -23,20 +23,16 @@ class Make(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Given:
-    """The conditioning image: the record's picture named `of`, converted to the channels of `picture`, then passed
-    through `make` if there is one.
-    """
-
-    of: str
-    picture: Picture
-    make: Make | None = None
+@runtime_checkable
+class Condition(Protocol):
+    """The part of a condition that a view needs; see jdiff.conditions."""
 
     @property
-    def seen(self) -> Picture:
-        """The description of the image that the network sees."""
-        return self.make.made(self.picture) if self.make else self.picture
+    def name(self) -> str: ...
+    @property
+    def pictures(self) -> Mapping[str, Picture]: ...
+    def of_record(self, record: Mapping[str, Any], pictures: Mapping[str, np.ndarray]) -> Any: ...
+    def example(self, rows: int, sides: tuple[int, int]) -> Any: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +43,8 @@ class View:
         mask -> x0, image -> cond["image"]     segmentation
         photo -> x0, sketch -> cond["image"]   sketch to photo
 
-    Pictures are uint8 where 0 is black and 255 white, and are turned into [-1, 1] on the device; any others are float32
-    in [-1, 1] here, by their `Picture`'s low and high.
-
-    picture: describes x0. resize, turn, augment: applied to all pictures alike; augment also gives cond["augment"]
-    float32 [9]. labels: labels per record, cond["label"] int32 [] or [labels]; 0: none. given: cond["image"]. text:
-    (length, width) of record["text"] from sources.captioned.encode, ids where width is 0, else features; cond["text"].
-    scalars: names of numbers, cond["scalars"] float32 [k].
+    Pictures keep their dtype and values. picture: describes x0. resize, turn, augment: applied to all pictures alike;
+    augment also gives cond["augment"] float32 [9]. conditions: each gives cond[its name].
     """
 
     picture: Picture
@@ -61,10 +52,7 @@ class View:
     target: str = "image"
     turn: Turn | None = None
     augment: NonLeaky | None = None
-    labels: int = 0
-    given: Given | None = None
-    text: tuple[int, int] | None = None
-    scalars: tuple[str, ...] = ()
+    conditions: tuple[Condition, ...] = ()
 
     @property
     def is_random(self) -> bool:
@@ -74,50 +62,23 @@ class View:
 
     def __call__(self, record: dict[str, Any], rng: np.random.Generator | None = None) -> dict[str, Any]:
         """rng: None if the view is not random."""
-        given, cond = self.given, {}
-        pictures = {self.target: to_channels(record[self.target], self.picture.channels)}
-        if given and given.of != self.target:
-            pictures[given.of] = to_channels(record[given.of], given.picture.channels)
+        cond: dict[str, Any] = {}
+        wanted = {self.target: self.picture}  # first: it says how all are resized
+        for condition in self.conditions:
+            wanted |= {name: one for name, one in condition.pictures.items() if name not in wanted}
+        pictures = {name: to_channels(record[name], one.channels) for name, one in wanted.items()}
         pictures = self.resize(pictures, rng)
         if self.turn and rng:
             pictures = self.turn(pictures, rng)
         if self.augment and rng:
             pictures, cond["augment"] = self.augment(pictures, rng)
-        if self.labels:
-            cond["label"] = np.asarray(record["label"], np.int32)
-        if given:
-            image = pictures[given.of]
-            cond["image"] = ranged(given.make(image) if given.make else image, given.seen)
-        if self.text:
-            cond["text"] = record["text"]
-        if self.scalars:
-            cond["scalars"] = np.array([record[name] for name in self.scalars], np.float32)
-        return {"x0": ranged(pictures[self.target], self.picture), "cond": cond}
+        cond |= {condition.name: condition.of_record(record, pictures) for condition in self.conditions}
+        return {"x0": pictures[self.target], "cond": cond}
 
     def example(self, rows: int) -> dict[str, Any]:
         """A batch of `rows` zero examples with this view's shapes and dtypes."""
-        sides = (rows, self.resize.height, self.resize.width)
-        cond: dict[str, Any] = {}
+        sides = (self.resize.height, self.resize.width)
+        cond = {condition.name: condition.example(rows, sides) for condition in self.conditions}
         if self.augment:
             cond["augment"] = np.zeros((rows, CONDITION_SIZE), np.float32)
-        if self.labels:
-            cond["label"] = np.zeros((rows, self.labels) if self.labels > 1 else rows, np.int32)
-        if self.given:
-            cond["image"] = np.zeros((*sides, self.given.seen.channels), _dtype(self.given.seen))
-        if self.text:
-            length, features = self.text
-            ids = np.ones((rows, length), np.int32)
-            values = {"features": np.zeros((rows, length, features), np.float32), "mask": ids > 0}
-            cond["text"] = values if features else ids
-        if self.scalars:
-            cond["scalars"] = np.zeros((rows, len(self.scalars)), np.float32)
-        return {"x0": np.zeros((*sides, self.picture.channels), _dtype(self.picture)), "cond": cond}
-
-
-def ranged(array: Num[np.ndarray, "h w c"], picture: Picture) -> Num[np.ndarray, "h w c"]:
-    """uint8 of 0 to 255 as they are; others as float32, low and high becoming -1 and 1."""
-    return array if picture.range.is_plain else picture.range.to_model(array)
-
-
-def _dtype(picture: Picture) -> type:
-    return np.uint8 if picture.range.is_plain else np.float32
+        return {"x0": np.zeros((rows, *sides, self.picture.channels), self.picture.dtype), "cond": cond}

@@ -1,44 +1,30 @@
-"""Names in a config -> objects: the one place that knows names.
+"""Names in a config -> objects: the one place that knows names, and nothing else.
 
-A later sampler, network, source or task is a file of its own and a line here.
+A sampler, network, source, condition, guidance, space or task is a file of its own, and a line in the dict of its
+family here (SAMPLERS, LADDERS, GUIDANCES, NETWORKS, CONDITIONS, SOURCES, SPACES, TASKS).
 """
 
-from jdiff.from_config.conditions import drop_rates, label_rows
-from jdiff.from_config.data import doctor_settings, example, given, resolve, sources, view
-from jdiff.from_config.guidance import changes, check_sampling, guidance_numbers, guidance_runs, guide, is_guided
-from jdiff.from_config.progress import progress_bar
-from jdiff.from_config.sampling import MEMORYLESS, is_noiseless, ladder, sampler, settings
+from jdiff.from_config.conditions import conditions
+from jdiff.from_config.guidance import guidances, helper_runs
+from jdiff.from_config.sampling import ladder, sampler
+from jdiff.from_config.sources import sources
+from jdiff.from_config.spaces import space
 from jdiff.from_config.tasks import diffusion, task
-from jdiff.from_config.texts import TOKENIZER, encoded, text_encoder
-from jdiff.from_config.training import ema, optimizer, total_steps
+from jdiff.from_config.training import ema, optimizer
+from jdiff.from_config.views import example, view
 
 __all__ = [
-    "MEMORYLESS",
-    "TOKENIZER",
-    "changes",
-    "check_sampling",
+    "conditions",
     "diffusion",
-    "doctor_settings",
-    "drop_rates",
     "ema",
-    "encoded",
     "example",
-    "given",
-    "guidance_numbers",
-    "guidance_runs",
-    "guide",
-    "is_guided",
-    "is_noiseless",
-    "label_rows",
+    "guidances",
+    "helper_runs",
     "ladder",
     "optimizer",
-    "progress_bar",
-    "resolve",
     "sampler",
-    "settings",
     "sources",
+    "space",
     "task",
-    "text_encoder",
-    "total_steps",
     "view",
 ]

@@ -1,65 +1,92 @@
-"""What the images that are asked for are conditioned on."""
+"""What a model is conditioned on."""
 
-from collections.abc import Iterable
+from collections.abc import Callable
 
-import numpy as np
 from ml_collections import ConfigDict
 
-from jdiff.common.errors import UserError
-from jdiff.config import nearest
+from jdiff.conditions import Condition
+from jdiff.conditions.image import Image
+from jdiff.conditions.label import Label
+from jdiff.conditions.scalars import Scalars
+from jdiff.conditions.text import Text
+from jdiff.config import one_of
+from jdiff.data.edges import Canny, XDoG
+from jdiff.data.frozen_text import FrozenEncoder
+from jdiff.data.sources import Picture
+from jdiff.data.transforms import Grey, Thumbnail
+from jdiff.data.views import Make
+from jdiff.from_config.names import pick
 
 
-def drop_rates(config: ConfigDict) -> tuple[float, ...]:
-    """How often each of model.conditions is dropped in training."""
-    own = [config.condition[name].drop_rate for name in config.model.conditions]
-    return tuple(config.model.drop_rate if rate is None else rate for rate in own)
+def label(config: ConfigDict, drop_rate: float) -> Label:
+    return Label(
+        class_names=tuple(config.data.class_names), per_image=config.data.labels_per_image, drop_rate=drop_rate
+    )
 
 
-def label_rows(labels: Iterable, config: ConfigDict, name: str = "labels") -> np.ndarray:
-    """Labels as numbers, int32 [n], or [n, k] (-1 for none) where an image may have several: `labels` holds numbers,
-    names of classes, or sequences of these. Raises UserError for one that is unknown.
-    """
-    classes, most = config.data.class_names, config.data.labels_per_image
-    labels = labels.tolist() if hasattr(labels, "tolist") else labels  # of NumPy or JAX
-    if isinstance(labels, str) or not isinstance(labels, Iterable):
-        raise UserError(f"{name}={labels!r} must be a sequence of labels, as in labels=[3, 3, 5]")
-
-    def number(label: object) -> int:
-        if isinstance(label, str):
-            if label not in classes:
-                raise UserError(
-                    f"{name} holds {label!r}, no name of a class{nearest(label, classes) or _some(classes)}"
-                )
-            return classes.index(label)
-        if not isinstance(label, (int, np.integer)) or isinstance(label, bool):
-            raise UserError(
-                f"{name} must hold whole numbers or names of classes, as in labels=[3, 3, 5]; not {label!r}"
-            )
-        if label not in range(len(classes)):
-            raise UserError(f"{name} holds {label!r}; labels are 0..{len(classes) - 1}")
-        return int(label)
-
-    if most == 1:
-        return np.array([number(label) for label in labels], np.int32)
-    rows = np.full((0, most), -1, np.int32)
-    for label in labels:
-        alone = isinstance(label, str) or not isinstance(label, Iterable)
-        several = [number(each) for each in ([label] if alone else label)]
-        if len(several) > most:
-            raise UserError(f"{name} holds {len(several)} labels for an image; this model knows up to {most}")
-        rows = np.concatenate([rows, [several + [-1] * (most - len(several))]]).astype(np.int32)
-    return rows
+def text(config: ConfigDict, drop_rate: float) -> Text:
+    wanted = config.condition.text
+    encoder = one_of("condition.text.encoder", wanted.encoder, ("transformer", "frozen"))
+    return Text(
+        length=wanted.length,
+        on_long=one_of("condition.text.on_long", wanted.on_long, ("truncate", "error")),  # type: ignore[arg-type]
+        frozen_width=config.data.text_width if encoder == "frozen" else 0,
+        path=wanted.path,
+        projected=wanted.projected,
+        vocabulary=wanted.vocabulary,
+        width=wanted.width,
+        depth=wanted.depth,
+        heads=wanted.heads,
+        drop_rate=drop_rate,
+    )
 
 
-def check_conditions(config: ConfigDict) -> None:
-    """Raises UserError where config.sample asks for conditions that the model cannot be given."""
-    sample, known = config.sample, config.model.conditions
-    if sample.labels and "label" not in known and config.guidance.method != "classifier":
-        raise UserError(f"sample.labels={sample.labels}: this model was trained without labels")
-    if sample.texts and "text" not in known:
-        raise UserError(f"sample.texts={sample.texts}: this model was trained without texts")
-    label_rows(sample.labels, config, "sample.labels")
+def frozen_text(config: ConfigDict) -> FrozenEncoder:
+    """The pretrained encoder of texts in condition.text.path."""
+    wanted = config.condition.text
+    return FrozenEncoder(wanted.path, wanted.length, wanted.on_long)
 
 
-def _some(classes: tuple[str, ...]) -> str:
-    return f"; there are {', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}"
+def image(config: ConfigDict, drop_rate: float) -> Image:
+    wanted = config.condition.image
+    makers: dict[str, Callable[[], Make | None]] = {
+        "as_is": lambda: None,
+        "thumbnail": lambda: Thumbnail(wanted.factor),
+        "grey": Grey,
+        "canny": Canny,
+        "xdog": XDoG,
+    }
+    low, high = wanted.range
+    return Image(
+        of=wanted.of,
+        picture=Picture(tuple(wanted.shape), wanted.dtype, low=low, high=high),
+        sides=tuple(config.data.shape[:2]),
+        make=pick("condition.image.view", wanted.view, makers)(),
+        into=one_of("condition.image.into", wanted.into, ("concat", "cross_attention")),  # type: ignore[arg-type]
+        width=wanted.width,
+        halvings=wanted.halvings,
+        drop_rate=drop_rate,
+    )
+
+
+def scalars(config: ConfigDict, drop_rate: float) -> Scalars:
+    return Scalars(names=tuple(config.condition.scalars.names), drop_rate=drop_rate)
+
+
+# A kind of condition: (config, drop rate) -> the condition. Its own keys are the config's group condition.<kind>.
+CONDITIONS: dict[str, Callable[[ConfigDict, float], Condition]] = {
+    "label": label,
+    "text": text,
+    "image": image,
+    "scalars": scalars,
+}
+
+
+def conditions(config: ConfigDict) -> tuple[Condition, ...]:
+    """What the model is given, in the order of model.conditions."""
+    made = []
+    for name in config.model.conditions:
+        make = pick("model.conditions", name, CONDITIONS)
+        own = config.condition[name].drop_rate if name in config.condition else None
+        made.append(make(config, config.model.drop_rate if own is None else own))
+    return tuple(made)

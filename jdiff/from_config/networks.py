@@ -1,7 +1,7 @@
 """Networks, and what they take of the conditions."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -11,38 +11,39 @@ from ml_collections import ConfigDict
 
 from jdiff.common.errors import UserError
 from jdiff.common.keys import root_key
-from jdiff.common.pictures import to_float
+from jdiff.conditions import Condition
 from jdiff.config import one_of
-from jdiff.from_config.data import example
 from jdiff.from_config.names import pick
-from jdiff.networks import conditioning
 from jdiff.networks.attention import head_count
 from jdiff.networks.classifier import Classifier
-from jdiff.networks.conditioning import Conditioner
+from jdiff.networks.conditioning import AugmentEmbedding, Conditioner
 from jdiff.networks.layers import Style
 from jdiff.networks.transformer import DiT, check_patches
 from jdiff.networks.unet import BLOCKS, UNet, check_sides
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-CONDITIONS = ("label", "text", "image", "scalars")
+
+Shape = tuple[int, int, int]  # (h, w, c) of x
 
 
-def denoising(config: ConfigDict) -> nn.Module:
-    """F(x, c_noise, cond)."""
-    for name in config.model.conditions:
-        one_of("model.conditions", name, CONDITIONS)
-    network = pick("network.name", config.network.name, {"unet": unet, "dit": dit})(config)
+def denoising(config: ConfigDict, shape: Shape, conditions: Sequence[Condition]) -> nn.Module:
+    """F(x, c_noise, cond) for x of this shape."""
+    network = pick("network.name", config.network.name, NETWORKS)(config, shape, conditions)
     if config.network.norm_groups:  # blocks have layers of other widths than their own
+        x, cond = jnp.zeros((1, *shape)), {each.name: each.encode(_one(each, shape)) for each in conditions}
         try:
-            batch = example(config)
-            jax.eval_shape(network.init, root_key(0), to_float(batch["x0"]), jnp.ones(1), batch["cond"])
+            jax.eval_shape(network.init, root_key(0), x, jnp.ones(1), cond)
         except ValueError as error:
             raise UserError(f"network.norm_groups={config.network.norm_groups}: {error}") from error
     return network
 
 
-def unet(config: ConfigDict) -> UNet:
-    network, (height, width, _) = config.network, config.data.shape
+def _one(condition: Condition, shape: Shape) -> Any:
+    return jax.tree.map(jnp.asarray, condition.example(1, shape[:2]))
+
+
+def unet(config: ConfigDict, shape: Shape, conditions: Sequence[Condition]) -> UNet:
+    network, (height, width, channels) = config.network, shape
     try:
         check_sides(height, width, levels=len(network.channel_mults))
         attending = {
@@ -56,12 +57,13 @@ def unet(config: ConfigDict) -> UNet:
             f"{error}: change data.image_size, network.channel_mults, network.attention_heads or network.head_channels"
         ) from error
     attention = one_of("network.attention", network.attention, ("self", "cross", "transformer"))
-    if attention == "cross" and not _tokens(config):
+    if attention == "cross" and not any(condition.token_width for condition in conditions):
         raise UserError(
             "network.attention='cross' looks at the tokens of a text or an encoded image, and model.conditions="
             f"{tuple(config.model.conditions)} gives none; use self or transformer"
         )
-    if (only := _only_tokens(config)) and (attention == "self" or not attending):
+    only = next((condition.only_tokens for condition in conditions if condition.only_tokens), "")
+    if only and (attention == "self" or not attending):
         raise UserError(
             f"{only} gives tokens alone, which attention must look at: set network.attention to cross or transformer, "
             "and network.attention_levels"
@@ -70,7 +72,7 @@ def unet(config: ConfigDict) -> UNet:
     if network.norm_groups and (uneven := [width for width in widths if width % network.norm_groups]):
         raise UserError(f"network.norm_groups={network.norm_groups} does not divide {uneven[0]} channels")
     return UNet(
-        out_channels=_outputs(config),
+        out_channels=channels * (2 if config.model.learned_variance else 1),
         channels=network.channels,
         channel_mults=network.channel_mults,
         blocks_per_level=network.blocks_per_level,
@@ -91,7 +93,7 @@ def unet(config: ConfigDict) -> UNet:
         waves=network.waves,
         wave_offset=network.wave_offset,
         style=_style(network),
-        conditioner=conditioner(config, vector_features=4 * network.channels),
+        conditioner=conditioner(config, conditions, vector_features=4 * network.channels),
         remat=network.remat,
     )
 
@@ -112,8 +114,8 @@ def _style(network: ConfigDict) -> Style:
     )
 
 
-def dit(config: ConfigDict) -> DiT:
-    network, (height, width, _) = config.network, config.data.shape
+def dit(config: ConfigDict, shape: Shape, conditions: Sequence[Condition]) -> DiT:
+    network, (height, width, channels) = config.network, shape
     try:
         check_patches(height, width, patch_size=network.patch_size)
         head_count(network.width, network.attention_heads, 0)
@@ -125,7 +127,7 @@ def dit(config: ConfigDict) -> DiT:
     if vectors_only and ("text" in config.model.conditions or "image" in config.model.conditions):
         raise UserError("network.embedder='per_block' takes labels and scalars alone; set network.embedder='shared'")
     return DiT(
-        out_channels=_outputs(config),
+        out_channels=channels * (2 if config.model.learned_variance else 1),
         features=network.width,
         depth=network.depth,
         heads=network.attention_heads,
@@ -135,7 +137,7 @@ def dit(config: ConfigDict) -> DiT:
         embedder=one_of("network.embedder", network.embedder, ("shared", "per_block")),  # type: ignore[arg-type]
         wave_offset=network.wave_offset,
         mlp_norm_eps=network.norm_eps,
-        conditioner=conditioner(config, vector_features=network.width),
+        conditioner=conditioner(config, conditions, vector_features=network.width),
         dtype=pick("network.dtype", network.dtype, DTYPES),
         remat=network.remat,
     )
@@ -178,81 +180,23 @@ def settings_of(network: nn.Module) -> dict[str, Any]:
     raise UserError(f"a {type(network).__name__} is no network that a diffusion model is trained with")
 
 
-def conditioner(config: ConfigDict, *, vector_features: int) -> Conditioner | None:
-    """An embedder for each of model.conditions."""
-    condition, dtype = config.condition, pick("network.dtype", config.network.dtype, DTYPES)
-
-    def text() -> nn.Module:
-        wanted = condition.text
-        if wanted.encoder == "frozen" and not wanted.projected:
-            return conditioning.TextTokens(config.data.text_width)
-        if wanted.encoder == "frozen":
-            return conditioning.TextFeatures(wanted.width, vector_features, dtype)
-        return conditioning.TextTransformer(
-            wanted.vocabulary, wanted.width, vector_features, wanted.depth, wanted.heads, dtype
-        )
-
-    def image() -> nn.Module:
-        forms: dict[str, Callable[[], nn.Module]] = {
-            "planes": conditioning.ImagePlanes,
-            "tokens": lambda: conditioning.ImageTokens(condition.image.width, condition.image.halvings, dtype),
-        }
-        return pick("condition.image.into", condition.image.into, forms)()
-
-    embedders: dict[str, Callable[[], nn.Module]] = {
-        "label": lambda: conditioning.LabelEmbedding(len(config.data.class_names), vector_features),
-        "text": text,
-        "image": image,
-        "scalars": lambda: conditioning.ScalarEmbedding(vector_features, dtype=dtype),
-    }
-    widths = {"text": _text_tokens(config), "image": _image_tokens(config)}
-    if widths["image"] % 4:
-        raise UserError(f"condition.image.width={widths['image']} must be a multiple of 4, as positions are")
-    if all(widths.values()) and len(set(widths.values())) > 1:
-        raise UserError(
-            f"tokens of texts ({widths['text']}) and of images ({widths['image']}) lie beside one another: give "
-            "condition.text.width and condition.image.width the same value"
-        )
-    made: dict[str, Any] = {name: embedders[name]() for name in config.model.conditions}
+def conditioner(config: ConfigDict, conditions: Sequence[Condition], *, vector_features: int) -> Conditioner | None:
+    """An embedder for each condition, and for the augmentation."""
+    dtype = pick("network.dtype", config.network.dtype, DTYPES)
+    widths = {each.name: each.token_width for each in conditions if each.token_width}
+    if len(set(widths.values())) > 1:
+        told = " and of ".join(f"{name}s ({width})" for name, width in widths.items())
+        keys = " and ".join(f"condition.{name}.width" for name in widths)
+        raise UserError(f"tokens of {told} lie beside one another: give {keys} the same value")
+    made: dict[str, Any] = {each.name: each.embedder(vector_features, dtype) for each in conditions}
     if config.data.augment:
-        made["augment"] = conditioning.AugmentEmbedding(vector_features, dtype)
+        made["augment"] = AugmentEmbedding(vector_features, dtype)
     return Conditioner(made) if made else None
 
 
-def _text_tokens(config: ConfigDict) -> int:
-    """The width of the text's tokens; 0 without text."""
-    text = config.condition.text
-    if "text" not in config.model.conditions:
-        return 0
-    return config.data.text_width if text.encoder == "frozen" and not text.projected else text.width
-
-
-def _image_tokens(config: ConfigDict) -> int:
-    image = config.condition.image
-    return image.width if "image" in config.model.conditions and image.into == "tokens" else 0
-
-
-def _tokens(config: ConfigDict) -> bool:
-    return bool(_text_tokens(config) or _image_tokens(config))
-
-
-def _only_tokens(config: ConfigDict) -> str:
-    """The setting by which a condition is tokens and nothing else; "" where none is."""
-    text = config.condition.text
-    if _image_tokens(config):
-        return "condition.image.into='tokens'"
-    if _text_tokens(config) and text.encoder == "frozen" and not text.projected:
-        return "condition.text.projected=False"
-    return ""
-
-
-def _outputs(config: ConfigDict) -> int:
-    return config.data.shape[-1] * (2 if config.model.learned_variance else 1)
-
-
-def convnet(config: ConfigDict) -> Classifier:
+def convnet(config: ConfigDict, shape: Shape) -> Classifier:
     least = 2 ** (len(config.network.channel_mults) - 1)
-    if min(config.data.shape[:2]) < least:
+    if min(shape[:2]) < least:
         raise UserError(f"network.channel_mults={config.network.channel_mults} needs sides of at least {least}")
     return Classifier(
         num_classes=len(config.data.class_names),
@@ -261,3 +205,7 @@ def convnet(config: ConfigDict) -> Classifier:
         dropout=config.network.dropout,
         dtype=pick("network.dtype", config.network.dtype, DTYPES),
     )
+
+
+# network.name -> (config, x's shape, conditions) -> a network that denoises.
+NETWORKS: dict[str, Callable[[ConfigDict, Shape, Sequence[Condition]], nn.Module]] = {"unet": unet, "dit": dit}

@@ -7,11 +7,11 @@ from ml_collections import ConfigDict
 from jdiff.common.errors import UserError
 from jdiff.config import one_of
 from jdiff.diffusion import tables
-from jdiff.from_config.conditions import drop_rates
-from jdiff.from_config.guidance import check_sampling
+from jdiff.from_config.conditions import conditions
 from jdiff.from_config.names import pick
 from jdiff.from_config.networks import convnet, denoising
 from jdiff.from_config.process import objective, prediction
+from jdiff.from_config.spaces import space
 from jdiff.networks.lora import LAYERS
 from jdiff.networks.uncertainty import Uncertainty
 from jdiff.tasks import Task
@@ -27,14 +27,13 @@ def diffusion(config: ConfigDict) -> DiffusionTask:
         raise UserError(f"model.learned_variance needs a table, and model.schedule={config.model.schedule!r} is none")
     if learned_variance and config.objective.draw != "steps":
         raise UserError("model.learned_variance learns the variance of a table's steps: set objective.draw='steps'")
-    network = denoising(config)
-    check_sampling(config, predicted.schedule)
+    given, lives_in = conditions(config), space(config)
     return DiffusionTask(
-        network=network,
+        network=denoising(config, lives_in.shape, given),
         parameterization=predicted,
         objective=objective(config, predicted),
-        conditions=config.model.conditions,
-        drop_rates=drop_rates(config),
+        space=lives_in,
+        conditions=given,
         learned_variance=learned_variance,
         uncertainty=Uncertainty() if config.objective.uncertainty else None,
     )
@@ -49,8 +48,9 @@ def classifier(config: ConfigDict) -> ClassifierTask:
         raise UserError(f"task='classifier' needs classes, and data.name={config.data.name!r} has none")
     if config.data.labels_per_image > 1:
         raise UserError("task='classifier' tells one class an image, and these images have several labels")
-    networks = {"convnet": convnet}
-    return ClassifierTask(network=pick("network.name", config.network.name, networks)(config))
+    networks, lives_in = {"convnet": convnet}, space(config)
+    network = pick("network.name", config.network.name, networks)(config, lives_in.shape)
+    return ClassifierTask(network=network, space=lives_in)
 
 
 def adapted(config: ConfigDict) -> DiffusionTask | LoRATask:

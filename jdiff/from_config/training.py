@@ -10,14 +10,6 @@ from jdiff.training.ema import Ema
 from jdiff.training.optimizer import make_optimizer
 
 
-def total_steps(config: ConfigDict, images: int) -> int:
-    """How long to train: train.steps, or else train.epochs passes over `images`, or else train.images."""
-    train = config.train
-    if train.steps:
-        return train.steps
-    return max(1, math.ceil((train.epochs * images or train.images) / train.batch_size))
-
-
 def optimizer(config: ConfigDict) -> optax.GradientTransformation:
     train = config.train
     return make_optimizer(

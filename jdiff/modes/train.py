@@ -1,53 +1,56 @@
-"""--mode=train: the training loop. It knows a task by its `init` and `loss` alone."""
+"""--mode=train: the training loop. It knows a task by what `Task` says alone."""
 
-import time
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from clu import parameter_overview
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 import jdiff.config
-from jdiff import from_config
-from jdiff.common import pictures
+from jdiff import from_config, previews
 from jdiff.common.errors import UserError, writing_to
-from jdiff.common.keys import folded, named, root_key
-from jdiff.conditions import save_examples
+from jdiff.common.progress import progress_bar
+from jdiff.conditions.examples import save_examples
+from jdiff.conditions.text import Text, encoded, fit_tokenizer
 from jdiff.data import pipeline
 from jdiff.data.sources import Source
 from jdiff.model import Model
-from jdiff.modes import sample
-from jdiff.tasks import Task
+from jdiff.previews import Due
+from jdiff.request import check
+from jdiff.resolve import resolve
+from jdiff.tasks import Task, Weights
+from jdiff.tasks.diffusion import DiffusionTask
 from jdiff.training import sharding
 from jdiff.training.checkpoints import Checkpoints
+from jdiff.training.clock import Clock
 from jdiff.training.interrupt import Interrupt
-from jdiff.training.step import TrainState, init_state, train_step
+from jdiff.training.step import TrainState, train_step
 from jdiff.training.writers import Writers, add_logs, replace_file, say
-from jdiff.weights import read
 from jdiff.weights.export import EXPORTED
-from jdiff.weights.start import pretrained_tokenizer, with_pretrained_network, with_pretrained_params
+from jdiff.weights.start import begin, pretrained_tokenizer, with_pretrained_network
 
 EXAMPLES = 100  # images whose conditions a run keeps to draw samples by
 
 
-def train(config: ConfigDict, workdir: Path) -> int:
+def train(config: ConfigDict, workdir: Path, out: Path | None = None) -> int:
     """Train, or go on training, what `config` says in `workdir`; the exit status (128 + signal where one ended it)."""
     mesh = sharding.make_mesh(fsdp=config.machine.fsdp)
     check_batch_size(config, mesh)
     source, held_out = from_config.sources(config)
-    config = from_config.resolve(config, source)
-    config = with_pretrained_network(config, workdir)
+    config = with_pretrained_network(resolve(config, source), workdir)
     task = from_config.task(config)
-    total = from_config.total_steps(config, len(source))
+    if isinstance(task.sampled, DiffusionTask):
+        check(config, task.sampled.parameterization.schedule)
+    total = total_steps(config, len(source))
 
     folder = open_folder(workdir)
-    source, held_out = from_config.encoded(config, workdir, source, held_out, pretrained_tokenizer(config))
+    source, held_out = with_texts(config, workdir, source, held_out)
     with Checkpoints(folder, keep_last=config.checkpoint.keep) as checkpoints, Interrupt() as interrupt:
         start = checkpoints.latest() or 0
         if start:
@@ -58,21 +61,23 @@ def train(config: ConfigDict, workdir: Path) -> int:
             say(f"already trained to step {start}; a larger train.steps goes on from here")
             return 0
 
-        model = Model(config, read.plain(task), mesh, {}, step=start, workdir=workdir)  # given weights to draw
-        score = make_score(config, task, mesh, held_out)
+        model = Model(config, task.sampled, mesh, Weights({}, {}), step=start, workdir=workdir)
+        scores = previews.evaluators(previews.SCORES, config, task, mesh, held_out)
+        pictures = previews.evaluators(previews.PICTURES, config, task, mesh, held_out)
         next_state = make_step(config, task, state)
-        batches = on_devices(open_batches(config, source, start), mesh)
+        batches = sharding.on_devices(mesh, open_batches(config, source, start))
         if not start:
             keep_examples(config, held_out or source, workdir)
             draw_forward(model, source, workdir)
         meter, clock = None, Clock(start)
 
         with Writers(config.log, workdir, config, start=start, total=total) as writers:
+            run = partial(evaluate, task, model, workdir=workdir, writers=writers)
             for step in range(start + 1, total + 1):
                 state, logs = next_state(state, next_batch(batches, state, config, checkpoints))
                 meter = add_logs(meter, logs)
                 writers.advance()
-                stopping = stop_asked(interrupt, step, config.log.every)
+                stopping = interrupt.asked(step, config.log.every)
                 last = step == total or stopping
 
                 if step % config.log.every == 0 or last:
@@ -83,12 +88,13 @@ def train(config: ConfigDict, workdir: Path) -> int:
                     meter = None
 
                 with clock.stopped():
+                    if stopping:  # whoever asks may not wait for long
+                        checkpoints.save(state, config=config.to_dict(), holdout_loss=None)
+                    scored = run(scores, state, step, last=last)
                     if step % config.checkpoint.every == 0 or last:
-                        scores = score(state)
-                        writers.scalars(step, {f"holdout_{name}": value for name, value in scores.items()})
-                        checkpoints.save(state, config=config.to_dict(), holdout_loss=scores.get("loss"))
+                        checkpoints.save(state, config=config.to_dict(), holdout_loss=scored.get("holdout_loss"))
                     if not stopping:
-                        draw(model, task, state, step, workdir, writers, last=last)
+                        run(pictures, state, step, last=last)
                 if last:
                     break
         checkpoints.wait()
@@ -96,9 +102,60 @@ def train(config: ConfigDict, workdir: Path) -> int:
     if interrupt.signal:
         say(f"stopped at step {step} and saved it in {folder}; the same command goes on from there")
         return 128 + interrupt.signal
-    held = "  ".join(f"held-out {name} {value:.4g}" for name, value in scores.items())
+    held = "  ".join(f"held-out {name.removeprefix('holdout_')} {value:.4g}" for name, value in scored.items())
     say(f"trained to step {step}, saved in {folder}  {held}")
     return 0
+
+
+def evaluate(
+    task: Task,
+    model: Model,
+    due: list[Due],
+    state: TrainState,
+    step: int,
+    *,
+    last: bool,
+    workdir: Path,
+    writers: Writers,
+) -> dict[str, float]:
+    """The scalars of the evaluators that are due at this step, by its averaged weights; pictures are written."""
+    wanted = [evaluator for every, evaluator in due if step % every == 0 or last]
+    if not wanted:
+        return {}
+    model = model.with_weights(task.whole(Weights(state.ema, state.task_state)), step=step)
+    scalars: dict[str, float] = {}
+    for evaluator in wanted:
+        report = evaluator(model, state, step)
+        writers.scalars(step, report.scalars)
+        scalars |= report.scalars
+        for name, picture in report.pictures.items():
+            suffix = "" if name == "samples" else f"_{name}"
+            previews.show(workdir / "samples" / f"step_{step:07d}{suffix}.png", name, picture, writers, step)
+    return scalars
+
+
+def make_step(config: ConfigDict, task: Task, state: TrainState) -> Any:
+    """(state, batch) -> (state, logs), compiled; the state is donated and keeps its shardings."""
+    step = partial(
+        train_step,
+        loss=task.loss,
+        optimizer=from_config.optimizer(config),
+        ema=from_config.ema(config),
+        averaged=task.averaged,
+        batch_size=config.train.batch_size,
+        accumulate=config.train.accumulate,
+    )
+    # Left to itself the compiler shards some leaves anew, and the second step, given those, compiles again.
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+
+
+def total_steps(config: ConfigDict, images: int) -> int:
+    """How long to train: train.steps, or else train.epochs passes over `images`, or else train.images."""
+    train = config.train
+    if train.steps:
+        return train.steps
+    return max(1, math.ceil((train.epochs * images or train.images) / train.batch_size))
 
 
 def check_batch_size(config: ConfigDict, mesh: Mesh) -> None:
@@ -119,42 +176,25 @@ def open_folder(workdir: Path) -> Path:
     return folder
 
 
-def initial_state(config: ConfigDict, task: Task) -> TrainState:
-    key = root_key(config.seed)
-    params, task_state = task.init(named(key, "init"), from_config.example(config))
-    return init_state(params, task_state, from_config.optimizer(config), named(key, "train"))
-
-
-def begin(config: ConfigDict, task: Task, mesh: Mesh, checkpoints: Checkpoints, start: int) -> TrainState:
-    """The state of step `start`: restored, or new where that is 0; born with its shards on their devices."""
-    initial = partial(initial_state, config, task)
-    abstract = sharding.abstract(mesh, jax.eval_shape(initial))
-    if start:
-        state = checkpoints.restore(start, abstract)
-    else:
-        state = jax.jit(initial, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))()
-    return with_pretrained_params(config, task, mesh, state, fresh=not start)
-
-
-def make_step(config: ConfigDict, task: Task, state: TrainState) -> Any:
-    """(state, batch) -> (state, logs), compiled, the state donated; shardings stay those of `state`."""
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    return jax.jit(
-        partial(
-            train_step,
-            loss=task.loss,
-            optimizer=from_config.optimizer(config),
-            ema=from_config.ema(config),
-            batch_size=config.train.batch_size,
-            accumulate=config.train.accumulate,
-        ),
-        donate_argnums=0,
-        # Left to itself the compiler shards some leaves anew, and the second step, given those, compiles again.
-        out_shardings=(shardings, None),
+def with_texts(
+    config: ConfigDict, workdir: Path, train: Source, held_out: Source | None
+) -> tuple[Source, Source | None]:
+    """The sources with their captions encoded, where the model is given texts."""
+    text = next((condition for condition in from_config.conditions(config) if isinstance(condition, Text)), None)
+    if text is None:
+        return train, held_out
+    fit_tokenizer(text, train.captions, workdir, pretrained_tokenizer(config))
+    train, *others = encoded(
+        text.in_folder(workdir),
+        [train] if held_out is None else [train, held_out],
+        data_dir=config.data.dir,
+        workdir=workdir,
+        progress=progress_bar("reading captions", show=config.log.progress),
     )
+    return train, others[0] if others else None
 
 
-def open_batches(config: ConfigDict, source: Source, start: int):
+def open_batches(config: ConfigDict, source: Source, start: int) -> Iterator[PyTree]:
     """This process's share of the batches start, start + 1, ..."""
     return pipeline.train_batches(
         source,
@@ -170,14 +210,6 @@ def open_batches(config: ConfigDict, source: Source, start: int):
     )
 
 
-def on_devices(batches: Iterator[PyTree], mesh: Mesh) -> Iterator[PyTree]:
-    """Global arrays of each process's rows, one batch ahead: its transfer overlaps the step before it."""
-    ahead = sharding.put_batch(mesh, next(batches))
-    for batch in batches:
-        now, ahead = ahead, sharding.put_batch(mesh, batch)
-        yield now
-
-
 def next_batch(batches: Iterator[PyTree], state: TrainState, config: ConfigDict, checkpoints: Checkpoints) -> PyTree:
     """The next batch. Where the data fail, what has been learnt is saved before that is told."""
     try:
@@ -188,35 +220,6 @@ def next_batch(batches: Iterator[PyTree], state: TrainState, config: ConfigDict,
         checkpoints.save(state, config=config.to_dict(), holdout_loss=None)
         checkpoints.wait()
         raise UserError(f"{error}; step {state.step} is saved: mend the data, and the same command goes on") from error
-
-
-def make_score(
-    config: ConfigDict, task: Task, mesh: Mesh, held_out: Source | None
-) -> Callable[[TrainState], dict[str, float]]:
-    """state -> the averaged weights' mean loss and logs on fixed held-out images and noise; {} without images."""
-    if held_out is None or not config.train.holdout_images:
-        return lambda state: {}
-    whole = pipeline.fixed_batch(held_out, from_config.view(config, train=False), config.train.holdout_images)
-    rows, size = len(whole["x0"]), config.train.batch_size
-    key = named(root_key(config.seed), "holdout")
-
-    @jax.jit
-    def score(state: TrainState, batch: PyTree, index: int) -> dict:
-        part_key = folded(key, index)
-        loss, (_, logs) = task.loss(state.ema, state.task_state, batch, part_key, state.step, train=False)
-        return {"loss": loss, **logs}
-
-    parts = []
-    for index, first in enumerate(range(0, rows, size)):
-        part = jax.tree.map(lambda values, first=first: values[first : first + size], whole)
-        part_rows = len(part["x0"])
-        parts.append((index, part_rows, jax.device_put(part, sharding.of_batch(mesh, part_rows))))
-
-    def score_all(state: TrainState) -> dict[str, float]:
-        scores = [(score(state, part, index), share) for index, share, part in parts]
-        return {name: sum(float(part[name]) * share for part, share in scores) / rows for name in scores[0][0]}
-
-    return score_all
 
 
 def announce(
@@ -246,21 +249,6 @@ def announce(
     )
 
 
-def stop_asked(interrupt: Interrupt, step: int, every: int) -> bool:
-    """Whether a signal has come; several processes ask each other, at log points alone (asking waits for the
-    devices).
-    """
-    if jax.process_count() == 1:
-        return interrupt.signal is not None
-    if step % every:
-        return False
-    from jax.experimental import multihost_utils
-
-    asked = bool(multihost_utils.process_allgather(np.int32(interrupt.signal or 0)).max())
-    interrupt.signal = interrupt.signal or (15 if asked else None)
-    return asked
-
-
 def stop_if_not_finite(state: TrainState, step: int, config: ConfigDict, checkpoints: Checkpoints) -> None:
     in_row = int(state.skipped_in_row)
     if in_row >= config.train.max_skipped_in_row:
@@ -283,66 +271,7 @@ def keep_examples(config: ConfigDict, source: Source, workdir: Path) -> None:
         save_examples(workdir, {name: cond[name] for name in config.model.conditions}, captions)
 
 
-def draw(
-    model: Model, task: Task, state: TrainState, step: int, workdir: Path, writers: Writers, *, last: bool
-) -> None:
-    """A grid and a strip where they are due, by the averaged weights of `state`."""
-    config, folder = model.config, workdir / "samples"
-
-    def due(every: int) -> bool:
-        return config.log.pictures and every > 0 and (step % every == 0 or last)
-
-    grid_due, strip_due = due(config.train.sample_every), due(config.train.trajectory_every)
-    if grid_due or strip_due:
-        model = model.with_params(read.whole(task, state), step=step)
-    if grid_due:
-        picture = sample.grid(model, model.sample())
-        show("samples", folder / f"step_{step:07d}.png", picture, partial(writers.picture, step))
-    if strip_due:
-        picture = sample.strip(sample.trajectory(model))
-        show("trajectory", folder / f"step_{step:07d}_trajectory.png", picture, partial(writers.picture, step))
-
-
 def draw_forward(model: Model, source: Source, workdir: Path) -> None:
-    """The first training images and the noise that they are to be found in again, once, beside the denoising strips."""
-    config = model.config
-    if not (config.log.pictures and config.train.trajectory_every) or jax.process_index() > 0:
-        return
-    images = pipeline.fixed_batch(source, from_config.view(config, train=False), sample.STRIP_IMAGES)["x0"]
-    show("forward process", workdir / "samples" / "forward.png", sample.strip(model.forward(images)))
-
-
-def show(name: str, path: Path, picture: np.ndarray, record: Callable[[str, np.ndarray], None] | None = None) -> None:
-    """Write a picture, record it and say where it is; a full disk is not worth a run's life."""
-    if jax.process_index() > 0:
-        return
-    try:
-        pictures.save_png(path, picture)
-        if record:
-            record(name, picture)
-        say(f"{name}: {path}")
-    except OSError as error:
-        say(f"could not write {path}: {error.strerror or error}; training goes on")
-
-
-class Clock:
-    """Training speed between log points, the time for checkpoints and pictures left out."""
-
-    def __init__(self, step: int):
-        self._step, self._since, self._stopped_at = step, time.monotonic(), 0.0
-
-    def speed(self, step: int, batch_size: int) -> dict[str, float]:
-        """Since the last call: images/s and seconds a step."""
-        now = time.monotonic()
-        seconds = (now - self._since) / (step - self._step)
-        self._step, self._since = step, now
-        return {"images_per_s": batch_size / seconds, "seconds_per_step": seconds}
-
-    def stopped(self) -> "Clock":
-        return self
-
-    def __enter__(self) -> None:
-        self._stopped_at = time.monotonic()
-
-    def __exit__(self, *exception: object) -> None:
-        self._since += time.monotonic() - self._stopped_at
+    """The forward process once, beside the denoising strips."""
+    if model.config.log.pictures and model.config.train.trajectory_every and jax.process_index() == 0:
+        previews.show(workdir / "samples" / "forward.png", "forward process", previews.forward_process(model, source))

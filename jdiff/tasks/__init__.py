@@ -1,22 +1,46 @@
-"""What is trained. A task is a frozen dataclass with two functions, and that is all that training knows of it:
-
-    init(key, batch) -> params, state
-    loss(params, state, batch, key, step, *, train) -> loss, (state, logs)
-
-`loss` is the mean over the batch; with train=False nothing random but what the objective itself draws from the key (no
-dropout, no dropped condition), which is how held-out images are scored. `state` is what a task keeps beside its
-parameters ({} for most); logs are scalars by name.
-"""
+"""What is trained. A task is a frozen dataclass; training knows of it what the protocol `Task` says, no more."""
 
 from typing import Any, Protocol, runtime_checkable
 
+from flax import struct
 from jaxtyping import Array, PyTree
+
+from jdiff.spaces import Space
+
+
+@struct.dataclass
+class Weights:
+    """What a run loads, a Model holds, a program takes and an export writes.
+
+    params: the parameters that gradients train. state: what a task keeps beside them ({} for most).
+    """
+
+    params: Any
+    state: Any
 
 
 @runtime_checkable
 class Task(Protocol):
-    def init(self, key: Array, batch: Any) -> tuple[PyTree, PyTree]: ...
+    """space: what its x lives in. averaged: the top groups of params that are averaged and that samplers load; (): all.
+    sampled: the task that a sampler uses, which is this one for most.
 
+    init(key, batch) -> params, state
+    loss(params, state, batch, key, step, *, train) -> loss, (state, logs)
+        The mean over the batch; logs are scalars by name. train=False: nothing is random but the objective's own draws
+        from the key (no dropout, no dropped condition), which is how held-out images are scored.
+    whole(weights) -> the weights that `sampled` takes, from averaged ones
+    begin(weights, found) -> the weights to begin training with, `found` (those of `sampled`) taken over
+    """
+
+    @property
+    def space(self) -> Space: ...
+    @property
+    def averaged(self) -> tuple[str, ...]: ...
+    @property
+    def sampled(self) -> "Task": ...
+    def init(self, key: Array, batch: Any) -> tuple[PyTree, PyTree]: ...
     def loss(
         self, params: PyTree, state: PyTree, batch: Any, key: Array, step: Array, *, train: bool = True
     ) -> tuple[Array, tuple[PyTree, dict[str, Array]]]: ...
+    def whole(self, weights: Weights) -> Weights: ...
+    def begin(self, weights: Weights, found: Weights) -> Weights: ...

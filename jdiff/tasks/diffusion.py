@@ -1,7 +1,4 @@
-"""The diffusion task: learn the denoiser D(x0 + sigma eps, sigma, cond) of x0.
-
-loss = mean over images of objective.losses(x0, D(x0 + sigma eps, sigma, cond), sigma),   sigma ~ objective.draw
-"""
+"""The diffusion task: learn the denoiser D(x0 + sigma eps, sigma, cond) of x0."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,36 +6,46 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Bool, Float, PyTree
 
 from jdiff.common.arrays import per_image
 from jdiff.common.keys import named
-from jdiff.common.pictures import to_float
+from jdiff.conditions import Condition
 from jdiff.diffusion import variational
-from jdiff.diffusion.denoiser import Cond, Denoise, make_denoiser
+from jdiff.diffusion.denoiser import Cond, Denoise, Denoised, make_denoiser
 from jdiff.diffusion.objective import Objective, uncertain
 from jdiff.diffusion.parameterization import Parameterization
 from jdiff.diffusion.tables import DDPMTable
+from jdiff.spaces import Space
+from jdiff.tasks import Weights
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class DiffusionTask:
-    """conditions: the names in a batch's "cond" that the model is given. drop_rates: how often, in training, each of
-    them is replaced in an example by its learned null, so that the model also learns to do without (classifier-free
-    guidance). learned_variance: the network answers with twice the channels (denoiser.make_denoiser). uncertainty:
-    learns u(ln sigma) along, for objective.uncertain; its parameters lie beside the network's.
+    """loss = mean over images of objective.losses(x0, D(x0 + sigma eps, sigma, cond), sigma),  sigma ~ objective.draw
+
+    conditions: what the network is given of a batch's "cond"; in training each is replaced, in a share of the examples,
+    by its learned null, so that the model also learns to do without (classifier-free guidance). learned_variance: the
+    network answers with twice the channels (denoiser.make_denoiser). uncertainty: learns u(ln sigma) along, for
+    objective.uncertain; its parameters lie beside the network's.
     """
 
     network: nn.Module
     parameterization: Parameterization
     objective: Objective
-    conditions: tuple[str, ...] = ()
-    drop_rates: tuple[float, ...] = ()
+    space: Space
+    conditions: tuple[Condition, ...] = ()
     learned_variance: bool = False
     uncertainty: nn.Module | None = None
+    averaged: tuple[str, ...] = ("network",)
+
+    @property
+    def sampled(self) -> "DiffusionTask":
+        return self
 
     def init(self, key: Array, batch: PyTree) -> tuple[PyTree, PyTree]:
-        x0 = to_float(batch["x0"])
+        x0 = jnp.zeros((len(batch["x0"]), *self.space.shape))
         sigma = jnp.ones(x0.shape[0])
         params = {"network": self.network.init(key, x0, sigma, self._known(batch["cond"]))["params"]}
         if self.uncertainty:
@@ -48,14 +55,15 @@ class DiffusionTask:
     def loss(
         self, params: PyTree, state: PyTree, batch: PyTree, key: Array, step: Array, *, train: bool = True
     ) -> tuple[Array, tuple[PyTree, dict[str, Array]]]:
-        x0, cond = to_float(batch["x0"]), self._known(batch["cond"])
+        weights, cond = Weights(params, state), dict(batch["cond"])
+        x0 = self.space.encode(weights, batch["x0"], named(key, "encode"))
         images = x0.shape[0]
-        if train and cond:
-            cond["drop"] = dict(zip(self.conditions, self._drops(named(key, "drop"), images), strict=True))
+        if train and self.conditions:
+            drops = self._drops(named(key, "drop"), images)
+            cond["drop"] = dict(zip([condition.name for condition in self.conditions], drops, strict=True))
         sigma = self.objective.sigmas(named(key, "sigma"), images)
         x = x0 + per_image(sigma, x0) * jax.random.normal(named(key, "eps"), x0.shape)
-        denoise = self._denoiser(params, dropout_key=named(key, "dropout") if train else None)
-        denoised = denoise(x, sigma, cond)
+        denoised = self._denoiser(weights, named(key, "dropout") if train else None)(x, sigma, cond)
         losses = self.objective.losses(x0, denoised.x0, sigma)
         logs = {}
         if self.uncertainty:
@@ -68,16 +76,22 @@ class DiffusionTask:
             losses += self.objective.vlb * bits
         return jnp.mean(losses), (state, logs)
 
-    def denoiser(self, params: PyTree) -> Denoise:
-        """D with these parameters, as samplers see it."""
-        return self._denoiser(params, dropout_key=None)
+    def denoiser(self, weights: Weights) -> "Denoiser":
+        """D with these weights, as samplers see it."""
+        return Denoiser(self, weights)
 
-    def _denoiser(self, params: PyTree, *, dropout_key: Array | None) -> Denoise:
+    def whole(self, weights: Weights) -> Weights:
+        return weights
+
+    def begin(self, weights: Weights, found: Weights) -> Weights:
+        return Weights({**weights.params, **found.params}, {**weights.state, **found.state})
+
+    def _denoiser(self, weights: Weights, dropout_key: Array | None) -> Denoise:
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
 
         def network(x: Float[Array, "b ..."], c_noise: Float[Array, " b"], cond: Cond) -> Any:
-            known = self._known(cond)
-            return self.network.apply({"params": params["network"]}, x, c_noise, known, train=bool(rngs), rngs=rngs)
+            params, known = weights.params["network"], self._known(cond)
+            return self.network.apply({"params": params}, x, c_noise, known, train=bool(rngs), rngs=rngs)
 
         return make_denoiser(network, self.parameterization, learned_variance=self.learned_variance)
 
@@ -85,9 +99,10 @@ class DiffusionTask:
         """Which conditions are dropped, each at its own rate. In half of the images by one draw for all conditions, so
         that often all are dropped, which is what guidance leads away from.
         """
-        draws = jax.random.uniform(key, (len(self.drop_rates), images))
+        rates = jnp.array([condition.drop_rate for condition in self.conditions])
+        draws = jax.random.uniform(key, (len(rates), images))
         together = jax.random.bernoulli(named(key, "together"), shape=(images,))
-        return jnp.where(together, draws[0], draws) < jnp.array(self.drop_rates)[:, None]
+        return jnp.where(together, draws[0], draws) < rates[:, None]
 
     def _variational(self, x0: Array, x: Array, sigma: Array, denoised: Any) -> Float[Array, " b"]:
         """T L_t in bits a value, an estimate of the bound; it trains the variance alone (2102.09672, section 3.1)."""
@@ -98,6 +113,19 @@ class DiffusionTask:
         return len(table.betas) * variational.term(jnp.asarray(table.sigmas, x.dtype), x0, x, t, fixed_mean)
 
     def _known(self, cond: Cond) -> dict[str, Any]:
-        """Those of the conditions that the network is given, images as floats, and how images were augmented."""
-        known = {name: cond[name] for name in (*self.conditions, "augment", "drop") if name in cond}
-        return known | ({"image": to_float(known["image"])} if "image" in known else {})
+        """What the network is told: its conditions, which of them are dropped, and how images were augmented."""
+        known = {each.name: each.encode(cond[each.name]) for each in self.conditions if each.name in cond}
+        return known | {name: cond[name] for name in ("augment", "drop") if name in cond}
+
+
+@struct.dataclass
+class Denoiser:
+    """The denoiser of a task with its weights, as one pytree: `denoise(x, sigma, cond, to)`."""
+
+    task: DiffusionTask = struct.field(pytree_node=False)
+    weights: Any
+
+    def __call__(
+        self, x: Float[Array, "b ..."], sigma: Float[Array, "*b"], cond: Cond, to: Float[Array, "*b"] | None = None
+    ) -> Denoised:
+        return self.task._denoiser(self.weights, None)(x, sigma, cond, to)

@@ -1,46 +1,74 @@
-"""Another task with its network frozen, and low-rank parts beside the kernels in its place (networks/lora.py)."""
+"""Low-rank adaptation: another task with its network frozen, and low-rank parts beside the kernels."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from jdiff.common.keys import named
 from jdiff.networks import lora
 from jdiff.networks.conditioning import is_conditioner
+from jdiff.spaces import Space
+from jdiff.tasks import Weights
 from jdiff.tasks.diffusion import DiffusionTask
+from jdiff.training.step import FROZEN
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class LoRATask:
-    """task: whose weights are frozen, under "frozen" in the task's state, which checkpoints leave out. rank, alpha,
-    layers: see networks/lora.py. The conditions' embedders are trained whole: they may be new.
+    """The loss of `task` with W + (alpha / rank) A B in place of each adapted kernel W (Hu et al., arXiv 2106.09685).
+
+    The frozen weights lie under "frozen" in the state, which checkpoints leave out. rank, alpha, layers: see
+    networks/lora.py. The conditions' embedders are trained whole: they may be new.
     """
 
     task: DiffusionTask
     rank: int
     alpha: float
     layers: tuple[str, ...] = lora.LAYERS
+    averaged: tuple[str, ...] = ()
+
+    @property
+    def space(self) -> Space:
+        return self.task.space
+
+    @property
+    def sampled(self) -> DiffusionTask:
+        return self.task
 
     def init(self, key: Array, batch: PyTree) -> tuple[PyTree, PyTree]:
         frozen, state = self.task.init(key, batch)
         network = frozen["network"]
         parts = lora.init(named(key, "lora"), network, rank=self.rank, layers=self.layers)
-        return {"parts": parts, **_conditioner(network)}, {**state, "frozen": frozen}
+        return {"parts": parts, **_conditioner(network)}, {**state, FROZEN: frozen}
 
     def loss(
         self, params: PyTree, state: PyTree, batch: PyTree, key: Array, step: Array, *, train: bool = True
     ) -> tuple[Array, tuple[PyTree, dict[str, Array]]]:
-        loss, (_, logs) = self.task.loss(self.whole(params, state["frozen"]), {}, batch, key, step, train=train)
-        return loss, (state, logs)
+        own = {name: part for name, part in state.items() if name != FROZEN}
+        loss, (own, logs) = self.task.loss(self._merged(params, state[FROZEN]), own, batch, key, step, train=train)
+        return loss, ({**own, FROZEN: state[FROZEN]}, logs)
 
-    def whole(self, params: PyTree, frozen: PyTree) -> PyTree:
+    def whole(self, weights: Weights) -> Weights:
         """The task's weights with the low-rank parts merged in."""
+        own = {name: part for name, part in weights.state.items() if name != FROZEN}
+        return Weights(self._merge(weights.params, weights.state[FROZEN]), own)
+
+    def begin(self, weights: Weights, found: Weights) -> Weights:
+        """The parts stand beside `found`, which stays frozen; training goes on from copies of its embedders."""
+        params = {**weights.params, **jax.tree.map(jnp.copy, _conditioner(found.params["network"]))}
+        return Weights(params, {**weights.state, **found.state, FROZEN: found.params})
+
+    @cached_property
+    def _merge(self) -> Callable[[PyTree, PyTree], PyTree]:
+        return jax.jit(self._merged)  # traced once, not at every picture
+
+    def _merged(self, params: PyTree, frozen: PyTree) -> PyTree:
         network = {**frozen["network"], **_conditioner(params)}
         return {**frozen, "network": lora.merged(network, params["parts"], alpha=self.alpha)}
-
-    def with_conditioner(self, params: PyTree, frozen: PyTree) -> PyTree:
-        """`params` with the conditions' embedders of these frozen weights, which training goes on from."""
-        return {**params, **_conditioner(frozen["network"])}
 
 
 def _conditioner(params: PyTree) -> PyTree:

@@ -22,7 +22,7 @@ from jaxtyping import PyTree
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from jdiff.common.errors import UserError
-from jdiff.training.step import TrainState
+from jdiff.training.step import FROZEN, TrainState
 
 METRIC = "holdout_loss"
 
@@ -118,7 +118,7 @@ class Checkpoints:
         )
         restored = self._manager.restore(step, args=items)
         state = TrainState(**restored["weights"], **restored["training"])
-        frozen = {name: part for name, part in abstract.task_state.items() if name == "frozen"}
+        frozen = {name: part for name, part in abstract.task_state.items() if name == FROZEN}
         return dataclasses.replace(state, task_state={**state.task_state, **frozen})
 
     def restore_weights(self, step: int, abstract: PyTree) -> PyTree:
@@ -145,5 +145,5 @@ def _split(state: TrainState) -> tuple[PyTree, PyTree]:
 
 
 def _without_frozen(weights: PyTree) -> PyTree:
-    task_state = {name: part for name, part in weights["task_state"].items() if name != "frozen"}
+    task_state = {name: part for name, part in weights["task_state"].items() if name != FROZEN}
     return {**weights, "task_state": task_state}

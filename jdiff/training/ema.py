@@ -29,3 +29,8 @@ class Ema:
     def update(self, ema: PyTree, params: PyTree, step: Int[Array, ""], batch_size: int) -> PyTree:
         beta = self.decay(step, batch_size)
         return jax.tree.map(lambda e, p: beta * e + (1 - beta) * p.astype(e.dtype), ema, params)
+
+
+def groups(params: PyTree, names: tuple[str, ...]) -> PyTree:
+    """The top groups of params with these names; (): all."""
+    return {name: params[name] for name in names} if names else params

@@ -4,6 +4,9 @@ import signal
 from types import FrameType
 from typing import Any
 
+import jax
+import numpy as np
+
 
 class Interrupt:
     """Within this context the first SIGINT or SIGTERM is only noted in `signal`; a second one acts as usual."""
@@ -20,6 +23,20 @@ class Interrupt:
 
     def __exit__(self, *exception: object) -> None:
         self._restore()
+
+    def asked(self, step: int, every: int) -> bool:
+        """Whether a signal has come; several processes ask each other, at every so many steps alone (asking waits for
+        the devices).
+        """
+        if jax.process_count() == 1:
+            return self.signal is not None
+        if step % every:
+            return False
+        from jax.experimental import multihost_utils
+
+        asked = bool(multihost_utils.process_allgather(np.int32(self.signal or 0)).max())
+        self.signal = self.signal or (int(signal.SIGTERM) if asked else None)
+        return asked
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = number

@@ -4,6 +4,7 @@ A batch is split over all devices, along both axes. Parameters, and all that has
 along one of their own axes, and repeated over "data": fsdp = 1 is plain data parallelism.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -63,6 +64,14 @@ def put_batch(mesh: Mesh, local: PyTree) -> PyTree:
         return jax.make_array_from_process_local_data(sharding, rows)
 
     return jax.tree.map(put, local)
+
+
+def on_devices(mesh: Mesh, batches: Iterator[PyTree]) -> Iterator[PyTree]:
+    """Global arrays of each process's rows, one batch ahead: its transfer overlaps the step before it."""
+    ahead = put_batch(mesh, next(batches))
+    for batch in batches:
+        now, ahead = ahead, put_batch(mesh, batch)
+        yield now
 
 
 def put_replicated(mesh: Mesh, tree: PyTree) -> PyTree:

@@ -14,7 +14,9 @@ from flax import struct
 from jaxtyping import Array, Float, PyTree
 
 from jdiff.common.keys import folded, wrapped
-from jdiff.training.ema import Ema
+from jdiff.training.ema import Ema, groups
+
+FROZEN = "frozen"  # a part of a task's state that no checkpoint holds: it comes from where it came from at first
 
 Logs: TypeAlias = dict[str, Float[Array, ""]]
 # (params, state, batch, key, step) -> loss, (state, logs)
@@ -38,13 +40,22 @@ class TrainState:
     skipped_in_row: Any  # int32 []
 
 
-def init_state(params: PyTree, task_state: PyTree, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
+def init_state(
+    params: PyTree,
+    task_state: PyTree,
+    optimizer: optax.GradientTransformation,
+    key: Array,
+    averaged: tuple[str, ...] = (),
+) -> TrainState:
+    """The state before the first step. averaged: see `train_step`."""
     zero = jnp.zeros((), jnp.int32)
     return TrainState(
         step=zero,
         key=jax.random.key_data(key),
         params=params,
-        ema=jax.tree.map(jnp.copy, params),  # copies: the state is donated, and no buffer can be given away twice
+        ema=jax.tree.map(
+            jnp.copy, groups(params, averaged)
+        ),  # copies: the state is donated, and no buffer can be given away twice
         task_state=task_state,
         opt_state=optimizer.init(params),
         skipped=jnp.copy(zero),
@@ -59,11 +70,13 @@ def train_step(
     loss: Loss,
     optimizer: optax.GradientTransformation,
     ema: Ema,
+    averaged: tuple[str, ...] = (),
     batch_size: int,
     accumulate: int = 1,
 ) -> tuple[TrainState, Logs]:
     """The state after one step, and what to log: the task's logs, the loss and the gradient's norm.
 
+    averaged: the top groups of params that are averaged; (): all.
     accumulate: the batch goes through in so many parts, whose gradients are averaged.
     """
     key = folded(wrapped(state.key), state.step)
@@ -77,7 +90,8 @@ def train_step(
     finite = jnp.isfinite(logs["loss"]) & jnp.isfinite(logs["grad_norm"])
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    after = (params, ema.update(state.ema, params, state.step, batch_size), task_state, opt_state)
+    average = ema.update(state.ema, groups(params, averaged), state.step, batch_size)
+    after = (params, average, task_state, opt_state)
     before = (state.params, state.ema, state.task_state, state.opt_state)
     kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
     skipped = state.skipped + ~finite

@@ -1,20 +1,60 @@
-"""A run's weights and config as one folder of safetensors."""
+"""A run as one folder of safetensors, config, tokenizer and examples: `jdiff.load` reads it."""
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from flax.traverse_util import flatten_dict
-from jaxtyping import PyTree
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
+from jdiff import interop
+from jdiff.common.errors import UserError
+from jdiff.conditions.examples import EXAMPLES
+from jdiff.conditions.text import TOKENIZER
+from jdiff.config import saved
 from jdiff.interop import tensors
+from jdiff.tasks import Weights
 
 EXPORTED = "weights.safetensors"  # in place of checkpoints, in a run's folder that was exported
+STATE = "state"  # names of what a task keeps beside its parameters begin with it
 
 
-def export(params: PyTree, config: ConfigDict, folder: Path, *, step: int) -> None:
-    """Write weights and config as a run's folder with safetensors in place of checkpoints: `jdiff.load` reads it."""
-    arrays = {".".join(path): np.asarray(leaf) for path, leaf in flatten_dict(params).items()}
+def export(
+    weights: Weights,
+    config: ConfigDict,
+    folder: Path,
+    *,
+    step: int,
+    workdir: Path | None = None,
+    like: str | Path | None = None,
+) -> None:
+    """Write a run's folder with safetensors in place of checkpoints; with `like`, a model's folder of diffusers, the
+    network in the form that this one has. workdir: the run's.
+
+    Raises UserError where the folder cannot be written, or the network is another than that of `like`.
+    """
+    if (folder / "checkpoints").is_dir():
+        raise UserError(f"{folder} holds a run, which weights written there would hide; give another folder")
+    if like is not None:
+        interop.save_like(weights.params["network"], Path(like), folder)
+        return
+    arrays = {name: np.asarray(leaf) for name, leaf in as_tensors(weights).items()}
     merged = config.copy_and_resolve_references()
     merged.lora.rank, merged.train.initial = 0, ""  # low-rank parts are merged: there is nothing to stand beside
-    tensors.write(folder, arrays, merged.to_dict(), file=EXPORTED, metadata={"step": str(step)})
+    tensors.write(folder, arrays, saved(merged), file=EXPORTED, metadata={"step": str(step)})
+    for name in (TOKENIZER, EXAMPLES):
+        if workdir and (workdir / name).is_file():
+            shutil.copy(workdir / name, folder / name)
+
+
+def as_tensors(weights: Weights) -> dict[str, Any]:
+    """Weights by dotted names."""
+    flat = flatten_dict(weights.params) | flatten_dict({STATE: weights.state})
+    return {".".join(path): leaf for path, leaf in flat.items()}
+
+
+def of_tensors(arrays: dict[str, Any]) -> Weights:
+    """Weights from their dotted names."""
+    params = unflatten_dict({tuple(name.split(".")): array for name, array in arrays.items()})
+    return Weights(params, params.pop(STATE, {}))

@@ -20,25 +20,24 @@ from jdiff.common.keys import named, root_key
 from jdiff.from_config.networks import settings_of
 from jdiff.interop import tensors
 from jdiff.networks.conditioning import is_conditioner
-from jdiff.tasks import Task
-from jdiff.tasks.lora import LoRATask
+from jdiff.tasks import Task, Weights
 from jdiff.training import sharding
 from jdiff.training.checkpoints import Checkpoints
-from jdiff.training.step import TrainState
-from jdiff.weights.export import EXPORTED
+from jdiff.training.ema import groups
+from jdiff.training.step import FROZEN
+from jdiff.weights.export import EXPORTED, as_tensors, of_tensors
 
 # What a run keeps of its network when others start from it: the rest of the group is theirs to choose.
 OWN_CHOICE = ("dropout", "dtype", "remat")
 
 
-def of_run(config: ConfigDict, workdir: Path, checkpoint: str, mesh: Mesh) -> tuple[Task, PyTree, int]:
-    """(task, averaged weights, step) of the run in `workdir`: of its checkpoint "latest", "best" or of a step.
-
-    Low-rank parts come merged with the weights that they stand beside. Raises UserError where something is missing.
+def of_run(config: ConfigDict, workdir: Path, checkpoint: str, mesh: Mesh) -> tuple[Task, Weights, int]:
+    """(the task that a sampler uses, its averaged weights, step) of the run in `workdir`: of its checkpoint "latest",
+    "best" or of a step. Raises UserError where something is missing.
     """
     task, folder = from_config.task(config), workdir / "checkpoints"
     if (workdir / EXPORTED).is_file():
-        return plain(task), *_exported(plain(task), config, workdir, mesh)
+        return task.sampled, *_exported(task.sampled, config, workdir, mesh)
     nothing = f"{workdir} holds no checkpoint yet; train it first: --config=FILE --workdir={workdir}"
     if not folder.is_dir():
         raise UserError(nothing)
@@ -46,39 +45,34 @@ def of_run(config: ConfigDict, workdir: Path, checkpoint: str, mesh: Mesh) -> tu
         step = checkpoints.find(checkpoint)
         if step is None:
             raise UserError(nothing)
-        params, state = jax.eval_shape(lambda: task.init(root_key(0), from_config.example(config)))
-        weights = checkpoints.restore_weights(step, sharding.abstract(mesh, {"ema": params, "task_state": state}))
-    params = weights["ema"]
-    if isinstance(task, LoRATask):
-        params = jax.jit(task.whole)(params, pretrained_params(config, mesh)[0])
-    return plain(task), params, step
+        params, state = _shapes(task, config)
+        abstract = {"ema": groups(params, task.averaged), "task_state": state}
+        saved = checkpoints.restore_weights(step, sharding.abstract(mesh, abstract))
+    state = saved["task_state"]
+    if FROZEN in abstract["task_state"]:
+        state = {**state, FROZEN: pretrained_weights(config, mesh)[0].params}
+    return task.sampled, task.whole(Weights(saved["ema"], state)), step
 
 
-def whole(task: Task, state: TrainState) -> PyTree:
-    """The averaged weights of `plain(task)`."""
-    return jax.jit(task.whole)(state.ema, state.task_state["frozen"]) if isinstance(task, LoRATask) else state.ema
+def _shapes(task: Task, config: ConfigDict) -> tuple[PyTree, PyTree]:
+    """(params, state) of a task as shapes and dtypes."""
+    return jax.eval_shape(lambda: task.init(root_key(0), from_config.example(config)))
 
 
-def plain(task: Task) -> Task:
-    """The task whose weights a sampler takes."""
-    return task.task if isinstance(task, LoRATask) else task
-
-
-def _exported(task: Task, config: ConfigDict, workdir: Path, mesh: Mesh) -> tuple[PyTree, int]:
-    abstract = sharding.abstract(mesh, jax.eval_shape(lambda: task.init(root_key(0), from_config.example(config)))[0])
-    read, metadata = tensors.read_file(workdir / EXPORTED)
+def _exported(task: Task, config: ConfigDict, workdir: Path, mesh: Mesh) -> tuple[Weights, int]:
+    params, state = _shapes(task, config)
+    abstract = sharding.abstract(mesh, as_tensors(Weights(groups(params, task.averaged), state)))
+    file = workdir / EXPORTED
+    read, metadata = tensors.read_file(file)
     made = {}
-    for path, leaf in flatten_dict(abstract).items():
-        name = ".".join(path)
+    for name, leaf in abstract.items():
         if name not in read or read[name].shape != leaf.shape:
             there = list(read[name].shape) if name in read else "not there"
-            raise UserError(f"{workdir / EXPORTED}: the tensor {name} is {there}; it must be {list(leaf.shape)}")
-        made[path] = jax.device_put(read.pop(name), leaf.sharding)
+            raise UserError(f"{file}: the tensor {name} is {there}; it must be {list(leaf.shape)}")
+        made[name] = jax.device_put(read.pop(name), leaf.sharding)
     if read:
-        raise UserError(
-            f"{workdir / EXPORTED} holds the tensor {min(read)}, which {jdiff.config.FILE} has no layer for"
-        )
-    return unflatten_dict(made), int(metadata.get("step", 0))
+        raise UserError(f"{file} holds the tensor {min(read)}, which {jdiff.config.FILE} has no layer for")
+    return of_tensors(made), int(metadata.get("step", 0))
 
 
 @dataclass(frozen=True)
@@ -105,12 +99,12 @@ def read_pretrained(path: str, checkpoint: str = "latest") -> Pretrained:
         theirs, params = interop.load(folder)
         return Pretrained(folder, settings_of(theirs), flatten_dict(params), None)
     config = jdiff.config.of_run(folder)
-    _, params, step = of_run(config, folder, checkpoint, sharding.make_mesh())
-    if "network" not in params:
+    _, weights, step = of_run(config, folder, checkpoint, sharding.make_mesh())
+    if "network" not in weights.params:
         raise UserError(
             f"train.initial={path!r} is a run of task={config.task!r}; a diffusion model starts from another"
         )
-    arrays = jax.tree.map(np.asarray, params["network"])
+    arrays = jax.tree.map(np.asarray, weights.params["network"])
     network = {name: value for name, value in config.network.items() if name not in OWN_CHOICE}
     return Pretrained(folder, network, flatten_dict(arrays), config, step)
 
@@ -172,13 +166,12 @@ def _label_table(new: Array, found: np.ndarray | None, start: Pretrained, config
     return new.at[rows[0]].set(found[rows[1]]), note
 
 
-def pretrained_params(config: ConfigDict, mesh: Mesh) -> tuple[PyTree, list[str]]:
-    """(the diffusion model's weights as training starts with them from train.initial, notes)."""
-    key, task = root_key(config.seed), plain(from_config.task(config))
-    params = jax.jit(lambda: task.init(named(key, "init"), from_config.example(config))[0])()
-    network, notes = overlaid(
-        params["network"], read_pretrained(config.train.initial, config.train.initial_checkpoint), config
-    )
-    made = {**params, "network": network}
+def pretrained_weights(config: ConfigDict, mesh: Mesh) -> tuple[Weights, list[str]]:
+    """(the weights that training starts with, those of train.initial in place; notes of what is new)."""
+    task = from_config.task(config).sampled
+    params, state = jax.jit(lambda: task.init(named(root_key(config.seed), "init"), from_config.example(config)))()
+    start = read_pretrained(config.train.initial, config.train.initial_checkpoint)
+    network, notes = overlaid(params["network"], start, config)
+    made = Weights({**params, "network": network}, state)
     where = jax.tree.map(lambda leaf: leaf.sharding, sharding.abstract(mesh, made))
     return jax.device_put(made, where), notes

@@ -1,6 +1,7 @@
-"""Training that starts from weights that there are (train.initial)."""
+"""Where training starts: anew, from a checkpoint, or from weights that there are (train.initial)."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -12,11 +13,15 @@ from ml_collections import ConfigDict
 import jdiff.config
 from jdiff import from_config
 from jdiff.common.errors import UserError
-from jdiff.tasks import Task
-from jdiff.tasks.lora import LoRATask
-from jdiff.training.step import TrainState
+from jdiff.common.keys import named, root_key
+from jdiff.conditions.text import TOKENIZER
+from jdiff.tasks import Task, Weights
+from jdiff.training import sharding
+from jdiff.training.checkpoints import Checkpoints
+from jdiff.training.ema import groups
+from jdiff.training.step import FROZEN, TrainState, init_state
 from jdiff.training.writers import say
-from jdiff.weights.read import OWN_CHOICE, other_conditions, pretrained_params, read_pretrained
+from jdiff.weights.read import OWN_CHOICE, other_conditions, pretrained_weights, read_pretrained
 
 # Keys of the group `model` that say what weights mean: what the network predicts, and at which noise.
 PROCESS = (
@@ -56,26 +61,37 @@ def with_pretrained_network(config: ConfigDict, workdir: Path) -> ConfigDict:
 
 def pretrained_tokenizer(config: ConfigDict) -> Path | None:
     """The tokenizer of the run that training starts from, where texts mean here what they mean there."""
-    file = Path(config.train.initial) / from_config.TOKENIZER
+    file = Path(config.train.initial) / TOKENIZER
     if not config.train.initial or not file.is_file():
         return None
     return None if "text" in other_conditions(config, jdiff.config.of_run(file.parent)) else file
 
 
-def with_pretrained_params(config: ConfigDict, task: Task, mesh: Mesh, state: TrainState, *, fresh: bool) -> TrainState:
-    """A run's state, new ("fresh") or restored, with the weights of train.initial where they belong."""
-    if not config.train.initial or not (fresh or isinstance(task, LoRATask)):
-        return state
-    found, notes = pretrained_params(config, mesh)
-    for note in notes if fresh else ():
-        say(note)
-    if isinstance(task, LoRATask):
-        state = replace(state, task_state={**state.task_state, "frozen": found})
-        params = task.with_conditioner(state.params, found)
+def begin(config: ConfigDict, task: Task, mesh: Mesh, checkpoints: Checkpoints | None, step: int) -> TrainState:
+    """The state of `step`: restored, or new where that is 0; born with its shards on their devices."""
+    initial = partial(initial_state, config, task)
+    abstract = sharding.abstract(mesh, jax.eval_shape(initial))
+    if step and checkpoints:
+        state = checkpoints.restore(step, abstract)
     else:
-        params = found
+        state = jax.jit(initial, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))()
+    if not config.train.initial or (step and FROZEN not in state.task_state):
+        return state
+    found, notes = pretrained_weights(config, mesh)
+    if step:
+        return replace(state, task_state={**state.task_state, FROZEN: found.params})
+    for note in notes:
+        say(note)
+    weights = task.begin(Weights(state.params, state.task_state), found)
     # Copies: the state is donated, and no buffer can be given away twice.
-    return replace(state, params=_copied(params), ema=_copied(params)) if fresh else state
+    params, average = _copied(weights.params), _copied(groups(weights.params, task.averaged))
+    return replace(state, params=params, ema=average, task_state=weights.state)
+
+
+def initial_state(config: ConfigDict, task: Task) -> TrainState:
+    key = root_key(config.seed)
+    params, task_state = task.init(named(key, "init"), from_config.example(config))
+    return init_state(params, task_state, from_config.optimizer(config), named(key, "train"), task.averaged)
 
 
 def _copied(params: PyTree) -> PyTree:

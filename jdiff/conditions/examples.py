@@ -1,0 +1,39 @@
+"""A run's own examples: the conditions of some held-out images, so that sampling needs no data."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jdiff.common.errors import UserError
+from jdiff.conditions import Condition
+from jdiff.conditions.image import Image
+
+EXAMPLES = "examples.npz"  # in a run's folder
+FORMAT = 2  # 1: condition images of float data were kept in [-1, 1]
+
+
+def save_examples(workdir: Path, cond: dict[str, Any], captions: Sequence[str]) -> None:
+    """Raises OSError where the folder cannot be written."""
+    arrays = flatten_dict({**cond, **({"captions": np.array(captions)} if captions else {})}, sep="/")
+    np.savez(workdir / EXAMPLES, format=FORMAT, **arrays)
+
+
+def load_examples(workdir: Path | None, conditions: Sequence[Condition]) -> dict[str, Any]:
+    """{a condition's name: its values, ...} and, where there are texts, "captions". Raises UserError without a file."""
+    file = (workdir or Path()) / EXAMPLES
+    try:
+        with np.load(file) as arrays:
+            saved = unflatten_dict(dict(arrays), sep="/")
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        asked = ", ".join(condition.name for condition in conditions)
+        raise UserError(f"say what to draw ({asked}): this run has no examples, cannot read {file}") from error
+    if saved.pop("format", 1) < 2:
+        images = [condition for condition in conditions if isinstance(condition, Image)]
+        for image in images:
+            if image.seen.dtype == "float32":
+                saved["image"] = image.seen.range.from_model(saved["image"])
+    return saved

@@ -1,0 +1,73 @@
+"""Classes as a condition."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jdiff.common.errors import UserError
+from jdiff.conditions import Condition
+from jdiff.config import nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label(Condition):
+    """The class of an image, int32 [n], or several, [n, per_image] with -1 for none: a learned vector a class.
+
+    A caller names classes by number or by name.
+    """
+
+    name = "label"
+    argument = "labels"
+    words = "labels"
+    class_names: tuple[str, ...]
+    per_image: int = 1
+    drop_rate: float = 0.0
+
+    def of_record(self, record: Mapping[str, Any], pictures: Mapping[str, np.ndarray]) -> np.ndarray:
+        return np.asarray(record["label"], np.int32)
+
+    def of_caller(self, values: Any, argument: str = argument) -> np.ndarray:
+        labels = values.tolist() if hasattr(values, "tolist") else values  # of NumPy or JAX
+        if isinstance(labels, str) or not isinstance(labels, Iterable):
+            raise UserError(f"{argument}={labels!r} must be a sequence of labels, as in labels=[3, 3, 5]")
+        if self.per_image == 1:
+            return np.array([self._number(label, argument) for label in labels], np.int32)
+        rows = np.full((0, self.per_image), -1, np.int32)
+        for label in labels:
+            alone = isinstance(label, str) or not isinstance(label, Iterable)
+            several = [self._number(each, argument) for each in ([label] if alone else label)]
+            if len(several) > self.per_image:
+                raise UserError(
+                    f"{argument} holds {len(several)} labels for an image; this model knows up to {self.per_image}"
+                )
+            rows = np.concatenate([rows, [several + [-1] * (self.per_image - len(several))]]).astype(np.int32)
+        return rows
+
+    def every_class(self) -> np.ndarray:
+        """The classes in turn."""
+        return self.of_caller(range(len(self.class_names)))
+
+    def example(self, rows: int, sides: tuple[int, int]) -> np.ndarray:
+        return np.zeros((rows, self.per_image) if self.per_image > 1 else rows, np.int32)
+
+    def embedder(self, vector_features: int, dtype: Any) -> Any:
+        from jdiff.networks.conditioning import LabelEmbedding
+
+        return LabelEmbedding(len(self.class_names), vector_features)
+
+    def _number(self, label: object, argument: str) -> int:
+        classes = self.class_names
+        if isinstance(label, str):
+            if label not in classes:
+                some = f"; there are {', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''}"
+                raise UserError(f"{argument} holds {label!r}, no name of a class{nearest(label, classes) or some}")
+            return classes.index(label)
+        if not isinstance(label, (int, np.integer)) or isinstance(label, bool):
+            raise UserError(
+                f"{argument} must hold whole numbers or names of classes, as in labels=[3, 3, 5]; not {label!r}"
+            )
+        if label not in range(len(classes)):
+            raise UserError(f"{argument} holds {label!r}; labels are 0..{len(classes) - 1}")
+        return int(label)

@@ -1,0 +1,129 @@
+"""Texts as a condition."""
+
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jdiff.common.errors import UserError, writing_to
+from jdiff.conditions import Condition, Values
+from jdiff.data import frozen_text, tokenizer
+from jdiff.data.frozen_text import FrozenEncoder
+from jdiff.data.sources import Source
+from jdiff.data.sources.captioned import encode
+from jdiff.data.tokenizer import BytePairEncoder, OnLong
+
+TOKENIZER = "tokenizer.json"  # in a run's folder
+CACHE = ".jdiff"  # features of a frozen encoder: beside the data, or else in the run's folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text(Condition):
+    """A caption: token ids int32 [n, length] for a transformer trained along with the network, or a frozen encoder's
+    features, {"features": float32 [n, length, frozen_width], "mask": bool [n, length]}.
+
+    frozen_width: 0 for token ids. path: the frozen encoder's folder. projected: frozen features go through a layer.
+    width, vocabulary, depth, heads: of the transformer; width also of projected features. folder: the run's, where its
+    tokenizer lies.
+    """
+
+    name = "text"
+    argument = "texts"
+    words = "texts"
+    length: int
+    on_long: OnLong = "truncate"
+    frozen_width: int = 0
+    path: str = ""
+    projected: bool = True
+    vocabulary: int = 2048
+    width: int = 128
+    depth: int = 2
+    heads: int = 4
+    folder: Path | None = None
+    drop_rate: float = 0.0
+
+    @property
+    def token_width(self) -> int:
+        return self.frozen_width if self._as_they_are else self.width
+
+    @property
+    def only_tokens(self) -> str:
+        return "condition.text.projected=False" if self._as_they_are else ""
+
+    @property
+    def _as_they_are(self) -> bool:
+        return self.frozen_width > 0 and not self.projected
+
+    def in_folder(self, workdir: Path | None) -> "Text":
+        return replace(self, folder=workdir)
+
+    def of_record(self, record: Mapping[str, Any], pictures: Mapping[str, np.ndarray]) -> Values:
+        return record["text"]  # encoded already: see `encoded`
+
+    def of_caller(self, values: Any) -> Values:
+        if isinstance(values, str) or not all(isinstance(text, str) for text in values):
+            raise UserError('texts must be strings, one an image or fewer, as in texts=["a red heart"]')
+        return self.encoder(list(values))
+
+    def example(self, rows: int, sides: tuple[int, int]) -> Values:
+        ids = np.ones((rows, self.length), np.int32)
+        features = np.zeros((rows, self.length, self.frozen_width), np.float32)
+        return {"features": features, "mask": ids > 0} if self.frozen_width else ids
+
+    def embedder(self, vector_features: int, dtype: Any) -> Any:
+        from jdiff.networks import conditioning
+
+        if self._as_they_are:
+            return conditioning.TextTokens(self.frozen_width)
+        if self.frozen_width:
+            return conditioning.TextFeatures(self.width, vector_features, dtype)
+        return conditioning.TextTransformer(self.vocabulary, self.width, vector_features, self.depth, self.heads, dtype)
+
+    @cached_property
+    def encoder(self) -> Callable[[Sequence[str]], Values]:
+        """Texts -> values. Raises UserError where the run has lost its tokenizer."""
+        if self.frozen_width:
+            return self.frozen.features
+        file = (self.folder or Path()) / TOKENIZER
+        try:
+            return BytePairEncoder(file.read_text("utf-8"), self.length, self.on_long)
+        except OSError as error:
+            raise UserError(f"cannot read {file}, the tokenizer of this run's texts: {error.strerror}") from error
+
+    @property
+    def frozen(self) -> FrozenEncoder:
+        return FrozenEncoder(self.path, self.length, self.on_long)
+
+
+def fit_tokenizer(text: Text, captions: Sequence[str], workdir: Path, fitted: Path | None) -> None:
+    """Write the run's tokenizer, unless it has one: a copy of the file `fitted`, or one fitted to `captions`."""
+    file = workdir / TOKENIZER
+    if text.frozen_width or file.is_file():
+        return
+    with writing_to(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+        if fitted:
+            shutil.copy(fitted, file)
+        else:
+            file.write_text(tokenizer.fit(captions, text.vocabulary), "utf-8")
+
+
+def encoded(
+    text: Text,
+    sources: Sequence[Source],
+    *,
+    data_dir: str,
+    workdir: Path,
+    progress: Callable[[Iterable, int], Iterable],
+) -> list[Source]:
+    """The sources with their captions as values; a frozen encoder's features are computed once, and kept in files."""
+    encoder: Callable[[Sequence[str]], Values] = text.encoder
+    if text.frozen_width:
+        own = workdir / "text"
+        folder = Path(data_dir).expanduser() / CACHE if data_dir else own
+        encoder = partial(frozen_text.cached, text.frozen, folder=folder, otherwise=own, progress=progress)
+    return list(encode(sources, encoder))

@@ -1,0 +1,148 @@
+"""What training scores and draws as it goes: held-out loss, grids of samples, denoising strips; and their pictures.
+
+An evaluator is a function of (model, state, step); a run holds a list of (every, evaluator).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Num, PyTree, UInt8
+from ml_collections import ConfigDict
+
+from jdiff import from_config
+from jdiff.common import pictures
+from jdiff.common.keys import folded, named, root_key
+from jdiff.data import pipeline
+from jdiff.data.sources import Source
+from jdiff.model import Model
+from jdiff.tasks import Task
+from jdiff.training import sharding
+from jdiff.training.step import TrainState
+from jdiff.training.writers import Writers, say
+
+GRID_IMAGES = 256  # most images in a grid
+STRIP_IMAGES = 8  # images in a strip
+STRIP_FRAMES = 10  # rungs shown in a strip
+
+
+@dataclass(frozen=True)
+class Report:
+    """scalars: for metrics.jsonl and the like. pictures: by name; the name of each one's file follows the step's."""
+
+    scalars: dict[str, float] = field(default_factory=dict)
+    pictures: dict[str, UInt8[np.ndarray, "h w c"]] = field(default_factory=dict)
+
+
+# model: with the averaged weights of `state`.
+Evaluator: TypeAlias = Callable[[Model, TrainState, int], Report]
+Due: TypeAlias = tuple[int, Evaluator]  # every so many steps, and at the last one
+
+
+def held_out_loss(config: ConfigDict, task: Task, mesh: Mesh, held_out: Source | None) -> list[Due]:
+    """The averaged weights' mean loss and logs on fixed held-out images and noise, before each checkpoint."""
+    if held_out is None or not config.train.holdout_images:
+        return []
+    whole = pipeline.fixed_batch(held_out, from_config.view(config, train=False), config.train.holdout_images)
+    images, size = len(whole["x0"]), config.train.batch_size
+    key = named(root_key(config.seed), "holdout")
+
+    @jax.jit
+    def score(params: PyTree, state: TrainState, batch: PyTree, index: int) -> dict:
+        part_key = folded(key, index)
+        loss, (_, logs) = task.loss(params, state.task_state, batch, part_key, state.step, train=False)
+        return {"loss": loss, **logs}
+
+    parts = []
+    for first in range(0, images, size):
+        part = jax.tree.map(lambda values, first=first: values[first : first + size], whole)
+        count = len(part["x0"])
+        parts.append((count, jax.device_put(part, sharding.of_batch(mesh, count))))
+
+    def evaluate(model: Model, state: TrainState, step: int) -> Report:
+        params = {**state.params, **state.ema}
+        scores = [score(params, state, part, index) for index, (_, part) in enumerate(parts)]
+        shares = [count for count, _ in parts]
+        names = scores[0]
+        means = {
+            name: sum(float(part[name]) * share for part, share in zip(scores, shares, strict=True)) / images
+            for name in names
+        }
+        return Report(scalars={f"holdout_{name}": value for name, value in means.items()})
+
+    return [(config.checkpoint.every, evaluate)]
+
+
+def sample_grid(config: ConfigDict, task: Task, mesh: Mesh, held_out: Source | None) -> list[Due]:
+    """The config's samples as one picture."""
+
+    def evaluate(model: Model, state: TrainState, step: int) -> Report:
+        return Report(pictures={"samples": grid(model, model.sample())})
+
+    return [(config.train.sample_every, evaluate)] if config.log.pictures else []
+
+
+def denoising_strip(config: ConfigDict, task: Task, mesh: Mesh, held_out: Source | None) -> list[Due]:
+    """How the first images come out of the noise."""
+
+    def evaluate(model: Model, state: TrainState, step: int) -> Report:
+        frames = model.trajectory(min(STRIP_IMAGES, config.sample.num_images))
+        return Report(pictures={"trajectory": strip(frames)})
+
+    return [(config.train.trajectory_every, evaluate)] if config.log.pictures else []
+
+
+Make: TypeAlias = Callable[[ConfigDict, Task, Mesh, Source | None], list[Due]]
+
+# Scores come before a checkpoint is saved, as they tell the best one; pictures after it. A further evaluator is a line.
+SCORES: list[Make] = [held_out_loss]
+PICTURES: list[Make] = [sample_grid, denoising_strip]
+
+
+def evaluators(family: list[Make], config: ConfigDict, task: Task, mesh: Mesh, held_out: Source | None) -> list[Due]:
+    """What a run of this config evaluates; those that are never due are left out."""
+    made = [due for make in family for due in make(config, task, mesh, held_out)]
+    return [(every, evaluate) for every, evaluate in made if every > 0]
+
+
+def forward_process(model: Model, source: Source) -> UInt8[np.ndarray, "H W c"]:
+    """The first training images and the noise that they are to be found in again, beside the denoising strips."""
+    images = pipeline.fixed_batch(source, from_config.view(model.config, train=False), STRIP_IMAGES)["x0"]
+    return strip(model.forward(images))
+
+
+def show(path: Path, name: str, picture: np.ndarray, writers: Writers | None = None, step: int = 0) -> None:
+    """Write a picture, record it and say where it is; a full disk is not worth a run's life."""
+    if jax.process_index() > 0:
+        return
+    try:
+        pictures.save_png(path, picture)
+        if writers:
+            writers.picture(step, name, picture)
+        say(f"{name}: {path}")
+    except OSError as error:
+        say(f"could not write {path}: {error.strerror or error}; training goes on")
+
+
+def grid(model: Model, images: Num[np.ndarray, "n h w c"]) -> UInt8[np.ndarray, "H W c2"]:
+    """The first images as one picture; where every class comes in turn, a column a class."""
+    classes = len(model.config.data.class_names)
+    by_label = tuple(model.config.model.conditions) == ("label",)
+    in_turn = by_label and not model.config.sample.labels and 1 < classes <= 20
+    return pictures.grid(model.shown(images[:GRID_IMAGES]), classes if in_turn else None)
+
+
+def strip(frames: UInt8[np.ndarray, "rungs n h w c"]) -> UInt8[np.ndarray, "H W c2"]:
+    """A row an image, from noise on the left to the image on the right."""
+    chosen = np.unique(np.round(np.linspace(0, len(frames) - 1, STRIP_FRAMES)).astype(int))
+    return columns(frames[chosen])
+
+
+def columns(stages: UInt8[np.ndarray, "stages n h w c"]) -> UInt8[np.ndarray, "H W c2"]:
+    """A row an image, a column a stage."""
+    rows = stages.swapaxes(0, 1)
+    return pictures.grid(rows.reshape(-1, *rows.shape[2:]), len(stages))

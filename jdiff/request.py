@@ -1,0 +1,271 @@
+"""What a call asks for, checked and frozen: how many images, of what, by which sampler, ladder and guidance."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from jdiff import from_config
+from jdiff.common.errors import UserError
+from jdiff.conditions import Condition
+from jdiff.conditions.examples import load_examples
+from jdiff.conditions.image import Image
+from jdiff.conditions.label import Label
+from jdiff.conditions.scalars import Scalars
+from jdiff.conditions.text import Text
+from jdiff.config import check_sample, known_as, one_of
+from jdiff.diffusion.guidance import Guidance
+from jdiff.diffusion.ladders import Ladder
+from jdiff.diffusion.samplers import Sampler
+from jdiff.diffusion.schedules import Schedule
+from jdiff.from_config.conditions import label as label_condition
+from jdiff.from_config.guidance import GUIDANCES, THRESHOLDS, away_from
+from jdiff.from_config.sampling import names
+
+Rows = dict[str, Any]  # name -> arrays [n, ...]
+
+KINDS: tuple[type[Condition], ...] = (Label, Text, Image, Scalars)
+TO_CLASSES = "classifier"  # the method that guides by a classifier, to a class that the model need not know
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Request:
+    """config: the run's with the call's settings in place. scale: of the guidance, for each image. guided: whether any
+    of them changes anything. cond: the conditions of each image. texts: those of each image in words, where it has one.
+    """
+
+    config: ConfigDict
+    sampler: Sampler
+    sigmas: Ladder
+    scale: Float[np.ndarray, " n"]
+    guided: bool
+    cond: Rows
+    texts: list[str] | None = None
+
+    @property
+    def count(self) -> int:
+        return self.config.sample.num_images
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """The label of each image, where it has one."""
+        return None if "label" in self.cond.get("drop", {}) else self.cond.get("label")
+
+    def guidances(self, scale: Any, helpers: Mapping[str, Any]) -> tuple[Guidance, ...]:
+        """The guidances for a batch of images; scale: theirs. helpers: see from_config.guidance."""
+        return from_config.guidances(self.config, scale, helpers, guided=self.guided)
+
+    def passes(self) -> int:
+        """Network passes of a denoiser call."""
+        helpers = dict.fromkeys(from_config.helper_runs(self.config))
+        return math.prod(guidance.passes for guidance in self.guidances(self.scale, helpers))
+
+
+def read(
+    config: ConfigDict,
+    schedule: Schedule,
+    settings: Mapping[str, Any],
+    *,
+    conditions: Sequence[Condition] | None,
+    workdir: Path | None = None,
+    num_images: int | None = None,
+) -> Request:
+    """The request of a call of a model of this config.
+
+    settings: keys of the groups sample and guidance, and conditions by their arguments. conditions: the model's; None
+    where a call needs none. workdir: the run's, where its examples are. Raises UserError for whatever cannot be.
+    """
+    kinds: list[Any] = [*KINDS, *(conditions or ())]
+    arguments = {kind.argument: kind for kind in kinds}
+    given = {name: settings[name] for name in arguments if settings.get(name) is not None}
+    rest = {name: value for name, value in settings.items() if name not in (*arguments, "guidance_scale")}
+    wanted = overridden(config, num_images=num_images, **rest)
+    scale, guided = read_scale(wanted, settings.get("guidance_scale"))
+    check(wanted, schedule, scale, guided=guided)
+    cond: Rows = {}
+    texts = None
+    if conditions is not None:
+        asked = {arguments[name].name: values for name, values in given.items()}
+        cond, texts = rows(wanted, conditions, asked, workdir, to_class=guided and wanted.guidance.method == TO_CLASSES)
+    return Request(
+        config=wanted,
+        sampler=from_config.sampler(wanted.sample),
+        sigmas=from_config.ladder(wanted.sample, schedule),
+        scale=scale,
+        guided=guided,
+        cond=cond,
+        texts=texts,
+    )
+
+
+def overridden(config: ConfigDict, **given: Any) -> ConfigDict:
+    """The config with given values (not None) in place of its keys of the groups sample and guidance; raises UserError
+    for a wrong one.
+    """
+    config = config.copy_and_resolve_references()
+    for name, value in given.items():
+        if value is not None:
+            known_as(name, [*config.sample, *config.guidance])
+            group = "guidance" if name in config.guidance else "sample"
+            try:
+                config[group][name] = value.item() if isinstance(value, np.generic) else value
+            except (KeyError, AttributeError, TypeError, ValueError) as error:
+                raise UserError(f"{group}.{name}={value!r}: {' '.join(str(error).split())}") from error
+    check_sample(config.sample)
+    return config
+
+
+def read_scale(config: ConfigDict, given: Any) -> tuple[Float[np.ndarray, " n"], bool]:
+    """(the guidance's scale for each image, whether any changes anything). given: a number, or one an image; None: the
+    config's.
+    """
+    scale = config.sample.guidance_scale if given is None else given
+    if scale is None:
+        return np.ones(config.sample.num_images, np.float32), False
+    try:
+        scales = np.asarray(scale, np.float32)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"guidance_scale={scale!r} must be a number, or one an image") from error
+    count = config.sample.num_images
+    if scales.ndim and scales.shape != (count,):  # a column of scales would be laid over the pixels
+        raise UserError(f"guidance_scale holds {scales.size} numbers for {count} images")
+    return np.broadcast_to(scales, count), any(changes(config, float(one)) for one in np.unique(scales))
+
+
+def changes(config: ConfigDict, scale: float) -> bool:
+    """Whether guidance of this scale differs from the conditional model: a scale of 1 is that model, save where it is
+    the strength of a push (classifier: 0 is) or the direction changes in any case (cfg_plus_plus).
+    """
+    return config.guidance.method == "cfg_plus_plus" or scale != (config.guidance.method != TO_CLASSES)
+
+
+def check(
+    config: ConfigDict, schedule: Schedule, scale: np.ndarray | None = None, *, guided: bool | None = None
+) -> None:
+    """Raises UserError where `config.sample` and `config.guidance` cannot work, so that this is told before the first
+    picture is due.
+    """
+    if scale is None or guided is None:
+        scale, guided = read_scale(config, None)
+    solver = from_config.sampler(config.sample)
+    from_config.ladder(config.sample, schedule)
+    _check_conditions(config)
+    sample, wanted = config.sample, config.guidance
+    if sample.sampler == "ddpm" and sample.variance == "learned" and not config.model.learned_variance:
+        raise UserError(
+            "sample.variance='learned': this model learned none (model.learned_variance); use small or large"
+        )
+    method = one_of("guidance.method", wanted.method, list(GUIDANCES))
+    one_of("guidance.threshold", wanted.threshold, list(THRESHOLDS))
+    for name in ("rescale", "quantile"):
+        if not 0 <= wanted[name] <= 1:
+            raise UserError(f"guidance.{name}={wanted[name]} must lie in [0, 1]")
+    if wanted.sigma_high is not None and not wanted.sigma_low < wanted.sigma_high:
+        raise UserError(f"guidance.sigma_low={wanted.sigma_low} must be below guidance.sigma_high={wanted.sigma_high}")
+    if not guided:
+        return
+    if not np.isfinite(scale).all():
+        raise UserError(f"sample.guidance_scale={_worst(scale, ~np.isfinite(scale))} must be a finite number")
+    drops = method in ("classifier_free", "cfg_plus_plus")
+    if drops and not config.model.conditions:
+        raise UserError("guidance_scale: an unconditional model has nothing to guide; leave it out")
+    if wanted.conditions and not drops:
+        raise UserError(f"guidance.conditions={wanted.conditions} goes with classifier_free and cfg_plus_plus alone")
+    if drops:
+        away_from(config)
+    if method == "cfg_plus_plus":
+        if solver.order != 1:
+            first_order = names(lambda solver: solver.order == 1, sample)
+            raise UserError(f"guidance.method='cfg_plus_plus' goes with the samplers {first_order} alone")
+        outside = (scale < 0) | (scale > 1)
+        if outside.any():
+            raise UserError(f"sample.guidance_scale={_worst(scale, outside)} of cfg_plus_plus must lie in [0, 1]")
+    if method == "autoguidance" and not wanted.weak_workdir:
+        raise UserError("guidance.method='autoguidance' needs a second, weaker run: set guidance.weak_workdir")
+    if method == TO_CLASSES:
+        if not wanted.classifier_workdir:
+            raise UserError("guidance.method='classifier' needs a classifier's run: set guidance.classifier_workdir")
+        if config.data.labels_per_image > 1:
+            raise UserError("guidance.method='classifier' guides to one class, and these images have several labels")
+        if not config.data.class_names:
+            raise UserError("guidance.method='classifier' guides to a class, and this model's data have none")
+
+
+def rows(
+    config: ConfigDict,
+    conditions: Sequence[Condition],
+    given: Mapping[str, Any],
+    workdir: Path | None,
+    *,
+    to_class: bool = False,
+) -> tuple[Rows, list[str] | None]:
+    """(cond for config.sample.num_images images, their texts): each condition in turn where fewer are given.
+
+    Given some conditions of a model that has several, the others are dropped. Given none at all, classes come in turn,
+    or, of a model that is given more than a label, the conditions of the run's examples. to_class: labels are read even
+    by a model without, as the guidance needs them. Raises UserError where a condition is unknown to the model, of a
+    wrong form, or needed and missing.
+    """
+    known = {condition.name: condition for condition in conditions}
+    readable = known | ({"label": label_condition(config, 0.0)} if to_class and "label" not in known else {})
+    listed = {"label": list(config.sample.labels) or None, "text": list(config.sample.texts) or None}
+    given = {name: values for name, values in {**listed, **given}.items() if values is not None}
+    for name in given:
+        if name not in readable:
+            words = next((kind.words for kind in KINDS if kind.name == name), name)
+            raise UserError(f"this model was trained without {words}; it takes {', '.join(known) or 'nothing'}")
+    made = {name: readable[name].of_caller(values) for name, values in given.items()}
+    captions = list(given["text"]) if "text" in given else None
+    if not made and set(known) - {"label"}:
+        examples = load_examples(workdir, conditions)
+        made = {name: examples[name] for name in known}
+        captions = [str(text) for text in examples["captions"]] if "text" in known else None
+    elif not made and isinstance(label := readable.get("label"), Label):
+        made["label"] = label.every_class()
+    if to_class and "label" not in made:
+        raise UserError("guidance.method='classifier' guides to a class: say to which by labels")
+    count = config.sample.num_images
+    for name, values in made.items():
+        if not _length(values):
+            raise UserError(f"{name}: there are none; give one an image, or fewer, which are taken in turn")
+    made = {name: _in_turn(values, count) for name, values in made.items()}
+    missing = [condition for condition in conditions if condition.name not in made]
+    texts = None if captions is None else [captions[i % len(captions)] for i in range(count)]
+    return made | _dropped(missing, count, tuple(config.data.shape[:2])), texts
+
+
+def _check_conditions(config: ConfigDict) -> None:
+    """Raises UserError where config.sample asks for conditions that the model cannot be given."""
+    sample, known = config.sample, config.model.conditions
+    if sample.labels and "label" not in known and config.guidance.method != TO_CLASSES:
+        raise UserError(f"sample.labels={sample.labels}: this model was trained without labels")
+    if sample.texts and "text" not in known:
+        raise UserError(f"sample.texts={sample.texts}: this model was trained without texts")
+    label_condition(config, 0.0).of_caller(sample.labels, "sample.labels")
+
+
+def _dropped(missing: Sequence[Condition], count: int, sides: tuple[int, int]) -> Rows:
+    """Zeros for these conditions, and that they are dropped."""
+    if needed := [condition.name for condition in missing if condition.drop_rate == 0]:
+        raise UserError(f"this model never learned to do without its {needed[0]}: give one an image")
+    zeros = {condition.name: _in_turn(condition.example(1, sides), count) for condition in missing}
+    return zeros | ({"drop": {name: np.ones(count, bool) for name in zeros}} if zeros else {})
+
+
+def _worst(scale: np.ndarray, wrong: np.ndarray) -> float:
+    return float(scale[wrong][0])
+
+
+def _length(values: Any) -> int:
+    return len(next(iter(values.values())) if isinstance(values, dict) else values)
+
+
+def _in_turn(values: Any, count: int) -> Any:
+    if isinstance(values, dict):
+        return {name: _in_turn(part, count) for name, part in values.items()}
+    return values[np.arange(count) % len(values)]

@@ -1,0 +1,84 @@
+"""What the data decide of a config: filled in when training starts, so that sampling needs no data."""
+
+from dataclasses import replace
+
+from ml_collections import ConfigDict
+
+from jdiff.common.errors import UserError
+from jdiff.data.sources import Picture, Source
+from jdiff.data.transforms import CHANNEL_CHANGES
+from jdiff.from_config.conditions import frozen_text
+
+
+def resolve(config: ConfigDict, source: Source) -> ConfigDict:
+    """The config with what the data decide filled in: shape, range, classes, and the conditions that there are."""
+    config = config.copy_and_resolve_references()
+    picture = _picture(config, source, "data.target", config.data.target)
+    height, width, channels = picture.shape
+    if config.data.image_size:
+        height = width = config.data.image_size
+    if height is None or width is None:
+        raise UserError("these images have many sizes: give one with --config.data.image_size=64")
+    config.data.shape = (height, width, channels)
+    config.data.dtype, config.data.range = picture.dtype, (float(picture.low), float(picture.high))
+    config.data.masks = tuple(name for name, one in source.pictures.items() if one.kind == "mask")
+    config.data.alpha = tuple(name for name, one in source.pictures.items() if one.alpha)
+    config.data.num_images = len(source)
+    config.data.class_names = source.class_names
+    config.data.labels_per_image = source.labels_per_image
+    if not source.class_names:
+        config.model.conditions = tuple(name for name in config.model.conditions if name != "label")
+    wanted_conditions, names = config.model.conditions, config.condition.scalars.names
+    if "text" in wanted_conditions and not source.captions:
+        raise UserError(
+            f"model.conditions holds 'text', and data.name={config.data.name!r} has no captions; a folder has them in "
+            "metadata.jsonl or metadata.csv (file_name, text)"
+        )
+    if "scalars" in wanted_conditions:
+        unknown = [name for name in names if name not in source.scalar_names]
+        if unknown or not names:
+            known = ", ".join(source.scalar_names) or "none"
+            raise UserError(f"condition.scalars.names={names}: data.name={config.data.name!r} has {known}")
+    if "image" in wanted_conditions:
+        image = config.condition.image
+        image.of = image.of or config.data.target
+        given = _picture(config, source, "condition.image.of", image.of)
+        image.shape, image.dtype, image.range = given.shape, given.dtype, (float(given.low), float(given.high))
+        if image.view != "as_is" and (given.kind == "mask" or given.dtype != "uint8"):
+            what = "a mask's values" if given.kind == "mask" else f"{given.dtype} pictures"
+            raise UserError(
+                f"condition.image.view={image.view!r} is made of 8-bit images, and condition.image.of={image.of!r} has "
+                f"{what}: set --config.condition.image.view=as_is"
+            )
+        if image.view not in ("as_is", "thumbnail") and given.channels not in (1, 3, 4):
+            raise UserError(
+                f"condition.image.view={image.view!r} is made of grey or colour images, and condition.image.of="
+                f"{image.of!r} has {given.channels} channels: set --config.condition.image.view=as_is or thumbnail"
+            )
+    if "text" in wanted_conditions and config.condition.text.encoder == "frozen":
+        config.data.text_width = frozen_text(config).width
+    if config.data.quarter_turns and height != width:
+        raise UserError(f"data.quarter_turns turns square pictures alone, and these are {height}x{width}")
+    if not config.model.conditions and config.guidance.method in ("classifier_free", "cfg_plus_plus"):
+        config.sample.guidance_scale = None
+    return config
+
+
+def _picture(config: ConfigDict, source: Source, key: str, name: str) -> Picture:
+    """The record's picture `name`, brought to data.channels."""
+    if name not in source.pictures:
+        raise UserError(f"{key}={name!r}: these data have {', '.join(source.pictures)}")
+    picture, wanted, data = source.pictures[name], config.data.channels, config.data
+    if picture.kind == "mask":
+        return picture
+    low, high = (own if given is None else given for own, given in ((picture.low, data.low), (picture.high, data.high)))
+    if not low < high:
+        raise UserError(f"data.low={low:g} must be below data.high={high:g}")
+    picture = replace(picture, low=low, high=high)
+    if wanted in (0, picture.channels):
+        return picture
+    if (picture.channels, wanted) not in CHANNEL_CHANGES or picture.dtype != "uint8":
+        raise UserError(
+            f"data.channels={wanted}: {config.data.name} has images of {picture.channels} channels; leave it at 0"
+        )
+    return replace(picture, shape=(*picture.shape[:2], wanted), alpha=False)
