@@ -53,7 +53,7 @@ SAMPLERS: dict[str, Callable[[ConfigDict], samplers.Sampler]] = {
     "dpmpp_2m_sde": lambda sample: samplers.DPMpp2MSDE(eta=_given(sample, "eta", 1.0)),
     "dpmpp_sde": lambda sample: samplers.DPMppSDE(eta=_given(sample, "eta", 1.0)),
     "lms": lambda sample: samplers.LMS(order=_given(sample, "order", 4)),
-    "unipc": lambda sample: samplers.UniPC(order=_given(sample, "order", 2)),
+    "unipc": lambda sample: samplers.UniPC(predictor_order=_given(sample, "order", 2)),
     "langevin": _langevin,
     "predictor_corrector": _predictor_corrector,
     "ode": lambda sample: samplers.ODE(rtol=sample.rtol, atol=sample.atol),
