@@ -90,8 +90,8 @@ class Checkpoints:
             return
         weights, training = _split(state)
         items = ocp.args.Composite(
-            weights=ocp.args.StandardSave(weights),
-            training=ocp.args.StandardSave(training),
+            weights=ocp.args.PyTreeSave(weights),
+            training=ocp.args.PyTreeSave(training),
             meta=ocp.args.JsonSave({"config": dict(config), "batches_consumed": step}),
         )
         known = holdout_loss is not None and math.isfinite(holdout_loss)
@@ -113,9 +113,7 @@ class Checkpoints:
         in the place of what is not saved.
         """
         weights, training = _split(abstract)
-        items = ocp.args.Composite(
-            weights=ocp.args.StandardRestore(weights), training=ocp.args.StandardRestore(training)
-        )
+        items = ocp.args.Composite(weights=_restore(weights), training=_restore(training))
         restored = self._manager.restore(step, args=items)
         state = TrainState(**restored["weights"], **restored["training"])
         frozen = {name: part for name, part in abstract.task_state.items() if name == FROZEN}
@@ -123,7 +121,7 @@ class Checkpoints:
 
     def restore_weights(self, step: int, abstract: PyTree) -> PyTree:
         """The item "weights" of `step` alone: {"ema", "task_state"} of `abstract`'s shapes and shardings."""
-        items = ocp.args.Composite(weights=ocp.args.StandardRestore(_without_frozen(abstract)))
+        items = ocp.args.Composite(weights=_restore(_without_frozen(abstract)))
         return self._manager.restore(step, args=items)["weights"]
 
     def _refused(self, error: Exception) -> UserError:
@@ -135,6 +133,12 @@ class Checkpoints:
             f"could not save a checkpoint in {self.directory}: {why}; {last}: make room or mend the permissions, "
             "then run the same command again to resume"
         )
+
+
+def _restore(abstract: PyTree) -> ocp.args.PyTreeRestore:
+    """The arrays of `abstract` alone: earlier checkpoints also average parameters that samplers do not load."""
+    where = ocp.checkpoint_utils.construct_restore_args(abstract)
+    return ocp.args.PyTreeRestore(item=abstract, restore_args=where, partial_restore=True)
 
 
 def _split(state: TrainState) -> tuple[PyTree, PyTree]:
