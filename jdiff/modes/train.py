@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from clu import parameter_overview
 from jax.sharding import Mesh
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 from ml_collections import ConfigDict
 
 import jdiff.config
@@ -198,7 +198,7 @@ def make_score(
     key = named(jax.random.key(config.seed), "holdout")
 
     @jax.jit
-    def score(state: TrainState, batch: PyTree, index: int) -> dict:
+    def score(state: TrainState, batch: PyTree, index: Array) -> dict:
         part_key = folded(key, index)
         loss, (_, logs) = task.loss(state.ema, state.task_state, batch, part_key, state.step, train=False)
         return {"loss": loss, **logs}
