@@ -11,7 +11,7 @@ from typing import TypeAlias
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Num, PyTree, UInt8
+from jaxtyping import Array, Num, PyTree, UInt8
 from ml_collections import ConfigDict
 
 from jdiff import from_config
@@ -52,7 +52,7 @@ def held_out_loss(config: ConfigDict, task: Task, mesh: Mesh, held_out: Source |
     key = named(root_key(config.seed), "holdout")
 
     @jax.jit
-    def score(params: PyTree, state: TrainState, batch: PyTree, index: int) -> dict:
+    def score(params: PyTree, state: TrainState, batch: PyTree, index: Array) -> dict:
         part_key = folded(key, index)
         loss, (_, logs) = task.loss(params, state.task_state, batch, part_key, state.step, train=False)
         return {"loss": loss, **logs}

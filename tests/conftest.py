@@ -1,18 +1,27 @@
 """What tests share: shapes checked at run time, the command as a user runs it, one trained digits model."""
 
 import contextlib
+import hashlib
+import importlib.metadata
 import io
+import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+import warnings
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from unittest import mock
 
 import pytest
 from jaxtyping import install_import_hook
+
+# What is compared to the last digits holds on a CPU; and the workers of pytest-xdist would share one GPU's memory.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 # An int passes where a float is asked for, as everywhere in Python.
 with install_import_hook("jdiff", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"):
@@ -23,7 +32,23 @@ with install_import_hook("jdiff", "beartype.beartype(conf=beartype.BeartypeConf(
 import jax
 
 REPOSITORY = Path(__file__).parents[1]
-CACHE = Path(os.environ.get("JDIFF_TEST_CACHE", REPOSITORY / ".pytest_cache" / "xla"))
+
+
+def compilation_cache() -> Path:
+    """Compiled programs outlive a checkout: in the home, or beside the tests where the home cannot be written to."""
+    if wanted := os.environ.get("JDIFF_TEST_CACHE"):
+        return Path(wanted).absolute()
+    folder = Path("~/.cache/jdiff/tests/xla").expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writable").touch()
+    except OSError:
+        return REPOSITORY / ".pytest_cache" / "xla"
+    return folder
+
+
+CACHE = compilation_cache()
+os.environ.setdefault("HF_HOME", str(CACHE / "huggingface"))  # read when its libraries are first imported
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
@@ -56,13 +81,16 @@ FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_
 
 def start_command(*arguments: str, cwd: Path, xla: str = FAST_COMPILE, **environment: str) -> subprocess.Popen:
     environment["XLA_FLAGS"] = f"{xla} {environment.get('XLA_FLAGS', '')}".strip()
+    environment["PYTHONUTF8"] = "1"  # what it says is read here, whatever the locale
     command = [sys.executable, "-m", "jdiff.main", *arguments]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, cwd=cwd, env={**os.environ, **environment}, text=True, **pipes)
+    return subprocess.Popen(command, cwd=cwd, env={**os.environ, **environment}, encoding="utf-8", **pipes)
 
 
 def run_command(*arguments: str, cwd: Path, timeout: float = 600, **environment: str) -> Result:
-    """`python -m jdiff.main ...` in a process of its own, as a user runs it."""
+    """`python -m jdiff.main ...` in a process of its own, as a user runs it: seconds to begin, so for what only a
+    process shows. All else takes `run_here`.
+    """
     began = time.monotonic()
     process = start_command(*arguments, cwd=cwd, **environment)
     try:
@@ -72,20 +100,54 @@ def run_command(*arguments: str, cwd: Path, timeout: float = 600, **environment:
     return Result(process.returncode, out, err, time.monotonic() - began)
 
 
-def refusal(*arguments: str, cwd: Path) -> str:
-    """The one line that the command ends in, run within this process: a new one takes seconds to begin."""
+def run_here(*arguments: str, cwd: Path) -> Result:
+    """The command within this process, compiled fast."""
+    began, fast = time.monotonic(), jax.config.read("jax_disable_most_optimizations")
     out, err = io.StringIO(), io.StringIO()
-    with (
-        contextlib.chdir(cwd),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        mock.patch("jdiff.main.prepare_jax"),  # JAX runs already
-    ):
-        status = main(arguments)
-    assert status == 1, out.getvalue()
-    assert err.getvalue().startswith("jdiff: ")
-    assert err.getvalue().count("\n") == 1, err.getvalue()
-    return err.getvalue()
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        with (
+            contextlib.chdir(cwd),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            mock.patch("jdiff.main.prepare_jax"),  # JAX runs already
+            warnings.catch_warnings(),
+        ):
+            warnings.showwarning = lambda message, *_: print(f"jdiff: {message}", file=err)
+            status = main(arguments)
+    finally:
+        jax.config.update("jax_disable_most_optimizations", fast)
+    return Result(status, out.getvalue(), err.getvalue(), time.monotonic() - began)
+
+
+def refusal(*arguments: str, cwd: Path) -> str:
+    """The one line that the command, run here, ends in."""
+    result = run_here(*arguments, cwd=cwd)
+    assert result.status == 1, result.out
+    assert result.err.startswith("jdiff: ")
+    assert result.err.count("\n") == 1, result.err
+    return result.err
+
+
+# Files that take long begin first, so that the workers of pytest-xdist end together.
+LONG = ("test_doctor", "test_samplers", "test_model", "test_command", "test_devices", "test_resume", "test_blocks")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(LONG)))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Seconds by file, for .ci/run."""
+    if file := os.environ.get("JDIFF_TEST_SECONDS"):
+        seconds: Counter[str] = Counter()
+        for reports in terminalreporter.stats.values():
+            for report in reports:
+                if isinstance(report, pytest.TestReport):
+                    seconds[report.nodeid.partition("::")[0]] += report.duration
+        with open(file, "a", encoding="utf-8") as lines:
+            lines.writelines(f"{spent:6.0f} s  {name}\n" for name, spent in seconds.items())
 
 
 @pytest.fixture
@@ -115,20 +177,50 @@ class Run:
     result: Result
 
 
+def fingerprint() -> str:
+    """Of what decides to what the main job comes: the code and the libraries."""
+    digest = hashlib.sha256(sys.version.encode())
+    for library in sorted((found.name, found.version) for found in importlib.metadata.distributions()):
+        digest.update(repr(library).encode())
+    for file in sorted(file for folder in ("configs", "jdiff") for file in (REPOSITORY / folder).rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
 @pytest.fixture(scope="session")
-def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The README's main job, run to its end in a fresh folder with an empty compilation cache."""
+def new_digits_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The README's main job, run to its end in a fresh folder with an empty compilation cache; pytest's cache keeps it
+    for `digits_run`.
+    """
     folder = tmp_path_factory.mktemp("digits")
     cache = f"--config.machine.compilation_cache={folder / 'xla'}"
     result = run_command(config("digits"), cache, cwd=folder, xla="")
     assert result.status == 0, result.err
+    (folder / "result.json").write_text(json.dumps(asdict(result)), "utf-8")
+    (folder / "fingerprint").write_text(fingerprint())
+    kept = request.config.cache.mkdir("digits") / "run"
+    whole = kept.with_name(f"run-{os.getpid()}")
+    shutil.copytree(folder, whole, ignore=shutil.ignore_patterns("xla"))
+    shutil.rmtree(kept, ignore_errors=True)
+    with contextlib.suppress(OSError):  # another process was quicker
+        whole.rename(kept)
     return Run(folder / "runs" / "digits", result)
+
+
+@pytest.fixture(scope="session")
+def digits_run(request: pytest.FixtureRequest) -> Run:
+    """The main job's run: the one that was trained last, if it was by this code."""
+    kept = request.config.cache.mkdir("digits") / "run"
+    with contextlib.suppress(OSError):
+        if (kept / "fingerprint").read_text() == fingerprint():
+            return Run(kept / "runs" / "digits", Result(**json.loads((kept / "result.json").read_text("utf-8"))))
+    return request.getfixturevalue("new_digits_run")
 
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A tiny model of digits, trained for ten steps."""
     folder = tmp_path_factory.mktemp("tiny")
-    result = run_command(config("digits"), "--config.train.steps=10", *TINY, "--workdir=run", cwd=folder)
+    result = run_here(config("digits"), "--config.train.steps=10", *TINY, "--workdir=run", cwd=folder)
     assert result.status == 0, result.err
     return Run(folder / "run", result)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import jdiff
-from tests.conftest import TINY, config, refusal, run_command, start_command
+from tests.conftest import TINY, config, refusal, run_here, start_command
 
 SHORT = (*TINY, "--config.train.steps=2", "--config.checkpoint.every=2", "--config.model.sigma_data=0.6")
 
@@ -40,22 +40,22 @@ def test_masks_are_drawn_from_photos(pairs, tmp_path):
         f"--config.data.dir={pairs}",
         "--config.log.progress=false",
     )
-    result = run_command("--mode=inspect", *options, "--config.data.image_size=16", "--workdir=look", cwd=tmp_path)
+    result = run_here("--mode=inspect", *options, "--config.data.image_size=16", "--workdir=look", cwd=tmp_path)
     assert result.status == 0, result.err
     assert "23 train, 1 held-out" in result.out
     assert "<html" in (tmp_path / "look" / "inspect" / "report.html").read_text("utf-8")
 
-    result = run_command("--mode=prepare", *options, "--out=packed", cwd=tmp_path)
+    result = run_here("--mode=prepare", *options, "--out=packed", cwd=tmp_path)
     assert result.status == 0, result.err
     assert "packed 23 train, 1 test images into packed" in result.out
-    again = run_command("--mode=prepare", *options, "--out=packed", cwd=tmp_path)
+    again = run_here("--mode=prepare", *options, "--out=packed", cwd=tmp_path)
     assert (again.status, again.err.count("\n")) == (1, 1)
     assert "packed exists already" in again.err
 
     task = ("--config.data.target=mask", "--config.model.conditions=('image',)", "--config.condition.image.of=image")
     task += ("--config.condition.image.view=as_is", "--config.data.image_size=16", "--config.data.augment=0.5")
     task += ("--config.data.quarter_turns=true", "--config.data.name=array_record", "--config.data.dir=packed")
-    result = run_command(config("folder"), *task, *SHORT, "--workdir=run", cwd=tmp_path)
+    result = run_here(config("folder"), *task, *SHORT, "--workdir=run", cwd=tmp_path)
     assert result.status == 0, result.err
     assert "23 images 16x16x1, no classes, 1 held out; conditioned on image" in result.out
     model = jdiff.load(tmp_path / "run")
@@ -71,7 +71,7 @@ def test_samples_are_of_the_datas_kind(tmp_path, dtype, low, high):
     np.save(tmp_path / "scans.npy", values)
     options = (config("folder"), "--config.data.name=arrays", "--config.data.dir=scans.npy", "--config.data.channels=0")
     options += (f"--config.data.low={low}", f"--config.data.high={high}", "--config.data.image_size=0")
-    result = run_command(*options, *SHORT, "--workdir=run", cwd=tmp_path)
+    result = run_here(*options, *SHORT, "--workdir=run", cwd=tmp_path)
     assert result.status == 0, result.err
     model = jdiff.load(tmp_path / "run")
     images = model.sample(6, steps=4)
@@ -126,7 +126,7 @@ def test_data_that_fail_in_training_lose_nothing(tmp_path):
     step = int(err.split("; step ")[1].split()[0])
     assert step >= json.loads(metrics.read_text().splitlines()[-1])["step"]
     (tmp_path / "07.png").rename(images / "07.png")
-    again = run_command(*options, f"--config.train.steps={step + 2}", cwd=tmp_path)
+    again = run_here(*options, f"--config.train.steps={step + 2}", cwd=tmp_path)
     assert again.status == 0, again.err
     assert f"steps {step:,} to {step + 2:,}" in again.out
 

@@ -3,13 +3,14 @@
 import json
 import shutil
 import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import jdiff
-from tests.conftest import TINY, config, refusal, run_command
+from tests.conftest import TINY, config, refusal, run_command, run_here
 
 DIGITS = (config("digits"), *TINY, "--config.train.steps=4", "--config.log.progress=false", "--workdir=run")
 FOLDER = (
@@ -22,7 +23,7 @@ FOLDER = (
 
 
 def refused(*arguments, cwd, status=1, **environment):
-    """The one line that the command ended in."""
+    """The one line that the command ended in, in a process of its own: background threads speak there too."""
     result = run_command(*arguments, cwd=cwd, **environment)
     assert result.status == status, (result.out, result.err)
     assert result.err.startswith("jdiff: ")
@@ -57,7 +58,8 @@ def refused(*arguments, cwd, status=1, **environment):
         (["--mood=train"], "unknown"),
     ],
 )
-def test_mistakes_in_the_command(tmp_path, arguments, says):
+def test_mistakes_in_the_command(tmp_path, monkeypatch, arguments, says):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as where it is not installed
     assert says in refusal(*DIGITS, *arguments, cwd=tmp_path)
 
 
@@ -78,30 +80,30 @@ def test_folders_of_images(tmp_path):
     images = tmp_path / "images"
     images.mkdir()
     folder = [*FOLDER, f"--config.data.dir={images}", "--config.data.image_size=16"]
-    assert "no images below" in refused(*folder, cwd=tmp_path)
+    assert "no images below" in refusal(*folder, cwd=tmp_path)
     rng = np.random.default_rng(0)
     for i in range(24):
         Image.fromarray(rng.integers(0, 255, (20 + i, 30, 3), np.uint8)).save(images / f"{i}.jpg")
     whole = (images / "0.jpg").read_bytes()
     (images / "torn.jpg").write_bytes(whole[: len(whole) // 2])
-    line = refused(*folder, cwd=tmp_path)
+    line = refusal(*folder, cwd=tmp_path)
     assert "torn.jpg cannot be read" in line
     assert "data.on_bad_file=skip" in line
-    assert "sides must be multiples of 2" in refused(
+    assert "sides must be multiples of 2" in refusal(
         *folder,
         "--config.data.image_size=15",
         "--config.data.on_bad_file=skip",
         "--config.network.channel_mults=(1,1)",
         cwd=tmp_path,
     )
-    result = run_command(*folder, "--config.data.on_bad_file=skip", cwd=tmp_path)
+    result = run_here(*folder, "--config.data.on_bad_file=skip", cwd=tmp_path)
     assert result.status == 0, result.err
     assert "skipped 1 unreadable of" in result.out
 
 
 def test_a_run_of_another_config_is_left_alone(tiny_run):
     before = {path: path.stat().st_mtime_ns for path in tiny_run.workdir.rglob("*") if path.is_file()}
-    line = refused(
+    line = refusal(
         config("digits"),
         *TINY,
         f"--workdir={tiny_run.workdir}",
@@ -117,13 +119,13 @@ def test_a_run_of_another_config_is_left_alone(tiny_run):
 def test_a_run_without_a_checkpoint(tiny_run, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text((tiny_run.workdir / "config.json").read_text())
-    assert "holds no checkpoint yet" in refused("--mode=sample", "--workdir=run", cwd=tmp_path)
+    assert "holds no checkpoint yet" in refusal("--mode=sample", "--workdir=run", cwd=tmp_path)
     with pytest.raises(ValueError, match="holds no checkpoint yet"):
         jdiff.load(tmp_path / "run")
 
 
 def test_a_trained_model_cannot_be_overridden(tiny_run, tmp_path):
-    line = refused("--mode=sample", f"--workdir={tiny_run.workdir}", "--config.network.channels=16", cwd=tmp_path)
+    line = refusal("--mode=sample", f"--workdir={tiny_run.workdir}", "--config.network.channels=16", cwd=tmp_path)
     assert "network.channels is 8 there, 16 here" in line
 
 
@@ -137,7 +139,7 @@ def test_looking_at_a_run_leaves_its_save_alone(tiny_run, tmp_path):
 
 
 def test_labels_out_of_range_when_sampling(tiny_run, tmp_path):
-    line = refused("--mode=sample", f"--workdir={tiny_run.workdir}", "--config.sample.labels=(11,)", cwd=tmp_path)
+    line = refusal("--mode=sample", f"--workdir={tiny_run.workdir}", "--config.sample.labels=(11,)", cwd=tmp_path)
     assert "sample.labels holds 11; labels are 0..9" in line
 
 
@@ -162,14 +164,14 @@ def test_a_full_disk_at_a_save(small_disk):
     step = int(line.split("the checkpoint of step ")[1].split()[0])
     assert jdiff.load(small_disk / "run").step == step
     subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
-    result = run_command(*arguments, cwd=small_disk)
+    result = run_here(*arguments, cwd=small_disk)
     assert result.status == 0, result.err
     assert f"steps {step} to 60" in result.out
 
 
 def test_a_workdir_that_turned_read_only(small_disk):
     subprocess.run(["mount", "-o", "remount,size=50m", str(small_disk)], check=True)
-    assert run_command(*DIGITS, "--config.log.tensorboard=false", cwd=small_disk).status == 0
+    assert run_here(*DIGITS, "--config.log.tensorboard=false", cwd=small_disk).status == 0
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     line = refused(*DIGITS, "--config.train.steps=9", cwd=small_disk)
     assert "read-only" in line.lower()
@@ -181,7 +183,7 @@ def test_a_loss_that_is_never_finite_stops_the_run(tmp_path):
     """A learning rate that blows the weights up: the last good checkpoint stays, and the line says what to try."""
     wild = [*DIGITS, "--config.train.steps=400", "--config.train.learning_rate=1e30", "--config.train.clip_norm=0"]
     often = ["--config.train.warmup_images=0", "--config.checkpoint.every=5", "--config.train.max_skipped_in_row=20"]
-    line = refused(*wild, *often, cwd=tmp_path)
+    line = refusal(*wild, *often, cwd=tmp_path)
     assert "not been finite for" in line
     assert "try a lower train.learning_rate" in line
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

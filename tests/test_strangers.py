@@ -110,14 +110,14 @@ def weight_norm(config, task, mesh, held_out):
     return [(2, evaluate)]
 
 
-COUNT_MODE = '''
+COUNT_MODE = """
 import jdiff
 
 
 def count(config, workdir, out):
     print(f"{sum(leaf.size for leaf in jdiff.load(workdir).params['network']['out'].values())} in the last layer")
     return 0
-'''
+"""
 
 
 @pytest.fixture

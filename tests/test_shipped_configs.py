@@ -1,0 +1,78 @@
+"""The first training step of every config that ships, traced without a number computed: shapes, dtypes and keys fit."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jdiff import config, from_config
+from jdiff.data.sources import Picture
+from jdiff.resolve import resolve
+from tests.conftest import REPOSITORY
+
+NAMES = sorted({file.stem for file in (REPOSITORY / "configs").glob("*.py")} - {"__init__", "base", "networks"})
+OWN_SHAPES = {
+    "digits": (8, 8, 1),
+    "tfds:mnist": (28, 28, 1),
+    "tfds:fashion_mnist": (28, 28, 1),
+    "tfds:cifar10": (32, 32, 3),
+}
+EDM_AUGMENTED = {"data.flip": False, "data.augment": 0.12}
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """What a config expects of its data; there are no records."""
+
+    pictures: dict[str, Picture]
+    class_names: tuple[str, ...] = tuple("abcdefghij")
+    labels_per_image: int = 1
+    captions: tuple[str, ...] = ("a red heart",)
+    scalar_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def shape(self):
+        return self.pictures["image"].shape
+
+    def __len__(self):
+        return 1000
+
+    def __getitem__(self, index):
+        raise AssertionError("no record is to be read")
+
+    __getitems__ = __getitem__
+
+
+def stand_in(settings) -> StandIn:
+    data = settings.data
+    pictures = {"image": Picture(OWN_SHAPES.get(data.name, (None, None, data.channels or 3)))}
+    if data.name == "pairs":
+        return StandIn(pictures | {"mask": Picture((None, None, 1), kind="mask")}, class_names=())
+    return StandIn(pictures)
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        *(pytest.param(name, {}, id=name) for name in NAMES),
+        pytest.param("cifar10", {"model.conditions": ()}, id="cifar10, unconditional"),
+        pytest.param("cifar10", EDM_AUGMENTED, id="cifar10, augmented"),
+        pytest.param("cifar10", {**EDM_AUGMENTED, "model.conditions": ()}, id="cifar10, unconditional and augmented"),
+    ],
+)
+def test_the_loss_of_every_shipped_config_can_be_traced(name: str, changed: dict[str, Any]):
+    settings = config.load(REPOSITORY / "configs" / f"{name}.py")
+    with settings.unlocked():
+        settings.update_from_flattened_dict(changed)
+    config.check(settings)
+    settings = resolve(settings, stand_in(settings))
+    task = from_config.task(settings)
+    key, step, batch = jax.random.key(0), jnp.int32(0), from_config.example(settings, 2)
+    params, state = jax.eval_shape(task.init, key, batch)
+    loss, (new_state, logs) = jax.eval_shape(task.loss, params, state, batch, key, step)
+    assert (loss.shape, loss.dtype) == ((), jnp.float32)
+    assert all(log.shape == () for log in logs.values())
+    assert jax.tree.map(jnp.shape, new_state) == jax.tree.map(jnp.shape, state)
