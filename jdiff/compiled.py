@@ -58,8 +58,11 @@ def walk(
         else:
             x = drivers.prior(keys, like, sigmas[0], schedule)
 
+        sampler = solver
+        if image is not None and "mask" in rows:
+            sampler = RePaint(sampler=solver, image=image, mask=rows["mask"], repeats=repeats)
         walked = drivers.scan(
-            RePaint(sampler=solver, image=image, mask=rows["mask"], repeats=repeats) if "mask" in rows else solver,
+            sampler,
             guided(weights, rows),
             x,
             sigmas,
