@@ -182,11 +182,13 @@ def test_the_mean_of_a_stochastic_sampler_converges_with_its_order(sampler, monk
     assert -np.polyfit(np.log(counts), np.log(errors), 1)[0] == pytest.approx(sampler.order, abs=0.3)
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("name", ["mixture, 2-D", "mixture, 16-D"])
 def test_the_adaptive_solvers_order_is_its_pairs(name):
-    """With every step accepted it takes two from rung to rung, and the error falls with the rungs."""
+    """With every step accepted it takes two from rung to rung, and the error falls with the rungs. (For a Gaussian it
+    falls faster, until rounding is all that is left.)
+    """
     solver = ODE(rtol=1e9, atol=1e9)
-    assert measured_order(solver, name, counts=(10, 20, 40, 80)) == pytest.approx(solver.order, abs=0.5)
+    assert measured_order(solver, name, counts=(20, 40, 80)) == pytest.approx(solver.order, abs=0.4)
 
 
 @pytest.mark.parametrize("sampler", [*ALL, DDIM(jumps=True), DPMpp2SAncestral(eta=0.0), DPMppSDE(eta=0.0)], ids=str)

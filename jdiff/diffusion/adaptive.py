@@ -1,13 +1,4 @@
-"""An adaptive Runge-Kutta integrator with an error control per image.
-
-Dormand and Prince's pair of orders 5 and 4 (J. Comput. Appl. Math. 6, 1980), its coefficients SciPy's. The loop is ours
-because each image keeps its own sigma and step while the network is called on the whole batch at once: diffrax has one
-clock for all images, or, mapped over them, one condition and one call of the network for each. Steps follow Hairer,
-Norsett & Wanner, "Solving Ordinary Differential Equations I", section II.4:
-
-    error = RMS over the image of (y5 - y4) / (atol + rtol max(|y|, |y5|)),  accepted where <= 1
-    h    <- h clip(0.9 error^(-1/5), 0.2, 10)
-"""
+"""An adaptive Runge-Kutta integrator with an error control per image."""
 
 from collections.abc import Callable
 
@@ -20,7 +11,7 @@ from scipy.integrate import RK45
 # Stage i is at y + h sum_j A[i, j] slope_j; the last one is the step's end, and its slope starts the next step.
 A = np.vstack([np.pad(RK45.A, ((0, 0), (0, 2))), np.append(RK45.B, 0.0)])
 C = np.append(RK45.C, 1.0)
-MOST_CALLS = 60_000  # a field that is nowhere finite must not hang
+MAX_CALLS = 60_000  # a field that is nowhere finite must not hang
 
 Field = Callable[[Float[Array, "b n"], Float[Array, " b"]], Float[Array, "b n"]]  # (y, sigma) -> dy/dsigma
 
@@ -34,9 +25,16 @@ def integrate(
     rtol: float,
     atol: float,
 ) -> tuple[Float[Array, "b n"], Int[Array, ""]]:
-    """(y at sigma = end, the number of calls of the field): one while_loop, up or down, until every image is there.
+    """(y at sigma = end, calls of the field), up or down, by Dormand and Prince's pair of orders 5 and 4 (J. Comput.
+    Appl. Math. 6, 1980); NaN for an image that does not get there, as where the field is not finite.
 
-    An image that does not get there, as where the field is not finite, is answered with NaN.
+    Steps follow Hairer, Norsett & Wanner, "Solving Ordinary Differential Equations I", section II.4:
+
+        error = RMS over the image of (y5 - y4) / (atol + rtol max(|y|, |y5|)),  accepted where <= 1
+        h    <- h clip(0.9 error^(-1/5), 0.2, 10)
+
+    Each image keeps its own sigma and step while the field is called on the whole batch at once: diffrax has one clock
+    for all images, or, mapped over them, one condition and one call for each.
     """
 
     def one_step(state):
@@ -66,7 +64,7 @@ def integrate(
 
     def unfinished(state):
         _, _, sigma, _, calls = state
-        return jnp.any(sigma != end) & (calls < MOST_CALLS)
+        return jnp.any(sigma != end) & (calls < MAX_CALLS)
 
     sigma = jnp.full(y.shape[:1], start, y.dtype)
     state = (y, field(y, sigma), sigma, jnp.full_like(sigma, (end - start) / 10), jnp.ones((), jnp.int32))

@@ -1,15 +1,4 @@
-"""Brownian motion over v = sigma^2, one path an image: a function of the image's key and sigma alone.
-
-A stochastic sampler that takes its noise from the path W sees the same path whatever the number of its steps, so
-refining the ladder refines the image. Between sigma = 2^(k-1) and 2^k the path is a Brownian tree of its own on
-u = (v - 4^(k-1)) / (3 4^(k-1)): increments of Brownian motion are independent, so the pieces make one path over all
-sigmas, as fine at small sigmas as at large ones. In a tree, B(1) ~ N(0, 1), and the middle of an interval of width w is
-
-    B(middle) = (B(left) + B(right)) / 2 + sqrt(w) / 2 z        (Levy's construction)
-
-with z drawn from the key of that interval alone, so B(u) can be asked for anywhere (Li et al., arXiv 2001.01328,
-section 4). diffrax has such trees, but they talk to the host at every call.
-"""
+"""Brownian motion over v = sigma^2, one path an image: a function of the image's key and sigma alone."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +15,10 @@ def noise(
 ) -> Float[Array, "b ..."]:
     """(W(sigma^2) - W(sigma_next^2)) / sqrt(sigma^2 - sigma_next^2) of `like`'s shape, sigma > sigma_next > 0.
 
-    Standard normal, and independent for steps that do not overlap. 0 where sigma_next is 0, to which no noise belongs.
+    Standard normal, and independent for steps that do not overlap; 0 where sigma_next is 0, to which no noise belongs.
+    The path W is the same whatever the number of steps, so refining a ladder refines the image. Between 2^(k-1) and 2^k
+    it is a Brownian tree of its own on u = (v - 4^(k-1)) / (3 4^(k-1)): increments are independent, so the pieces make
+    one path over all sigmas, as fine at small sigmas as at large ones.
     """
     keys = named(keys, "brownian")
     low = jnp.where(sigma_next > 0, sigma_next, sigma)
@@ -44,7 +36,15 @@ def noise(
 
 
 def tree(keys: Key[Array, " b"], like: Float[Array, "b ..."], u: Float[Array, ""]) -> Float[Array, "b ..."]:
-    """B(u), 0 <= u <= 1, of `like`'s shape: one Brownian motion from B(0) = 0 for each number of each image."""
+    """B(u), 0 <= u <= 1, of `like`'s shape: one Brownian motion from B(0) = 0 for each number of each image (Li et al.,
+    arXiv 2001.01328, section 4; diffrax's trees talk to the host at every call).
+
+    B(1) ~ N(0, 1), and by Levy's construction the middle of an interval of width w is
+
+        B(middle) = (B(left) + B(right)) / 2 + sqrt(w) / 2 z
+
+    with z drawn from the key of that interval alone.
+    """
 
     def halve(level, interval):
         left, node, b_left, b_right = interval

@@ -1,16 +1,4 @@
-"""Draws: how training chooses sigma.
-
-A draw is its quantile function, uniform numbers u in (0, 1) -> sigma, so that each can be drawn independently or
-stratified over a batch:
-
-    name          sigma at u
-    lognormal     exp(mean + std Phi^-1(u))
-    log_uniform   sigma_min (sigma_max / sigma_min)^u
-    uniform       sigma(t), t uniform between the schedule's ends
-    steps         a table's step floor(u T)
-
-SD3's logit-normal, t = sigmoid(mean + std z) with sigma = shift t/(1 - t), is lognormal in sigma with mean + ln(shift).
-"""
+"""Draws: how training chooses sigma."""
 
 import math
 from dataclasses import dataclass
@@ -26,6 +14,8 @@ from jdiff.diffusion.tables import DDPMTable
 
 @runtime_checkable
 class Draw(Protocol):
+    """A draw's quantile function: u in (0, 1) -> sigma, so that draws can be independent or stratified over a batch."""
+
     def __call__(self, u: Float[Array, "*b"]) -> Float[Array, "*b"]: ...
 
 
@@ -44,7 +34,11 @@ def stratified(key: Key[Array, ""], count: int) -> Float[Array, " count"]:
 
 @dataclass(frozen=True)
 class LogNormal:
-    """ln sigma ~ N(mean, std^2) (Karras et al., arXiv 2206.00364, table 1: -1.2, 1.2)."""
+    """sigma = exp(mean + std Phi^-1(u)), so ln sigma ~ N(mean, std^2) (Karras et al., arXiv 2206.00364, table 1: -1.2,
+    1.2).
+
+    SD3's logit-normal, t = sigmoid(mean + std z) with sigma = shift t/(1 - t), is this with mean + ln(shift).
+    """
 
     mean: float = -1.2
     std: float = 1.2
@@ -55,7 +49,7 @@ class LogNormal:
 
 @dataclass(frozen=True)
 class LogUniform:
-    """ln sigma uniform between the schedule's ends."""
+    """sigma = sigma_min (sigma_max / sigma_min)^u, the ends the schedule's."""
 
     schedule: Schedule
 
@@ -66,7 +60,9 @@ class LogUniform:
 
 @dataclass(frozen=True)
 class Uniform:
-    """The schedule's time, uniform between its ends (Song et al., arXiv 2011.13456, eq. 7; flows: 2210.02747)."""
+    """sigma = sigma(t), t uniform between the times of the schedule's ends (Song et al., arXiv 2011.13456, eq. 7; for
+    flows Lipman et al., arXiv 2210.02747).
+    """
 
     schedule: Schedule
 
@@ -79,7 +75,9 @@ class Uniform:
 
 @dataclass(frozen=True)
 class Steps:
-    """A table's steps 0 .. T-1 with equal chances (Ho et al., arXiv 2006.11239, algorithm 1)."""
+    """sigma = sigma_t, t = floor(u T): a table's steps 0 .. T-1, equally likely (Ho et al., arXiv 2006.11239,
+    algorithm 1).
+    """
 
     table: DDPMTable
 

@@ -1,13 +1,4 @@
-"""Log-likelihood by the probability-flow ODE (Song et al., arXiv 2011.13456, section 4.3; Grathwohl et al., arXiv
-1810.01367).
-
-Along dx/dsigma = d(x, sigma) = (x - D(x, sigma)) / sigma, from an image at sigma_min up to noise at sigma_max,
-
-    ln p_min(x_min) = ln N(x_max; 0, prior_std^2) + int_min^max div d dsigma,   div d = (n - tr dD/dx) / sigma
-
-for n pixel values. The trace is exact (n Jacobian products a call) or Hutchinson's estimate, v^T (dD/dx) v with v of
-random signs, fixed for the whole way. p_min is the density of the data with noise of sigma_min on top.
-"""
+"""Log-likelihood by the probability-flow ODE."""
 
 import math
 
@@ -33,7 +24,16 @@ def log_likelihood(
     rtol: float = 1e-5,
     atol: float = 1e-5,
 ) -> Float[Array, " b"]:
-    """ln p of each image in nats. exact: the trace itself; otherwise one probe an image, from its key."""
+    """ln p of each image in nats, the density of the data with noise of sigma_min on top (Song et al., arXiv
+    2011.13456, section 4.3; Grathwohl et al., arXiv 1810.01367).
+
+    Along dx/dsigma = d(x, sigma) = (x - D(x, sigma)) / sigma, from an image at sigma_min up to noise at sigma_max,
+
+        ln p_min(x_min) = ln N(x_max; 0, prior_std^2) + int_min^max div d dsigma,   div d = (n - tr dD/dx) / sigma
+
+    for n pixel values. exact: the trace itself, n Jacobian products a call; otherwise Hutchinson's estimate,
+    v^T (dD/dx) v with v of random signs, one for each image from its key and fixed for the whole way.
+    """
     images, n = x.shape[0], math.prod(x.shape[1:])
     if exact:
         probes = jnp.broadcast_to(jnp.eye(n, dtype=x.dtype).reshape(n, 1, *x.shape[1:]), (n, *x.shape))

@@ -1,10 +1,4 @@
-"""The objective: where training draws sigma, and what a denoiser's error costs there.
-
-    loss = E_{sigma ~ draw} mean over pixels of rho(sqrt(weight(sigma)) (D(x0 + sigma eps, sigma) - x0))
-
-with rho(e) = e^2 ("l2"), |e| ("l1"), or Huber's: e^2/2 where |e| < delta, else delta (|e| - delta/2). With the simple
-weight, e is F - F*, the error of what the network predicts.
-"""
+"""The objective: where training draws sigma, and what a denoiser's error costs there."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -22,7 +16,12 @@ Rho = Literal["l2", "l1", "huber"]
 
 @dataclass(frozen=True)
 class Objective:
-    """vlb: weight of the variational term, where the model learns its variance."""
+    """loss = E_{sigma ~ draw} mean over pixels of rho(sqrt(weight(sigma)) (D(x0 + sigma eps, sigma) - x0))
+
+    rho(e) = e^2 ("l2"), |e| ("l1"), or Huber's: e^2/2 where |e| < delta, else delta (|e| - delta/2). With the simple
+    weight, e is F - F*, the error of what the network predicts. vlb: the weight of the variational term, where the
+    model learns its variance.
+    """
 
     draw: Draw
     weight: Weight

@@ -1,19 +1,4 @@
-"""Parameterizations: four functions of sigma that turn a raw network F into a denoiser.
-
-    D(x, sigma) = c_skip x + c_out F(c_in x, c_noise)
-
-A parameterization holds its schedule, which says what c_noise is. The network's target is
-F* = (x0 - c_skip x) / c_out; with alpha = 1/sqrt(1 + sigma^2), VP's, and s = sigma_data:
-
-    name  c_skip             c_out                      c_in                   F*
-    eps   1                  -sigma                     alpha                  eps
-    x0    0                  1                          alpha                  x0
-    v     alpha^2            -sigma alpha               alpha                  alpha eps - sigma alpha x0
-    edm   s^2/(s^2+sigma^2)  sigma s/sqrt(s^2+sigma^2)  1/sqrt(s^2+sigma^2)
-    flow  1/(1+sigma)        -sigma/(1+sigma)           1/(1+sigma)            eps - x0
-
-One model's answers as another prediction follow through D: `target` is F*.
-"""
+"""Parameterizations: four functions of sigma that turn a raw network F into a denoiser."""
 
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -36,6 +21,12 @@ class Coefficients(NamedTuple):
 
 @runtime_checkable
 class Parameterization(Protocol):
+    """D(x, sigma) = c_skip x + c_out F(c_in x, c_noise), so that the network's target is F* = (x0 - c_skip x) / c_out.
+
+    It holds its schedule, which says what c_noise is. One model's answers as another prediction follow through D:
+    `target` is F*.
+    """
+
     @property
     def schedule(self) -> Schedule: ...
     def __call__(self, sigma: Float[Array, "*b"]) -> Coefficients: ...
@@ -51,7 +42,7 @@ def target(
 
 @dataclass(frozen=True)
 class Eps:
-    """The network predicts eps (Ho et al., arXiv 2006.11239)."""
+    """F* = eps: c_skip = 1, c_out = -sigma, c_in = 1/sqrt(1 + sigma^2) (Ho et al., arXiv 2006.11239)."""
 
     schedule: Schedule
 
@@ -63,7 +54,7 @@ class Eps:
 
 @dataclass(frozen=True)
 class X0:
-    """The network predicts x0 itself (Salimans & Ho, arXiv 2202.00512, section 4)."""
+    """F* = x0: c_skip = 0, c_out = 1, c_in = 1/sqrt(1 + sigma^2) (Salimans & Ho, arXiv 2202.00512, section 4)."""
 
     schedule: Schedule
 
@@ -78,7 +69,9 @@ class X0:
 
 @dataclass(frozen=True)
 class V:
-    """The network predicts v = alpha eps - sigma_t x0 (Salimans & Ho, arXiv 2202.00512, section 4)."""
+    """F* = v = alpha eps - sigma_t x0, sigma_t = sigma alpha: c_skip = alpha^2, c_out = -sigma alpha, c_in = alpha =
+    1/sqrt(1 + sigma^2) (Salimans & Ho, arXiv 2202.00512, section 4).
+    """
 
     schedule: Schedule
 
@@ -89,7 +82,9 @@ class V:
 
 @dataclass(frozen=True)
 class Edm:
-    """EDM's preconditioning: the network's input and target have unit variance at every sigma (2206.00364, table 1)."""
+    """c_skip = s^2/(s^2 + sigma^2), c_out = sigma s/sqrt(s^2 + sigma^2), c_in = 1/sqrt(s^2 + sigma^2), s = sigma_data:
+    the network's input and target have unit variance at every sigma (Karras et al., arXiv 2206.00364, table 1).
+    """
 
     schedule: Schedule
     sigma_data: float = 0.5
@@ -106,7 +101,9 @@ class Edm:
 
 @dataclass(frozen=True)
 class Flow:
-    """The network predicts the velocity eps - x0 of x_t = (1 - t) x0 + t eps (Liu et al., arXiv 2209.03003)."""
+    """F* = eps - x0, the velocity of x_t = (1 - t) x0 + t eps: c_skip = c_in = 1/(1 + sigma), c_out =
+    -sigma/(1 + sigma) (Liu et al., arXiv 2209.03003).
+    """
 
     schedule: Schedule
 

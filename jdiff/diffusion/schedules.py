@@ -1,20 +1,4 @@
-"""Schedules: which sigma belongs to which time, and back.
-
-A forward process x_t = alpha_t x0 + sigma_t eps, divided by alpha_t, is x = x0 + sigma eps with
-sigma = sigma_t / alpha_t. In these coordinates processes differ in three things only: how time maps to sigma, what the
-network is told about sigma (c_noise), and the spread of x where a walk starts (prior_std).
-
-    name      sigma(t)                                        c_noise          prior_std
-    edm       t                                               ln(sigma) / 4    sigma_max
-    ve        sigma_min (sigma_max / sigma_min)^t             ln(sigma) / 4    sigma_max
-    vp        sqrt(exp(beta_min t + beta_d t^2 / 2) - 1)      1000 t           sqrt(1 + sigma_max^2)
-    cosine    tan(pi t / 2)                                   1000 t           sqrt(1 + sigma_max^2)
-    flow      shift t / (1 - t)                               1000 t (shift 1) sigma_max
-    table     sqrt((1 - abar_t) / abar_t)  (see tables)       t in 0 .. T-1    sqrt(1 + sigma_max^2)
-
-A sigma that would be infinite (flow and cosine at t = 1) is cut at LARGEST_SIGMA, where the signal is a millionth of
-the noise.
-"""
+"""Schedules: which sigma belongs to which time, and back."""
 
 import math
 from dataclasses import dataclass
@@ -29,7 +13,12 @@ EARLIEST = 1e-3  # the least time of the processes over [0, 1], where sigma woul
 
 @runtime_checkable
 class Schedule(Protocol):
-    """What a schedule can tell; sigma_min and sigma_max bound the sigmas that it knows."""
+    """A forward process x_t = alpha_t x0 + sigma_t eps divided by alpha_t: x = x0 + sigma eps, sigma = sigma_t/alpha_t.
+
+    In these coordinates processes differ in how time maps to sigma, in what the network is told about sigma (c_noise),
+    and in the spread of x where a walk starts (prior_std). sigma_min and sigma_max bound the sigmas that it knows; an
+    infinite one is cut at LARGEST_SIGMA, where the signal is a millionth of the noise.
+    """
 
     @property
     def sigma_min(self) -> float: ...
@@ -43,7 +32,7 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class EDM:
-    """sigma(t) = t, c_noise = ln(sigma) / 4 (Karras et al., arXiv 2206.00364, table 1, "Ours")."""
+    """sigma(t) = t, c_noise = ln(sigma) / 4, prior_std = sigma_max (Karras et al., arXiv 2206.00364, table 1)."""
 
     sigma_min: float = 0.002
     sigma_max: float = 80.0
@@ -63,7 +52,9 @@ class EDM:
 
 @dataclass(frozen=True, kw_only=True)
 class VE:
-    """sigma(t) = sigma_min (sigma_max / sigma_min)^t, t in [0, 1] (Song et al., arXiv 2011.13456, appendix C)."""
+    """sigma(t) = sigma_min (sigma_max / sigma_min)^t, t in [0, 1], c_noise = ln(sigma) / 4, prior_std = sigma_max (Song
+    et al., arXiv 2011.13456, appendix C; Karras et al., arXiv 2206.00364, table 1).
+    """
 
     sigma_min: float = 0.01
     sigma_max: float = 50.0
@@ -83,8 +74,11 @@ class VE:
 
 @dataclass(frozen=True, kw_only=True)
 class VP:
-    """The continuous DDPM: beta(t) = beta_min + beta_d t, t in [0, 1], so alpha_t = exp(-beta_min t/2 - beta_d t^2/4)
-    (Song et al., arXiv 2011.13456, eq. 32-33; Karras et al., arXiv 2206.00364, table 1).
+    """sigma(t) = sqrt(exp(beta_min t + beta_d t^2 / 2) - 1), t in [0, 1], c_noise = 1000 t, prior_std =
+    sqrt(1 + sigma_max^2).
+
+    The continuous DDPM, beta(t) = beta_min + beta_d t with beta_d = beta_max - beta_min (Song et al., arXiv 2011.13456,
+    eq. 32-33; Karras et al., arXiv 2206.00364, table 1).
     """
 
     beta_min: float = 0.1
@@ -116,7 +110,9 @@ class VP:
 
 @dataclass(frozen=True)
 class Cosine:
-    """alpha_t = cos(pi t / 2), sigma_t = sin(pi t / 2), t in [0, 1] (Salimans & Ho, arXiv 2202.00512, section 2)."""
+    """sigma(t) = tan(pi t / 2), t in [0, 1], c_noise = 1000 t, prior_std = sqrt(1 + sigma_max^2): alpha_t = cos(pi t/2)
+    (Salimans & Ho, arXiv 2202.00512, section 2).
+    """
 
     @property
     def sigma_min(self) -> float:
@@ -143,10 +139,11 @@ class Cosine:
 
 @dataclass(frozen=True, kw_only=True)
 class Flow:
-    """x_t = (1 - t) x0 + t eps, so sigma = t / (1 - t) (Liu et al., arXiv 2209.03003; Lipman et al., 2210.02747).
+    """sigma(t) = shift t / (1 - t), t in [0, 1], c_noise = 1000 sigma / (1 + sigma), prior_std = sigma_max.
 
-    shift moves the times: sigma(t) = shift t / (1 - t) (Esser et al., arXiv 2403.03206, eq. 23, in sigma coordinates).
-    The network is told the share of noise in what it sees, sigma / (1 + sigma), whatever the shift.
+    x_t = (1 - t) x0 + t eps (Liu et al., arXiv 2209.03003; Lipman et al., 2210.02747); shift moves the times (Esser et
+    al., arXiv 2403.03206, eq. 23, in sigma coordinates). c_noise is 1000 times the share of noise in what the network
+    sees, whatever the shift.
     """
 
     shift: float = 1.0

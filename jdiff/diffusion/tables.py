@@ -1,16 +1,4 @@
-"""DDPM's tables: a process in T steps, given by its betas.
-
-    sigma(t) = sqrt((1 - abar_t) / abar_t),   abar_t = prod_{i <= t} (1 - beta_i),   t in 0 .. T-1
-
-    name               beta_t or abar_t, with u from 0 to 1
-    linear             beta = beta_start + u (beta_end - beta_start)
-    scaled_linear      beta = (sqrt(beta_start) + u (sqrt(beta_end) - sqrt(beta_start)))^2, also called quadratic
-    sigmoid            beta = beta_start + sigmoid(12 u - 6) (beta_end - beta_start)
-    cosine             abar = cos^2((u + s)/(1 + s) pi/2), up to a factor
-    sigmoid_alpha_bar  abar = (sigmoid(e/tau) - sigmoid((s + u (e - s))/tau)) / (sigmoid(e/tau) - sigmoid(s/tau))
-
-beta_start and beta_end belong to T = 1000; another T takes them times 1000 / T.
-"""
+"""DDPM's tables: a process in T steps, given by its betas."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,10 +15,12 @@ LARGEST_BETA = 0.999
 
 @dataclass(frozen=True)
 class DDPMTable:
-    """Between the steps ln sigma is interpolated linearly, so that a discrete model accepts any sigma between its first
-    and its last; outside them it answers as at the nearest (Ho et al., arXiv 2006.11239; Karras et al., 2206.00364,
-    appendix C.3). A last step without any signal (zero terminal SNR) has sigma LARGEST_SIGMA, or
-    twice the one before it where that is more.
+    """sigma(t) = sqrt((1 - abar_t) / abar_t), abar_t = prod_{i <= t} (1 - beta_i), t in 0 .. T-1, c_noise = t,
+    prior_std = sqrt(1 + sigma_max^2) (Ho et al., arXiv 2006.11239).
+
+    Between the steps ln sigma is interpolated linearly, so that a discrete model accepts any sigma between its first
+    and its last; outside them it answers as at the nearest (Karras et al., arXiv 2206.00364, appendix C.3). A last step
+    without signal (zero terminal SNR) has sigma LARGEST_SIGMA, or twice the one before it where that is more.
     """
 
     betas: tuple[float, ...]
@@ -67,17 +57,24 @@ class DDPMTable:
 
 
 def linear_betas(steps: int, *, beta_start: float = 1e-4, beta_end: float = 0.02) -> tuple[float, ...]:
-    """Ho et al., arXiv 2006.11239, section 4."""
+    """beta = beta_start + u (beta_end - beta_start), u from 0 to 1 (Ho et al., arXiv 2006.11239, section 4).
+
+    beta_start and beta_end belong to T = 1000, here and below; another T takes the betas times 1000 / T.
+    """
     return _scaled(np.linspace(beta_start, beta_end, steps))
 
 
 def scaled_linear_betas(steps: int, *, beta_start: float = 1e-4, beta_end: float = 0.02) -> tuple[float, ...]:
-    """Linear in sqrt(beta) (Rombach et al., arXiv 2112.10752, with 0.00085 and 0.012)."""
+    """beta = (sqrt(beta_start) + u (sqrt(beta_end) - sqrt(beta_start)))^2, u from 0 to 1, also called quadratic
+    (Rombach et al., arXiv 2112.10752, with 0.00085 and 0.012).
+    """
     return _scaled(np.linspace(beta_start**0.5, beta_end**0.5, steps) ** 2)
 
 
 def sigmoid_betas(steps: int, *, beta_start: float = 1e-4, beta_end: float = 0.02) -> tuple[float, ...]:
-    """A sigmoid over beta, as in GeoDiff (Xu et al., arXiv 2203.02923)."""
+    """beta = beta_start + sigmoid(12 u - 6) (beta_end - beta_start), u from 0 to 1 (GeoDiff; Xu et al., arXiv
+    2203.02923).
+    """
     return _scaled(beta_start + _sigmoid(np.linspace(-6.0, 6.0, steps)) * (beta_end - beta_start))
 
 
@@ -89,7 +86,9 @@ def cosine_betas(steps: int, *, s: float = 0.008) -> tuple[float, ...]:
 def sigmoid_alpha_bar_betas(
     steps: int, *, start: float = -3.0, end: float = 3.0, tau: float = 1.0
 ) -> tuple[float, ...]:
-    """A sigmoid over alpha-bar, betas at most 0.999 (Jabri et al., arXiv 2212.11972; Chen, arXiv 2301.10972)."""
+    """abar(u) = (sigmoid(end/tau) - sigmoid((start + u (end - start))/tau)) / (sigmoid(end/tau) - sigmoid(start/tau)),
+    u = t/T, betas at most 0.999 (Jabri et al., arXiv 2212.11972; Chen, arXiv 2301.10972).
+    """
     return _of_alpha_bar(lambda u: _sigmoid(end / tau) - _sigmoid((start + u * (end - start)) / tau), steps)
 
 

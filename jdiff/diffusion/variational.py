@@ -1,15 +1,4 @@
-"""The variational bound of a chain of sigmas, such as a DDPM table (Ho et al., arXiv 2006.11239, eq. 5; Nichol &
-Dhariwal, 2102.09672, eq. 4-7).
-
-In sigma coordinates, from one sigma s of the chain to the one before it, s' (0 before the first):
-
-    q(x' | x, x0) = N(x0 + (s'/s)^2 (x - x0), small),    small = s'^2 (s^2 - s'^2) / s^2
-    p(x' | x)     = N(D  + (s'/s)^2 (x - D),  var),      large = (1 + s'^2)/(1 + s^2) (s^2 - s'^2)
-
-    L_0 = -ln p(x0 | x_1),  L_t = KL(q || p),  L_T = KL(q(x_T | x0) || N(0, prior_std^2));  bound = L_0 + ... + L_T
-
-`small` and `large` are beta-tilde and beta of the paper, divided by alpha'^2.
-"""
+"""The variational bound of a chain of sigmas, such as a DDPM table."""
 
 import math
 
@@ -25,17 +14,19 @@ HALF_LEVEL = 1 / 255  # half the distance of two of 256 levels in [-1, 1]
 
 
 def small_variance(sigma: Float[Array, "*b"], sigma_next: Float[Array, "*b"]) -> Float[Array, "*b"]:
-    """The posterior's, s'^2 (s^2 - s'^2)/s^2."""
+    """s'^2 (s^2 - s'^2)/s^2, the posterior's: beta-tilde divided by alpha'^2 (Ho et al., arXiv 2006.11239, eq. 7)."""
     return sigma_next**2 * (1 - (sigma_next / sigma) ** 2)
 
 
 def large_variance(sigma: Float[Array, "*b"], sigma_next: Float[Array, "*b"]) -> Float[Array, "*b"]:
-    """(alpha/alpha')^2 (s^2 - s'^2) with VP's alpha = 1/sqrt(1 + s^2)."""
+    """(1 + s'^2)/(1 + s^2) (s^2 - s'^2): beta divided by alpha'^2 (Ho et al., arXiv 2006.11239, section 3.2)."""
     return (1 + sigma_next**2) / (1 + sigma**2) * (sigma**2 - sigma_next**2)
 
 
 def learned_variance(fraction: Array, sigma: Array, sigma_next: Array, first: Float[Array, ""]) -> Array:
-    """exp(f ln large + (1 - f) ln small), per pixel (2102.09672, eq. 15); `first` stands for small where s' = 0."""
+    """exp(f ln large + (1 - f) ln small), per pixel (Nichol & Dhariwal, arXiv 2102.09672, eq. 15); `first` stands for
+    small where s' = 0.
+    """
     small = jnp.where(sigma_next > 0, small_variance(sigma, sigma_next), first)
     large = large_variance(sigma, sigma_next)
     return jnp.exp(
@@ -50,7 +41,15 @@ def term(
     t: Int[Array, " b"],
     denoised: Denoised,
 ) -> Float[Array, " b"]:
-    """L_t of each image at its step t, in bits a pixel value; sigmas rise, x0 is of 256 levels in [-1, 1]."""
+    """L_t of each image at its step t, in bits a pixel value; sigmas rise, x0 is of 256 levels in [-1, 1] (Ho et al.,
+    arXiv 2006.11239, eq. 5; Nichol & Dhariwal, arXiv 2102.09672, eq. 4-7).
+
+    In sigma coordinates, from one sigma s of the chain to the one before it, s' (0 before the first):
+
+        q(x' | x, x0) = N(x0 + (s'/s)^2 (x - x0), small)
+        p(x' | x)     = N(D  + (s'/s)^2 (x - D),  small or the learned variance)
+        L_0 = -ln p(x0 | x_1),    L_t = KL(q || p)
+    """
     sigma, sigma_next = sigmas[t], jnp.where(t > 0, sigmas[t - 1], 0.0)
     if denoised.variance is None:
         small = jnp.where(t > 0, small_variance(sigma, sigma_next), _first_variance(sigmas))
@@ -76,7 +75,9 @@ def bound(
     cond: Cond,
     keys: Key[Array, " b"],
 ) -> Float[Array, " b"]:
-    """L_0 + ... + L_T of each image, in bits a pixel value: T denoiser calls, one noise for each step."""
+    """L_0 + ... + L_T of each image, in bits a pixel value, with L_T = KL(q(x_T | x0) || N(0, prior_std^2)): T denoiser
+    calls, one noise for each step.
+    """
 
     def add(total, t):
         x = x0 + sigmas[t] * normal(folded(keys, t), x0)

@@ -1,15 +1,4 @@
-"""Weights: what |D - x0|^2 counts at each sigma.
-
-A weight on |D - x0|^2 is the weight on the raw network's |F - F*|^2 divided by c_out^2. With SNR = 1/sigma^2:
-
-    name          weight on |D - x0|^2
-    simple        1 / c_out^2, weight 1 on F
-    edm           (sigma^2 + s^2) / (sigma s)^2, s = sigma_data
-    min_snr       min(SNR, gamma)
-    soft_min_snr  gamma SNR / (SNR + gamma)
-    p2            SNR / (1 + SNR)^gamma
-    v_uniform     1 + SNR
-"""
+"""Weights: what |D - x0|^2 counts at each sigma."""
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -22,12 +11,14 @@ from jdiff.diffusion.parameterization import Parameterization
 
 @runtime_checkable
 class Weight(Protocol):
+    """sigma -> the weight on |D - x0|^2, which is that on the raw network's |F - F*|^2 divided by c_out^2."""
+
     def __call__(self, sigma: Float[Array, "*b"]) -> Float[Array, "*b"]: ...
 
 
 @dataclass(frozen=True)
 class Simple:
-    """Weight 1 on |F - F*|^2: "L_simple" (Ho et al., arXiv 2006.11239, eq. 14).
+    """1 / c_out^2, so 1 on |F - F*|^2: "L_simple" (Ho et al., arXiv 2006.11239, eq. 14).
 
     With EDM's parameterization this is EDM's weight.
     """
@@ -40,7 +31,7 @@ class Simple:
 
 @dataclass(frozen=True)
 class Edm:
-    """Karras et al., arXiv 2206.00364, table 1."""
+    """(sigma^2 + s^2) / (sigma s)^2, s = sigma_data (Karras et al., arXiv 2206.00364, table 1)."""
 
     sigma_data: float = 0.5
 
@@ -50,7 +41,7 @@ class Edm:
 
 @dataclass(frozen=True)
 class MinSNR:
-    """Hang et al., arXiv 2303.09556, eq. 8; gamma = 5."""
+    """min(SNR, gamma), SNR = 1/sigma^2 (Hang et al., arXiv 2303.09556, eq. 8)."""
 
     gamma: float = 5.0
 
@@ -60,7 +51,7 @@ class MinSNR:
 
 @dataclass(frozen=True)
 class SoftMinSNR:
-    """The smooth form of min-SNR (Crowson et al., arXiv 2401.11605, section 3): gamma SNR / (SNR + gamma)."""
+    """gamma SNR / (SNR + gamma), SNR = 1/sigma^2: min-SNR, smooth (Crowson et al., arXiv 2401.11605, section 3)."""
 
     gamma: float = 5.0
 
@@ -70,7 +61,9 @@ class SoftMinSNR:
 
 @dataclass(frozen=True)
 class P2:
-    """Choi et al., arXiv 2204.00227, eq. 8, with k = 1: weight 1/(1 + SNR)^gamma on eps."""
+    """SNR / (1 + SNR)^gamma, SNR = 1/sigma^2, so 1/(1 + SNR)^gamma on eps (Choi et al., arXiv 2204.00227, eq. 8 with
+    k = 1).
+    """
 
     gamma: float = 1.0
 
@@ -81,7 +74,7 @@ class P2:
 
 @dataclass(frozen=True)
 class VUniform:
-    """Weight 1 on v (Salimans & Ho, arXiv 2202.00512, section 4: "SNR + 1")."""
+    """1 + SNR, SNR = 1/sigma^2, so 1 on v (Salimans & Ho, arXiv 2202.00512, section 4)."""
 
     def __call__(self, sigma: Float[Array, "*b"]) -> Float[Array, "*b"]:
         return 1 + 1 / sigma**2

@@ -1,12 +1,4 @@
-"""DDIM, and with it Euler, DDPM and ancestral Euler (Song et al., arXiv 2010.02502, eq. 12, in sigma coordinates).
-
-With s > s' two neighbouring rungs, x0 = D(x, s) and (s_down, s_up) the ancestral split:
-
-    x' = x0 + (s_down / s) (x - x0_dir) + s_up z
-
-eta = 0 is DDIM and the Euler step of the probability-flow ODE; eta = 1 is DDPM with the posterior ("small") variance
-and ancestral Euler.
-"""
+"""DDIM; with it Euler, DDPM of small variance, ancestral Euler and jumps of flow maps."""
 
 from dataclasses import dataclass
 
@@ -17,6 +9,15 @@ from jdiff.diffusion.samplers.sampler import Sampler
 
 @dataclass(frozen=True, kw_only=True)
 class DDIM(Sampler):
+    """With x0 = D(x, s) and (s_down, s_up) the ancestral split of s -> s' (Song et al., arXiv 2010.02502, eq. 12, in
+    sigma coordinates):
+
+        x' = x0 + (s_down / s) (x - x0_dir) + s_up z
+
+    eta = 0 is DDIM and the Euler step of the probability-flow ODE; eta = 1 is DDPM with the posterior ("small")
+    variance and ancestral Euler. jumps: x0 = D(x, s, s_down), so that at eta = 0 the step ends where the flow does.
+    """
+
     eta: float = 0.0
     jumps: bool = False
 

@@ -1,14 +1,4 @@
-"""DDPM with the large or the learned variance (Ho et al., arXiv 2006.11239, section 3.2; Nichol & Dhariwal, arXiv
-2102.09672, section 3.1).
-
-With x0 = D(x, s), the posterior's mean and one of two variances (see diffusion.variational):
-
-    x' = x0 + (s'/s)^2 (x - x0) + sqrt(variance) z
-    large:    (1 + s'^2)/(1 + s^2) (s^2 - s'^2)
-    learned:  between the posterior's and the large one, as the model says
-
-No noise on the last step. With the posterior's ("small") variance this is DDIM at eta = 1, which serves that name.
-"""
+"""DDPM with the large or the learned variance."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -22,6 +12,16 @@ from jdiff.diffusion.variational import large_variance, learned_variance
 
 @dataclass(frozen=True, kw_only=True)
 class DDPM(Sampler):
+    """With x0 = D(x, s), the posterior's mean and one of two variances, none on the last step (Ho et al., arXiv
+    2006.11239, section 3.2; Nichol & Dhariwal, arXiv 2102.09672, section 3.1):
+
+        x' = x0 + (s'/s)^2 (x - x0_dir) + sqrt(variance) z
+        large:    (1 + s'^2) / (1 + s^2) (s^2 - s'^2)
+        learned:  between the posterior's and the large one, as the model predicts (diffusion.variational)
+
+    With the posterior's ("small") variance this is DDIM at eta = 1.
+    """
+
     variance: Literal["large", "learned"] = "large"
 
     order = 1

@@ -1,12 +1,4 @@
-"""DPM-Solver-2: the midpoint rule, the middle being half way in ln sigma (Karras et al., arXiv 2206.00364, algorithm 3
-with the middle of Lu et al., arXiv 2206.00927, algorithm 1).
-
-    d      = (x - D(x, s)) / s
-    s_mid  = sqrt(s s'),   x_mid = x + (s_mid - s) d
-    x'     = x + (s' - s) (x_mid - D(x_mid, s_mid)) / s_mid
-
-The last step, to sigma = 0, is Euler's: N rungs cost 2N - 1 denoiser calls.
-"""
+"""DPM-Solver-2."""
 
 from dataclasses import dataclass
 
@@ -18,6 +10,16 @@ from jdiff.diffusion.samplers.sampler import Sampler
 
 @dataclass(frozen=True, kw_only=True)
 class DPM2(Sampler):
+    """The midpoint rule, the middle half way in ln sigma (Karras et al., arXiv 2206.00364, algorithm 3, with the middle
+    of Lu et al., arXiv 2206.00927, algorithm 1):
+
+        d     = (x - D(x, s)) / s
+        x_mid = x + (s_mid - s) d,    s_mid = sqrt(s s')
+        x'    = x + (s' - s) (x_mid - D(x_mid, s_mid)) / s_mid
+
+    The last step, to sigma = 0, is Euler's: N rungs cost 2N - 1 denoiser calls.
+    """
+
     order = 2
 
     def init(self, x, keys):

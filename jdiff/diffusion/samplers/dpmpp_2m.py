@@ -1,12 +1,4 @@
-"""DPM-Solver++(2M): two-step, second order (Lu et al., arXiv 2211.01095, algorithm 2).
-
-With h = ln(s / s') and h_1 the step before, D and D_1 their denoised images:
-
-    D_mid = D + h / (2 h_1) (D - D_1)          D extrapolated to the middle of the step
-    x'    = (s' / s) x + (1 - s' / s) D_mid
-
-The first step, and the last to sigma = 0, are Euler's.
-"""
+"""DPM-Solver++(2M)."""
 
 from dataclasses import dataclass
 
@@ -17,6 +9,15 @@ from jdiff.diffusion.samplers.sampler import Sampler
 
 @dataclass(frozen=True, kw_only=True)
 class DPMpp2M(Sampler):
+    """Two-step, second order (Lu et al., arXiv 2211.01095, algorithm 2). With h = ln(s / s') and h_1 the step before, D
+    and D_1 their denoised images:
+
+        D_mid = D + h / (2 h_1) (D - D_1)          D extrapolated to the middle of the step
+        x'    = (s' / s) x + (1 - s' / s) D_mid
+
+    The first step, and the last to sigma = 0, are Euler's.
+    """
+
     order = 2
     remembers = True
 

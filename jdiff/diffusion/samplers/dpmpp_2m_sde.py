@@ -1,12 +1,4 @@
-"""SDE-DPM-Solver++(2M) (Lu et al., arXiv 2211.01095, section 5), the noise along a Brownian path.
-
-With h = ln(s / s') and h_1 the step before; eta = 1 is the reverse SDE, eta = 0 DPM-Solver++(2M):
-
-    D_mid = D + h / (2 h_1) (D - D_1)
-    x'    = (s'/s)^(1 + eta) x + (1 - (s'/s)^(1 + eta)) D_mid + s' sqrt(1 - (s'/s)^(2 eta)) z
-
-The first step, and the last to sigma = 0, are of first order.
-"""
+"""SDE-DPM-Solver++(2M)."""
 
 from dataclasses import dataclass
 
@@ -18,6 +10,15 @@ from jdiff.diffusion.samplers.sampler import Sampler
 
 @dataclass(frozen=True, kw_only=True)
 class DPMpp2MSDE(Sampler):
+    """Two-step, second order, with noise along a Brownian path (Lu et al., arXiv 2211.01095, section 5). With
+    h = ln(s / s') and h_1 the step before; eta = 1 is the reverse SDE, eta = 0 DPM-Solver++(2M):
+
+        D_mid = D + h / (2 h_1) (D - D_1)
+        x'    = (s'/s)^(1 + eta) x + (1 - (s'/s)^(1 + eta)) D_mid + s' sqrt(1 - (s'/s)^(2 eta)) z
+
+    The first step, and the last to sigma = 0, are of first order.
+    """
+
     eta: float = 1.0
 
     order = 2

@@ -1,13 +1,4 @@
-"""DPM-Solver++(2S) with ancestral noise (Lu et al., arXiv 2211.01095, algorithm 1, r = 1/2; noise as in DDIM).
-
-With (s_down, s_up) the ancestral split of the step, in ln sigma:
-
-    s_mid = sqrt(s s_down)
-    x_mid = (s_mid / s) x + (1 - s_mid / s) D(x, s)
-    x'    = (s_down / s) x + (1 - s_down / s) D(x_mid, s_mid) + s_up z
-
-The last step, to sigma = 0, is Euler's: N rungs cost 2N - 1 denoiser calls.
-"""
+"""DPM-Solver++(2S) with ancestral noise."""
 
 from dataclasses import dataclass
 
@@ -21,6 +12,15 @@ from jdiff.diffusion.samplers.sampler import Sampler
 
 @dataclass(frozen=True, kw_only=True)
 class DPMpp2SAncestral(Sampler):
+    """Single-step, second order (Lu et al., arXiv 2211.01095, algorithm 1, r = 1/2). With (s_down, s_up) the ancestral
+    split of s -> s':
+
+        x_mid = (s_mid / s) x + (1 - s_mid / s) D(x, s),    s_mid = sqrt(s s_down)
+        x'    = (s_down / s) x + (1 - s_down / s) D(x_mid, s_mid) + s_up z
+
+    The last step, to sigma = 0, is Euler's: N rungs cost 2N - 1 denoiser calls.
+    """
+
     eta: float = 1.0
 
     order = 2

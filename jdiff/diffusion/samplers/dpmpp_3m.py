@@ -1,16 +1,4 @@
-"""DPM-Solver++(3M): three-step, third order (Lu et al., arXiv 2211.01095, appendix B, with D2's missing factor 2).
-
-With h = ln(s / s'), steps before it h_1 and h_2, denoised images D, D_1, D_2, and x' the exact solution for a parabola
-through them:
-
-    D'  = (D - D_1) / h_1 + h_1 / (h_1 + h_2) ((D - D_1) / h_1 - (D_1 - D_2) / h_2)
-    D'' = 2 / (h_1 + h_2) ((D - D_1) / h_1 - (D_1 - D_2) / h_2)
-    x'  = e^-h x + (1 - e^-h) D + (h - 1 + e^-h) D' + (h^2/2 - h + 1 - e^-h) D''
-
-as int_0^h e^-(h-t) {1, t, t^2/2} dt are these factors. A first step of Euler's would cost an order, so the first step
-is the second-order DPM-Solver++(2S), which takes one more denoiser call; the second is two-step; the last, to
-sigma = 0, Euler's.
-"""
+"""DPM-Solver++(3M)."""
 
 from dataclasses import dataclass
 
@@ -22,11 +10,23 @@ from jdiff.diffusion.samplers.sampler import Sampler
 
 @dataclass(frozen=True, kw_only=True)
 class DPMpp3M(Sampler):
+    """Three-step, third order (Lu et al., arXiv 2211.01095, appendix B, with D2's missing factor 2). With
+    h = ln(s / s'), h_1 and h_2 the steps before, D, D_1 and D_2 the denoised images, the exact solution for a parabola
+    through them is
+
+        D'  = (D - D_1) / h_1 + h_1 / (h_1 + h_2) ((D - D_1) / h_1 - (D_1 - D_2) / h_2)
+        D'' = 2 / (h_1 + h_2) ((D - D_1) / h_1 - (D_1 - D_2) / h_2)
+        x'  = e^-h x + (1 - e^-h) D + (h - 1 + e^-h) D' + (h^2/2 - h + 1 - e^-h) D''
+
+    as int_0^h e^-(h-t) {1, t, t^2/2} dt are these factors. An Euler step at the start would cost an order, so the first
+    step is DPM-Solver++(2S), with one more denoiser call; the second is two-step; the last, to sigma = 0, is Euler's.
+    """
+
     order = 3
     remembers = True
 
     def init(self, x, keys):
-        none = jnp.full((), jnp.inf, x.dtype)  # the sigma of a rung that was not: an infinite step weighs nothing
+        none = jnp.full((), jnp.inf, x.dtype)  # no rung yet: an infinite step weighs nothing
         return (jnp.zeros_like(x), none), (jnp.zeros_like(x), none)
 
     def step(self, denoise, carry, x, sigma, sigma_next, keys):

@@ -1,13 +1,4 @@
-"""SDE-DPM-Solver++(2S): the stochastic single step of second order (Lu et al., arXiv 2211.01095, section 5, with
-r = 1/2; the form of k-diffusion's "DPM-Solver++ (stochastic)"), the noise along a Brownian path.
-
-With s_mid = sqrt(s s') and two ancestral splits, s -> s_mid and s -> s':
-
-    x_mid = (mid_down / s) x + (1 - mid_down / s) D(x, s) + mid_up z_mid
-    x'    = (s_down / s) x + (1 - s_down / s) D(x_mid, s_mid) + s_up z
-
-The last step, to sigma = 0, is Euler's: N rungs cost 2N - 1 denoiser calls.
-"""
+"""SDE-DPM-Solver++(2S)."""
 
 from dataclasses import dataclass
 
@@ -21,6 +12,16 @@ from jdiff.diffusion.samplers.sampler import Sampler
 
 @dataclass(frozen=True, kw_only=True)
 class DPMppSDE(Sampler):
+    """Single-step, second order, with noise along a Brownian path (Lu et al., arXiv 2211.01095, section 5, r = 1/2; the
+    form of k-diffusion's "DPM-Solver++ (stochastic)"). With s_mid = sqrt(s s') and the ancestral splits of s -> s_mid
+    and s -> s':
+
+        x_mid = (mid_down / s) x + (1 - mid_down / s) D(x, s) + mid_up z_mid
+        x'    = (s_down / s) x + (1 - s_down / s) D(x_mid, s_mid) + s_up z
+
+    The last step, to sigma = 0, is Euler's: N rungs cost 2N - 1 denoiser calls.
+    """
+
     eta: float = 1.0
 
     order = 2

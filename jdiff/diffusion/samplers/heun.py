@@ -1,4 +1,4 @@
-"""Heun's method with churn: Algorithm 2 of Karras et al. (arXiv 2206.00364); without churn, Algorithm 1."""
+"""Heun's method with churn."""
 
 import math
 from dataclasses import dataclass
@@ -12,10 +12,15 @@ from jdiff.diffusion.samplers.sampler import Sampler
 
 @dataclass(frozen=True, kw_only=True)
 class Heun(Sampler):
-    """gamma_i = min(s_churn / N, sqrt(2) - 1) where s_min <= sigma_i <= s_max, 0 elsewhere.
+    """Algorithm 2 of Karras et al. (arXiv 2206.00364); without churn, algorithm 1:
 
-    The last step, to sigma = 0, is Euler's, so N rungs cost 2N - 1 denoiser calls. `steps` is N; it matters with churn
-    alone.
+        s_hat   = s + gamma s,    x_hat = x + sqrt(s_hat^2 - s^2) s_noise z
+        d       = (x_hat - D(x_hat, s_hat)) / s_hat
+        x_euler = x_hat + (s' - s_hat) d
+        x'      = x_hat + (s' - s_hat) (d + (x_euler - D(x_euler, s')) / s') / 2
+
+    gamma = min(s_churn / N, sqrt(2) - 1) where s_min <= s <= s_max, 0 elsewhere; `steps` is N, which matters with churn
+    alone. The last step, to sigma = 0, is Euler's: N rungs cost 2N - 1 denoiser calls.
     """
 
     steps: int = 1

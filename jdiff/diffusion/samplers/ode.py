@@ -1,9 +1,4 @@
-"""The probability-flow ODE dx/dsigma = (x - D(x, sigma)) / sigma between two rungs, by adaptive RK45 (Song et al.,
-arXiv 2011.13456, section 4.3).
-
-An image's step sizes follow its own error. The number of denoiser calls is known afterwards: the sampler counts them.
-The last step, to sigma = 0, is Euler's.
-"""
+"""The probability-flow ODE by an adaptive solver."""
 
 from dataclasses import dataclass
 
@@ -17,6 +12,13 @@ from jdiff.diffusion.samplers.sampler import Sampler
 
 @dataclass(frozen=True, kw_only=True)
 class ODE(Sampler):
+    """dx/dsigma = (x - D(x, sigma)) / sigma from rung to rung by RK45 (Song et al., arXiv 2011.13456, section 4.3;
+    diffusion.adaptive).
+
+    An image's step sizes follow its own error, so the number of denoiser calls is known afterwards: the carry counts
+    them. The last step, to sigma = 0, is Euler's.
+    """
+
     rtol: float = 1e-3
     atol: float = 1e-3
 

@@ -1,18 +1,4 @@
-"""UniPC: a predictor and a corrector that share their denoiser calls (Zhao et al., arXiv 2302.04867, algorithms 1-2
-and B_2, data prediction).
-
-A step goes from lambda to lambda + h, lambda = -ln sigma. With D at lambda, and D_m at lambda + r_m h for the rungs
-before (r_m < 0) and, in the corrector, for the step's end (r = 1):
-
-    x' = e^-h x + (1 - e^-h) D + (1 - e^-h) sum_m a_m (D_m - D) / r_m
-
-    sum_m a_m r_m^(k-1) = b_k,    b_k = k! phi_(k+1)(-h) (-h) / (e^-h - 1)
-    phi_1(z) = (e^z - 1) / z,     phi_(k+1)(z) = (phi_k(z) - 1/k!) / z
-
-with a = 1/2 where there is one D_m alone. The corrector comes at the head of the next step, when D at the rung is
-known: it redoes the step that led there with it. Order p then measures p + 1, at one denoiser call a step. The first
-steps have the order that their rungs allow; the last, to sigma = 0, is Euler's.
-"""
+"""UniPC."""
 
 from dataclasses import dataclass
 from math import factorial
@@ -24,6 +10,22 @@ from jdiff.diffusion.samplers.sampler import Sampler
 
 @dataclass(frozen=True, kw_only=True)
 class UniPC(Sampler):
+    """A predictor and a corrector that share their denoiser calls (Zhao et al., arXiv 2302.04867, algorithms 1-2, B_2,
+    data prediction).
+
+    A step goes from lambda to lambda + h, lambda = -ln sigma. With D at lambda, and D_m at lambda + r_m h for the
+    `predictor_order` - 1 rungs before (r_m < 0) and, in the corrector, for the step's end (r = 1):
+
+        x' = e^-h x + (1 - e^-h) D + (1 - e^-h) sum_m a_m (D_m - D) / r_m
+
+        sum_m a_m r_m^(k-1) = b_k,    b_k = k! phi_(k+1)(-h) (-h) / (e^-h - 1)
+        phi_1(z) = (e^z - 1) / z,     phi_(k+1)(z) = (phi_k(z) - 1/k!) / z
+
+    with a = 1/2 where there is one D_m alone. The corrector comes at the head of the next step, when D at the rung is
+    known: it redoes the step that led there with it, and raises the order by one at no further call. The first steps
+    have the order that their rungs allow; the last, to sigma = 0, is Euler's.
+    """
+
     predictor_order: int = 2
     corrector: bool = True
 
@@ -34,12 +36,9 @@ class UniPC(Sampler):
         return self.predictor_order + self.corrector
 
     def init(self, x, keys):
-        # The rung before's x; the last rungs' denoised images and sigmas, newest first (inf: was not).
-        x0s, sigmas = (
-            jnp.zeros((self.predictor_order, *x.shape), x.dtype),
-            jnp.full((self.predictor_order,), jnp.inf, x.dtype),
-        )
-        return x, x0s, sigmas
+        # The rung before's x; the last rungs' denoised images and sigmas, newest first (inf: no rung yet).
+        n = self.predictor_order
+        return x, jnp.zeros((n, *x.shape), x.dtype), jnp.full((n,), jnp.inf, x.dtype)
 
     def step(self, denoise, carry, x, sigma, sigma_next, keys):
         x_1, x0s, sigmas = carry
