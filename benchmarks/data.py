@@ -84,8 +84,8 @@ def eaten(name: str, batch_size: int, **data: Any) -> float:
     source, _ = from_config.sources(config)
     config = from_config.resolve(config, source)
     task, mesh = from_config.task(config), sharding.make_mesh()
-    state = jax.jit(lambda: train.initial_state(config, task))()
-    step = train.make_step(config, task)
+    state = train.begin(config, task, mesh, None, 0)  # type: ignore[arg-type]
+    step = train.make_step(config, task, state)
     batch = sharding.put_batch(mesh, next(train.open_batches(config, source, 0)))
     taken = []
     for _ in range(4):  # the first compiles

@@ -68,7 +68,7 @@ class Ours:
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         batch = sharding.put_batch(mesh, from_config.view(config, train=True).example(self.size))
         began = time.perf_counter()
-        self._step = train.make_step(config, task).lower(state, batch).compile()
+        self._step = train.make_step(config, task, state).lower(state, batch).compile()
         self.compile_s = time.perf_counter() - began
         self._state, self._batch = state, batch
 

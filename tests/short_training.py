@@ -5,6 +5,7 @@ import numpy as np
 
 from jdiff import from_config
 from jdiff.modes import train
+from jdiff.training import sharding
 
 
 def losses_fall(settings, source, workdir, *, steps=200):
@@ -12,7 +13,9 @@ def losses_fall(settings, source, workdir, *, steps=200):
     settings = from_config.resolve(settings, source)
     source, _ = from_config.encoded(settings, workdir, source, None)
     task = from_config.task(settings)
-    step, state = train.make_step(settings, task), jax.jit(lambda: train.initial_state(settings, task))()
+    one = sharding.replicated(sharding.make_mesh())
+    state = jax.jit(lambda: train.initial_state(settings, task), out_shardings=one)()
+    step = train.make_step(settings, task, state)
     batches, losses = train.open_batches(settings, source, 0), []
     for _ in range(steps):
         state, logs = step(state, next(batches))

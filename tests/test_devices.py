@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.conftest import TINY, config, run_command
+from tests.conftest import CACHE, REPOSITORY, TINY, config, run_command
 
 ONE = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
 EIGHT = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
@@ -119,3 +119,61 @@ def test_batches_that_do_not_divide_by_the_devices(runs):
     result = run_command(*arguments, "--config.machine.fsdp=3", cwd=runs, **EIGHT)
     assert result.status == 1
     assert "machine.fsdp=3 does not divide the 8 devices" in result.err
+
+
+# Three steps in every layout: how often each compiles, and how many leaves' shardings have changed. The network is the
+# smallest on which the compiler, left to itself, changes some.
+LAYOUTS = """
+from dataclasses import replace
+
+import flax.linen as nn
+import jax
+from jax.sharding import AxisType
+from jdiff import config, from_config
+from jdiff.modes import train
+from jdiff.networks.conditioning import LabelEmbedding
+from jdiff.networks.embeddings import NoiseEmbedding
+
+
+class Perceptron(nn.Module):
+    @nn.compact
+    def __call__(self, x, c_noise, cond, *, train=False):
+        h = nn.Dense(64)(x.reshape(len(x), -1)) + NoiseEmbedding(64, 64)(c_noise)
+        h += LabelEmbedding(10, 64)(cond["label"], cond.get("drop", {}).get("label")).vector
+        return nn.Dense(64)(nn.silu(h)).reshape(x.shape)
+
+
+settings = config.load("configs/digits.py")
+settings.train.batch_size = 16
+source, _ = from_config.sources(settings)
+settings = from_config.resolve(settings, source)
+task = replace(from_config.task(settings), network=Perceptron())
+compiled = []
+jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name))
+for devices in (1, 2, 4, 8):
+    for fsdp in (fsdp for fsdp in (1, 2, 4) if devices % fsdp == 0):
+        shape, types = (devices // fsdp, fsdp), (AxisType.Auto,) * 2
+        mesh = jax.make_mesh(shape, ("data", "fsdp"), types, devices=jax.devices()[:devices])
+        state = train.begin(settings, task, mesh, None, 0)
+        before = [leaf.sharding for leaf in jax.tree.leaves(state)]
+        split = sum(not sharding.is_fully_replicated for sharding in before)
+        assert (split > 0) == (fsdp > 1), split
+        next_state = train.make_step(settings, task, state)
+        batches = train.on_devices(train.open_batches(settings, source, 0), mesh)
+        counts = []
+        for _ in range(3):
+            batch = next(batches)
+            compiled.clear()
+            state, _ = next_state(state, batch)
+            counts.append(sum("backend_compile" in name for name in compiled))
+        changed = sum(leaf.sharding != first for leaf, first in zip(jax.tree.leaves(state), before))
+        print(devices, fsdp, counts, changed)
+"""
+
+
+def test_every_layout_compiles_once_and_keeps_its_shardings():
+    faster = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_COMPILATION_CACHE_DIR": str(CACHE)}
+    environment, command = {**os.environ, **EIGHT, **faster}, [sys.executable, "-c", LAYOUTS]
+    done = subprocess.run(command, check=True, env=environment, cwd=REPOSITORY, text=True, stdout=subprocess.PIPE)
+    layouts = [(devices, fsdp) for devices in (1, 2, 4, 8) for fsdp in (1, 2, 4) if devices % fsdp == 0]
+    assert done.stdout.splitlines() == [f"{devices} {fsdp} [1, 0, 0] 0" for devices, fsdp in layouts]

@@ -12,6 +12,7 @@ from jdiff.modes import train
 from jdiff.networks.layers import Style
 from jdiff.networks.transformer import DiT
 from jdiff.networks.unet import UNet
+from jdiff.training import sharding
 from tests.arrays import perturbed
 from tests.conftest import REPOSITORY
 
@@ -26,7 +27,9 @@ def test_bfloat16_follows_float32s_loss():
         source = Digits("train")
         settings = from_config.resolve(settings, source)
         task = from_config.task(settings)
-        step, state = train.make_step(settings, task), jax.jit(lambda s=settings, t=task: train.initial_state(s, t))()
+        one = sharding.replicated(sharding.make_mesh())
+        state = jax.jit(lambda s=settings, t=task: train.initial_state(s, t), out_shardings=one)()
+        step = train.make_step(settings, task, state)
         batches, losses = train.open_batches(settings, source, 0), []
         for _ in range(500):
             state, logs = step(state, next(batches))

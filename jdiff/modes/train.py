@@ -60,7 +60,7 @@ def train(config: ConfigDict, workdir: Path) -> int:
 
         model = Model(config, read.plain(task), mesh, {}, step=start, workdir=workdir)  # given weights to draw
         score = make_score(config, task, mesh, held_out)
-        next_state = make_step(config, task)
+        next_state = make_step(config, task, state)
         batches = on_devices(open_batches(config, source, start), mesh)
         if not start:
             keep_examples(config, held_out or source, workdir)
@@ -136,8 +136,9 @@ def begin(config: ConfigDict, task: Task, mesh: Mesh, checkpoints: Checkpoints, 
     return with_pretrained_params(config, task, mesh, state, fresh=not start)
 
 
-def make_step(config: ConfigDict, task: Task) -> Any:
-    """(state, batch) -> (state, logs), compiled, the state donated."""
+def make_step(config: ConfigDict, task: Task, state: TrainState) -> Any:
+    """(state, batch) -> (state, logs), compiled, the state donated; shardings stay those of `state`."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     return jax.jit(
         partial(
             train_step,
@@ -148,6 +149,8 @@ def make_step(config: ConfigDict, task: Task) -> Any:
             accumulate=config.train.accumulate,
         ),
         donate_argnums=0,
+        # Left to itself the compiler shards some leaves anew, and the second step, given those, compiles again.
+        out_shardings=(shardings, None),
     )
 
 
