@@ -32,7 +32,7 @@ from PIL import Image
 from scipy import ndimage
 
 from jdiff.common.errors import UserError
-from jdiff.data.planes import by_plane
+from jdiff.data.channels import by_channel
 
 Pictures = dict[str, np.ndarray]
 
@@ -160,37 +160,37 @@ def moved(pictures: Pictures, motion: Motion, masks: frozenset[str] = frozenset(
 
 def _nearest(picture: Shaped[np.ndarray, "h w c"], motion: Motion) -> Shaped[np.ndarray, "h w c"]:
     matrix, offset = motion.inverse(*picture.shape[:2])
-    planes = [_affine(plane, matrix, offset, order=0) for plane in np.moveaxis(picture, -1, 0)]
-    return np.stack(planes, axis=-1)
+    channels = [_affine(channel, matrix, offset, order=0) for channel in np.moveaxis(picture, -1, 0)]
+    return np.stack(channels, axis=-1)
 
 
 def _interpolated(picture: Num[np.ndarray, "h w c"], motion: Motion) -> Num[np.ndarray, "h w c"]:
     height, width = picture.shape[:2]
     matrix, offset = motion.inverse(height, width)
     if np.linalg.norm(matrix, 2) <= 1 + 1e-9:
-        return by_plane(picture, lambda plane: _affine(plane, matrix, offset, order=SPLINE))
+        return by_channel(picture, lambda channel: _affine(channel, matrix, offset, order=SPLINE))
     # Point j of the fine grid lies at j / 2 - 1/4 - MARGIN of the coarse one.
     fine = (2 * (height + 2 * MARGIN), 2 * (width + 2 * MARGIN))
     offset = offset - matrix @ np.full(2, 0.25 + MARGIN)
     box = (2 * MARGIN, 2 * MARGIN, 2 * (MARGIN + width), 2 * (MARGIN + height))
 
-    def shrunk(plane: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
-        points = Image.fromarray(_affine(plane, matrix / 2, offset, order=SPLINE, shape=fine))
+    def shrunk(channel: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
+        points = Image.fromarray(_affine(channel, matrix / 2, offset, order=SPLINE, shape=fine))
         return np.asarray(points.resize((width, height), Image.Resampling.LANCZOS, box))
 
-    return by_plane(picture, shrunk)
+    return by_channel(picture, shrunk)
 
 
 def _affine(
-    plane: Shaped[np.ndarray, "h w"],
+    channel: Shaped[np.ndarray, "h w"],
     matrix: Float[np.ndarray, "2 2"],
     offset: Float[np.ndarray, "2"],
     *,
     order: int,
     shape: tuple[int, int] | None = None,
 ) -> Shaped[np.ndarray, "h2 w2"]:
-    """out[i] = plane[matrix i + offset], continued by reflection about the outermost pixels."""
-    return ndimage.affine_transform(plane, matrix, offset, shape, order=order, mode="mirror")
+    """out[i] = channel[matrix i + offset], continued by reflection about the outermost pixels."""
+    return ndimage.affine_transform(channel, matrix, offset, shape, order=order, mode="mirror")
 
 
 def _rotation(angle: float) -> Float[np.ndarray, "2 2"]:

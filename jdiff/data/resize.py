@@ -24,7 +24,7 @@ from jaxtyping import Num, Shaped
 from PIL import Image
 
 from jdiff.common.errors import UserError
-from jdiff.data.planes import by_plane
+from jdiff.data.channels import by_channel
 
 Rule = Literal["centre", "adm", "random_crop", "pad", "squash"]
 Pictures = dict[str, np.ndarray]
@@ -183,7 +183,7 @@ def _scaled(picture: Num[np.ndarray, "h w c"], steps: list[Step], alpha: bool) -
     if alpha and (picture.dtype != np.uint8 or channels != 4):
         raise ValueError(f"opacity needs uint8 [h, w, 4]; the picture is {picture.dtype} {list(picture.shape)}")
     if picture.dtype != np.uint8:
-        return by_plane(picture, lambda plane: np.asarray(_through(Image.fromarray(plane), steps)))
+        return by_channel(picture, lambda channel: np.asarray(_through(Image.fromarray(channel), steps)))
     if channels == 1:
         return np.asarray(_through(Image.fromarray(picture[..., 0]), steps))[..., None]
     if channels == 3 or alpha:

@@ -1,4 +1,4 @@
-"""Networks, and what they take of the conditions."""
+"""Networks and their embedders of conditions."""
 
 import math
 from collections.abc import Callable
@@ -19,6 +19,7 @@ from jdiff.networks import conditioning
 from jdiff.networks.attention import head_count
 from jdiff.networks.classifier import Classifier
 from jdiff.networks.conditioning import Conditioner
+from jdiff.networks.embeddings import FOURIER_FREQUENCIES
 from jdiff.networks.layers import Style
 from jdiff.networks.transformer import DiT, check_patches
 from jdiff.networks.unet import BLOCKS, UNet, check_sides
@@ -28,11 +29,11 @@ CONDITIONS = ("label", "text", "image", "scalars")
 
 
 def denoising(config: ConfigDict) -> nn.Module:
-    """F(x, c_noise, cond)."""
+    """The network F(x, c_noise, cond) of a diffusion model. Raises UserError for settings that do not fit together."""
     for name in config.model.conditions:
         one_of("model.conditions", name, CONDITIONS)
     network = pick("network.name", config.network.name, {"unet": unet, "dit": dit})(config)
-    if config.network.norm_groups:  # blocks have layers of other widths than their own
+    if config.network.norm_groups:  # must divide the widths of all layers, which a trace alone shows
         try:
             batch = example(config)
             jax.eval_shape(network.init, root_key(0), to_float(batch["x0"]), jnp.ones(1), batch["cond"])
@@ -42,6 +43,7 @@ def denoising(config: ConfigDict) -> nn.Module:
 
 
 def unet(config: ConfigDict) -> UNet:
+    """The UNet of the group `network`. Raises UserError for settings that do not fit together."""
     network, (height, width, _) = config.network, config.data.shape
     try:
         check_sides(height, width, levels=len(network.channel_mults))
@@ -66,6 +68,9 @@ def unet(config: ConfigDict) -> UNet:
             f"{only} gives tokens alone, which attention must look at: set network.attention to cross or transformer, "
             "and network.attention_levels"
         )
+    channels = network.noise_channels or network.channels
+    if network.noise_embedding == "fourier" and channels > 2 * len(FOURIER_FREQUENCIES):
+        raise UserError(f"network.noise_channels={channels}; fourier has at most {2 * len(FOURIER_FREQUENCIES)}")
     widths = [mult * network.channels for mult in network.channel_mults]
     if network.norm_groups and (uneven := [width for width in widths if width % network.norm_groups]):
         raise UserError(f"network.norm_groups={network.norm_groups} does not divide {uneven[0]} channels")
@@ -88,8 +93,8 @@ def unet(config: ConfigDict) -> UNet:
         noise_embedding=one_of(  # type: ignore[arg-type]
             "network.noise_embedding", network.noise_embedding, ("sinusoidal", "fourier")
         ),
-        waves=network.waves,
-        wave_offset=network.wave_offset,
+        noise_channels=network.noise_channels,
+        freq_shift=network.freq_shift,
         style=_style(network),
         conditioner=conditioner(config, vector_features=4 * network.channels),
         remat=network.remat,
@@ -113,6 +118,7 @@ def _style(network: ConfigDict) -> Style:
 
 
 def dit(config: ConfigDict) -> DiT:
+    """The DiT of the group `network`. Raises UserError for settings that do not fit together."""
     network, (height, width, _) = config.network, config.data.shape
     try:
         check_patches(height, width, patch_size=network.patch_size)
@@ -133,7 +139,7 @@ def dit(config: ConfigDict) -> DiT:
         dropout=network.dropout,
         grid_size=network.grid_size,
         embedder=one_of("network.embedder", network.embedder, ("shared", "per_block")),  # type: ignore[arg-type]
-        wave_offset=network.wave_offset,
+        freq_shift=network.freq_shift,
         mlp_norm_eps=network.norm_eps,
         conditioner=conditioner(config, vector_features=network.width),
         dtype=pick("network.dtype", network.dtype, DTYPES),
@@ -142,9 +148,9 @@ def dit(config: ConfigDict) -> DiT:
 
 
 def settings_of(network: nn.Module) -> dict[str, Any]:
-    """The keys of the group `network` that make this network, where it is a UNet or a DiT that keys can make.
+    """The keys of the group `network` that give this UNet or DiT, except dropout, dtype and remat (the user's).
 
-    Dropout, dtype and remat are left out: they are the user's. Raises UserError where keys cannot say what it is.
+    Raises UserError where no keys give it.
     """
     if isinstance(network, UNet):
         style = network.style
@@ -153,7 +159,7 @@ def settings_of(network: nn.Module) -> dict[str, Any]:
         fields = (
             *("channels", "channel_mults", "blocks_per_level", "block", "attention", "attention_levels"),
             *("attention_heads", "head_channels", "transformer_depth", "middle_attention", "up_attention", "resample"),
-            *("input_skip", "noise_embedding", "waves", "wave_offset"),
+            *("input_skip", "noise_embedding", "noise_channels", "freq_shift"),
         )
         of_style = ("norm", "norm_groups", "norm_eps", "scale_shift", "resample_filter", "project_resampled")
         return {
@@ -171,15 +177,13 @@ def settings_of(network: nn.Module) -> dict[str, Any]:
             "width": network.features,
             "attention_heads": network.heads,
             "norm_eps": network.mlp_norm_eps,
-            **{
-                name: getattr(network, name) for name in ("depth", "patch_size", "grid_size", "embedder", "wave_offset")
-            },
+            **{name: getattr(network, name) for name in ("depth", "patch_size", "grid_size", "embedder", "freq_shift")},
         }
     raise UserError(f"a {type(network).__name__} is no network that a diffusion model is trained with")
 
 
 def conditioner(config: ConfigDict, *, vector_features: int) -> Conditioner | None:
-    """An embedder for each of model.conditions."""
+    """The embedders of model.conditions and of augmentation. Raises UserError where their widths do not fit."""
     condition, dtype = config.condition, pick("network.dtype", config.network.dtype, DTYPES)
 
     def text() -> nn.Module:
@@ -194,8 +198,10 @@ def conditioner(config: ConfigDict, *, vector_features: int) -> Conditioner | No
 
     def image() -> nn.Module:
         forms: dict[str, Callable[[], nn.Module]] = {
-            "planes": conditioning.ImagePlanes,
-            "tokens": lambda: conditioning.ImageTokens(condition.image.width, condition.image.halvings, dtype),
+            "concat": conditioning.ImageChannels,
+            "cross_attention": lambda: conditioning.ImageTokens(
+                condition.image.width, condition.image.downsamples, dtype
+            ),
         }
         return pick("condition.image.into", condition.image.into, forms)()
 
@@ -210,7 +216,7 @@ def conditioner(config: ConfigDict, *, vector_features: int) -> Conditioner | No
         raise UserError(f"condition.image.width={widths['image']} must be a multiple of 4, as positions are")
     if all(widths.values()) and len(set(widths.values())) > 1:
         raise UserError(
-            f"tokens of texts ({widths['text']}) and of images ({widths['image']}) lie beside one another: give "
+            f"tokens of texts ({widths['text']}) and of images ({widths['image']}) are concatenated: give "
             "condition.text.width and condition.image.width the same value"
         )
     made: dict[str, Any] = {name: embedders[name]() for name in config.model.conditions}
@@ -220,7 +226,7 @@ def conditioner(config: ConfigDict, *, vector_features: int) -> Conditioner | No
 
 
 def _text_tokens(config: ConfigDict) -> int:
-    """The width of the text's tokens; 0 without text."""
+    """The width of the text's tokens; 0 without tokens."""
     text = config.condition.text
     if "text" not in config.model.conditions:
         return 0
@@ -228,8 +234,9 @@ def _text_tokens(config: ConfigDict) -> int:
 
 
 def _image_tokens(config: ConfigDict) -> int:
+    """The width of the condition image's tokens; 0 without tokens."""
     image = config.condition.image
-    return image.width if "image" in config.model.conditions and image.into == "tokens" else 0
+    return image.width if "image" in config.model.conditions and image.into == "cross_attention" else 0
 
 
 def _tokens(config: ConfigDict) -> bool:
@@ -237,10 +244,10 @@ def _tokens(config: ConfigDict) -> bool:
 
 
 def _only_tokens(config: ConfigDict) -> str:
-    """The setting by which a condition is tokens and nothing else; "" where none is."""
+    """The setting that makes a condition tokens without a vector; "" where none does."""
     text = config.condition.text
     if _image_tokens(config):
-        return "condition.image.into='tokens'"
+        return "condition.image.into='cross_attention'"
     if _text_tokens(config) and text.encoder == "frozen" and not text.projected:
         return "condition.text.projected=False"
     return ""
@@ -251,6 +258,7 @@ def _outputs(config: ConfigDict) -> int:
 
 
 def convnet(config: ConfigDict) -> Classifier:
+    """The classifier of the group `network`. Raises UserError for images smaller than its stride."""
     least = 2 ** (len(config.network.channel_mults) - 1)
     if min(config.data.shape[:2]) < least:
         raise UserError(f"network.channel_mults={config.network.channel_mults} needs sides of at least {least}")
