@@ -15,8 +15,12 @@ from jaxtyping import Array, PyTree
 
 @runtime_checkable
 class Task(Protocol):
-    def init(self, key: Array, batch: Any) -> tuple[PyTree, PyTree]: ...
+    """What training knows of a task (see above)."""
+
+    def init(self, key: Array, batch: Any) -> tuple[PyTree, PyTree]:
+        """(params, state) at initialisation; of `batch` the shapes alone matter."""
 
     def loss(
         self, params: PyTree, state: PyTree, batch: Any, key: Array, step: Array, *, train: bool = True
-    ) -> tuple[Array, tuple[PyTree, dict[str, Array]]]: ...
+    ) -> tuple[Array, tuple[PyTree, dict[str, Array]]]:
+        """(loss, (state, logs))."""

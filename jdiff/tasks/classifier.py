@@ -1,7 +1,4 @@
-"""The classifier task: the class of an image, by cross-entropy.
-
-loss = mean over images of -ln softmax(logits)[label]
-"""
+"""The classifier task."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,14 +13,18 @@ from jdiff.common.pictures import to_float
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierTask:
+    """Learn the class of an image: loss = mean over images of -ln softmax(logits)[label]."""
+
     network: nn.Module  # images -> (logits, features)
 
     def init(self, key: Array, batch: PyTree) -> tuple[PyTree, PyTree]:
+        """(params, {}) for images of the shape of batch["x0"]."""
         return self.network.init(key, to_float(batch["x0"]))["params"], {}
 
     def loss(
         self, params: PyTree, state: PyTree, batch: PyTree, key: Array, step: Array, *, train: bool = True
     ) -> tuple[Array, tuple[PyTree, dict[str, Array]]]:
+        """Cross-entropy with batch["cond"]["label"]; logs the accuracy."""
         labels = batch["cond"]["label"]
         rngs = {"dropout": key} if train else None
         logits, _ = self._apply(params, batch["x0"], train=train, rngs=rngs)

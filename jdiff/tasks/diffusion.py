@@ -1,7 +1,4 @@
-"""The diffusion task: learn the denoiser D(x0 + sigma eps, sigma, cond) of x0.
-
-loss = mean over images of objective.losses(x0, D(x0 + sigma eps, sigma, cond), sigma),   sigma ~ objective.draw
-"""
+"""The diffusion task."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,10 +20,14 @@ from jdiff.diffusion.tables import DDPMTable
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionTask:
-    """conditions: the names in a batch's "cond" that the model is given. drop_rates: how often, in training, each of
-    them is replaced in an example by its learned null, so that the model also learns to do without (classifier-free
-    guidance). learned_variance: the network answers with twice the channels (denoiser.make_denoiser). uncertainty:
-    learns u(ln sigma) along, for objective.uncertain; its parameters lie beside the network's.
+    """Learn the denoiser D(x, sigma, cond) = E[x0 given x = x0 + sigma eps]:
+
+    loss = mean over images of objective.losses(x0, D(x0 + sigma eps, sigma, cond), sigma),   sigma ~ objective.draw
+
+    conditions: the names in batch["cond"] that the model is given. drop_rates: the probability, in training, that an
+    example's condition is replaced by its learned null (classifier-free guidance; Ho & Salimans, arXiv 2207.12598).
+    learned_variance: the network has twice the channels (`make_denoiser`). uncertainty: u(ln sigma) of
+    `objective.uncertain`, with parameters beside the network's.
     """
 
     network: nn.Module
@@ -38,6 +39,7 @@ class DiffusionTask:
     uncertainty: nn.Module | None = None
 
     def init(self, key: Array, batch: PyTree) -> tuple[PyTree, PyTree]:
+        """({"network": ..., "uncertainty": ...}, {}), the latter params only with `uncertainty`."""
         x0 = to_float(batch["x0"])
         sigma = jnp.ones(x0.shape[0])
         params = {"network": self.network.init(key, x0, sigma, self._known(batch["cond"]))["params"]}
@@ -48,6 +50,7 @@ class DiffusionTask:
     def loss(
         self, params: PyTree, state: PyTree, batch: PyTree, key: Array, step: Array, *, train: bool = True
     ) -> tuple[Array, tuple[PyTree, dict[str, Array]]]:
+        """The loss above; logs "error", its value before `uncertain`, and "vlb_bits", where they differ or exist."""
         x0, cond = to_float(batch["x0"]), self._known(batch["cond"])
         images = x0.shape[0]
         if train and cond:

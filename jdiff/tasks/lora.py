@@ -1,4 +1,4 @@
-"""Another task with its network frozen, and low-rank parts beside the kernels in its place (networks/lora.py)."""
+"""Fine-tuning of a diffusion task's network by low-rank adaptation."""
 
 from dataclasses import dataclass
 
@@ -12,8 +12,8 @@ from jdiff.tasks.diffusion import DiffusionTask
 
 @dataclass(frozen=True, kw_only=True)
 class LoRATask:
-    """task: whose weights are frozen, under "frozen" in the task's state, which checkpoints leave out. rank, alpha,
-    layers: see networks/lora.py. The conditions' embedders are trained whole: they may be new.
+    """Train W' = W + (alpha / rank) A B with W frozen (networks/lora.py) by the loss of `task`, and the conditions'
+    embedders whole, since they may be new. The frozen weights are state["frozen"], which checkpoints leave out.
     """
 
     task: DiffusionTask
@@ -22,6 +22,7 @@ class LoRATask:
     layers: tuple[str, ...] = lora.LAYERS
 
     def init(self, key: Array, batch: PyTree) -> tuple[PyTree, PyTree]:
+        """({"parts": the factors A and B, the embedders}, the state of `task` and "frozen")."""
         frozen, state = self.task.init(key, batch)
         network = frozen["network"]
         parts = lora.init(named(key, "lora"), network, rank=self.rank, layers=self.layers)
@@ -30,16 +31,17 @@ class LoRATask:
     def loss(
         self, params: PyTree, state: PyTree, batch: PyTree, key: Array, step: Array, *, train: bool = True
     ) -> tuple[Array, tuple[PyTree, dict[str, Array]]]:
+        """The loss of `task` with the merged weights."""
         loss, (_, logs) = self.task.loss(self.whole(params, state["frozen"]), {}, batch, key, step, train=train)
         return loss, (state, logs)
 
     def whole(self, params: PyTree, frozen: PyTree) -> PyTree:
-        """The task's weights with the low-rank parts merged in."""
+        """The weights of `task` with A B merged into W."""
         network = {**frozen["network"], **_conditioner(params)}
         return {**frozen, "network": lora.merged(network, params["parts"], alpha=self.alpha)}
 
     def with_conditioner(self, params: PyTree, frozen: PyTree) -> PyTree:
-        """`params` with the conditions' embedders of these frozen weights, which training goes on from."""
+        """`params` with the conditions' embedders of the frozen weights, from which training starts."""
         return {**params, **_conditioner(frozen["network"])}
 
 
