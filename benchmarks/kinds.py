@@ -31,7 +31,7 @@ TOKENS = {
     "model.conditions": ("image",),
     "condition.image.into": "cross_attention",
     "condition.image.factor": 2,
-    "condition.image.halvings": 1,
+    "condition.image.downsamples": 1,
     "network.attention": "transformer",
 }
 KINDS: dict[str, dict[str, Any]] = {
@@ -50,7 +50,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "network.resample": "residual",
         "network.resample_filter": "fir",
         "network.noise_embedding": "fourier",
-        "network.waves": 48,
+        "network.noise_channels": 48,
         "network.input_skip": True,
         "network.skip_rescale": True,
     },

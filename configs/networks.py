@@ -1,7 +1,7 @@
-"""Published networks by name: config.network.update(networks.DDPM), with the number of parameters they have there.
+"""Published networks by name: config.network.update(networks.DDPM).
 
-A test counts them all (tests/test_presets.py). Each has every key of the group `network` that its kind reads but
-dropout, dtype and remat, which stay as they are.
+tests/test_presets.py compares the number of their parameters with the papers'. Each sets every key of the group
+`network` that its kind reads, except dropout, dtype and remat.
 """
 
 from typing import Any
@@ -23,15 +23,15 @@ UNET: dict[str, Any] = {
     "down_padding": (),
     "input_skip": False,
     "noise_embedding": "sinusoidal",
-    "waves": 0,
-    "wave_offset": 0,
+    "noise_channels": 0,
+    "freq_shift": 0,
 }
 DIT: dict[str, Any] = {
     "name": "dit",
     "patch_size": 2,
     "grid_size": 0,
     "embedder": "shared",
-    "wave_offset": 0,
+    "freq_shift": 0,
     "norm_eps": 1e-6,
 }
 
@@ -46,7 +46,7 @@ DDPM = {
     "resample": "conv",
     "down_padding": (0, 1),
     "scale_shift": False,
-    "wave_offset": 1,
+    "freq_shift": 1,
 }
 
 # Song et al., arXiv 2011.13456, as EDM uses it (Karras et al., arXiv 2206.00364, table 7): CIFAR-10, 55.73 M.
@@ -60,15 +60,15 @@ DDPMPP = {
     "resample": "residual",
     "scale_shift": False,
     "skip_rescale": True,
-    "wave_offset": 1,
+    "freq_shift": 1,
 }
 
-# Likewise: the FIR filter, Fourier features and a residual encoder besides; CIFAR-10, 56.4 M.
+# From the same papers, with the FIR filter, Fourier features and a residual encoder: CIFAR-10, 56.4 M.
 NCSNPP = {
     **DDPMPP,
     "resample_filter": "fir",
     "noise_embedding": "fourier",
-    "waves": 256,
+    "noise_channels": 256,
     "input_skip": True,
 }
 

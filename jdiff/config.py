@@ -55,7 +55,7 @@ LEAST = {
     "lora.rank": 0,
     "network.transformer_depth": 1,
     "network.norm_groups": 0,
-    "network.waves": 0,
+    "network.noise_channels": 0,
     "network.width": 1,
     "network.depth": 1,
     "network.patch_size": 1,
@@ -65,7 +65,7 @@ LEAST = {
     "condition.text.heads": 1,
     "condition.image.factor": 1,
     "condition.image.width": 1,
-    "condition.image.halvings": 0,
+    "condition.image.downsamples": 0,
 }
 # What must be above 0, where it is set at all.
 POSITIVE = (
@@ -208,8 +208,8 @@ def check(config: ConfigDict) -> None:
         )
     if config.network.down_padding not in ((), (0, 1), (1, 1), (1, 0)):
         raise UserError(f"network.down_padding={config.network.down_padding} must be (), (0, 1), (1, 1) or (1, 0)")
-    if config.network.waves % 2:
-        raise UserError(f"network.waves={config.network.waves} must be even")
+    if config.network.noise_channels % 2:
+        raise UserError(f"network.noise_channels={config.network.noise_channels} must be even")
     for name in POSITIVE:
         if (value := config_value(config, name)) is not None and not value > 0:
             raise UserError(f"{name}={value} must be above 0")

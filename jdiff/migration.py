@@ -10,8 +10,9 @@ VERSION = 2
 
 # In version 2 the field's terms took the place of our own.
 RENAMED = {
-    # "network.waves": "network.noise_channels",
-    # "network.wave_offset": "network.freq_shift",
+    "condition.image.halvings": "condition.image.downsamples",
+    "network.waves": "network.noise_channels",
+    "network.wave_offset": "network.freq_shift",
     "sample.moves": "sample.corrector_steps",
 }
 RENAMED_VALUES = {("condition.image.into", "planes"): "concat", ("condition.image.into", "tokens"): "cross_attention"}

@@ -30,7 +30,7 @@ from jdiff.from_config.guidance import away_from
 from jdiff.modes import train
 from jdiff.networks.conditioning import (
     Conditioner,
-    ImagePlanes,
+    ImageChannels,
     ImageTokens,
     LabelEmbedding,
     ScalarEmbedding,
@@ -74,9 +74,9 @@ EMBEDDERS = {
         np.array([[0, 1, -1], [2, -1, -1], [1, 3, 4], [4, 0, -1]]),
         np.array([[-1, -1, -1], [0, 1, 2], [0, -1, -1], [2, 3, -1]]),
     ),
-    "scalars": (ScalarEmbedding(8, waves=4), noise(4, 2), noise(4, 2, seed=1)),
-    "planes": (ImagePlanes(), noise(4, 4, 6, 2), noise(4, 4, 6, 2, seed=1)),
-    "image": (ImageTokens(8, halvings=1), noise(4, 4, 6, 2), noise(4, 4, 6, 2, seed=1)),
+    "scalars": (ScalarEmbedding(8, channels=4), noise(4, 2), noise(4, 2, seed=1)),
+    "channels": (ImageChannels(), noise(4, 4, 6, 2), noise(4, 4, 6, 2, seed=1)),
+    "image": (ImageTokens(8, downsamples=1), noise(4, 4, 6, 2), noise(4, 4, 6, 2, seed=1)),
     "text": (TextTransformer(10, 8, 12, depth=1, heads=2), IDS, OTHER_IDS),
     "features": (TextFeatures(8, 12), features(0, [5, 5, 3, 6]), features(1, [2, 6, 1, 3])),
     "tokens": (TextTokens(5), features(0, [5, 5, 3, 6]), features(1, [2, 6, 1, 3])),
@@ -85,7 +85,7 @@ EMBEDDERS = {
 
 def forms(embedded):
     """The parts of an answer that are there, as NumPy."""
-    named = {name: getattr(embedded, name) for name in ("vector", "tokens", "mask", "planes")}
+    named = {name: getattr(embedded, name) for name in ("vector", "tokens", "mask", "channels")}
     return {name: np.asarray(value) for name, value in named.items() if value is not None}
 
 
@@ -120,7 +120,7 @@ def test_the_null_learns_from_dropped_rows_alone(name):
     def gradients(drop):
         def loss(params):
             answer = embedder.apply(params, jax.tree.map(jnp.asarray, values), drop)
-            parts = [part for part in (answer.vector, answer.tokens, answer.planes) if part is not None]
+            parts = [part for part in (answer.vector, answer.tokens, answer.channels) if part is not None]
             return sum(jnp.sum(part * noise(*part.shape)) for part in parts)
 
         return jax.grad(loss)(params)["params"]
@@ -199,7 +199,7 @@ def test_a_text_without_tokens_is_finite():
 
 
 def test_the_places_of_an_images_tokens_are_told_apart():
-    embedder = ImageTokens(8, halvings=1)
+    embedder = ImageTokens(8, downsamples=1)
     grey = np.full((1, 4, 6, 1), 0.3, np.float32)
     tokens = np.asarray(embedder.apply(drawn(embedder, grey), jnp.asarray(grey)).tokens)
     assert tokens.shape == (1, 2 * 3, 8)
@@ -208,8 +208,8 @@ def test_the_places_of_an_images_tokens_are_told_apart():
 
 
 def test_a_conditioner_joins_them():
-    """Vectors are summed, tokens and planes lie side by side, each condition dropped by its own name."""
-    kinds = {"label": "label", "scalars": "scalars", "image": "image", "text": "text", "sketch": "planes"}
+    """Vectors are summed, tokens and channels concatenated, each condition dropped by its own name."""
+    kinds = {"label": "label", "scalars": "scalars", "image": "image", "text": "text", "sketch": "channels"}
     embedders = {
         name: TextTransformer(10, 8, 8, depth=1, heads=2) if kind == "text" else EMBEDDERS[kind][0]
         for name, kind in kinds.items()
@@ -225,7 +225,7 @@ def test_a_conditioner_joins_them():
     }
     vectors = sum(own[name]["vector"] for name in ("label", "scalars", "text"))
     np.testing.assert_allclose(joined["vector"], vectors, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(joined["planes"], own["sketch"]["planes"])
+    np.testing.assert_allclose(joined["channels"], own["sketch"]["channels"])
     tokens = np.concatenate([own["image"]["tokens"], own["text"]["tokens"]], axis=1)
     np.testing.assert_allclose(joined["tokens"], tokens, rtol=1e-5, atol=1e-5)
     mask = np.concatenate([np.ones((4, 6), bool), (IDS > 0) | dropping(0)[:, None]], axis=1)
@@ -256,14 +256,14 @@ def small_unet(embedders, **fields):
     )
 
 
-@pytest.mark.parametrize("into", ["planes", "tokens"])
+@pytest.mark.parametrize("into", ["concat", "cross_attention"])
 def test_dropping_any_of_four_leaves_the_others(into):
     """In one network: other values in the places of what is dropped change no bit; the others' values still count."""
     embedders = {
         "label": LabelEmbedding(5, 32),
         "text": TextTransformer(10, 8, 32, depth=1, heads=2),
-        "image": ImagePlanes() if into == "planes" else ImageTokens(8, halvings=1),
-        "scalars": ScalarEmbedding(32, waves=4),
+        "image": ImageChannels() if into == "concat" else ImageTokens(8, downsamples=1),
+        "scalars": ScalarEmbedding(32, channels=4),
     }
     network, x, times = small_unet(embedders), noise(2, 4, 4, 1), np.ones(2, np.float32)
     whole = {"label": np.array([0, 1]), "text": IDS[:2], "image": noise(2, 4, 4, 1, seed=1), "scalars": noise(2, 1)}

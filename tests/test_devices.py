@@ -154,12 +154,12 @@ for devices in (1, 2, 4, 8):
     for fsdp in (fsdp for fsdp in (1, 2, 4) if devices % fsdp == 0):
         shape, types = (devices // fsdp, fsdp), (AxisType.Auto,) * 2
         mesh = jax.make_mesh(shape, ("data", "fsdp"), types, devices=jax.devices()[:devices])
-        state = train.begin(settings, task, mesh, None, 0)
+        state = begin(settings, task, mesh, None, 0)
         before = [leaf.sharding for leaf in jax.tree.leaves(state)]
         split = sum(not sharding.is_fully_replicated for sharding in before)
         assert (split > 0) == (fsdp > 1), split
         next_state = train.make_step(settings, task, state)
-        batches = train.on_devices(train.open_batches(settings, source, 0), mesh)
+        batches = sharding.on_devices(mesh, train.open_batches(settings, source, 0))
         counts = []
         for _ in range(3):
             batch = next(batches)
@@ -172,13 +172,8 @@ for devices in (1, 2, 4, 8):
 
 
 def test_every_layout_compiles_once_and_keeps_its_shardings():
-    environment = {
-        **os.environ,
-        **EIGHT,
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "JAX_COMPILATION_CACHE_DIR": str(CACHE),
-    }
-    command = [sys.executable, "-c", LAYOUTS]
+    faster = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_COMPILATION_CACHE_DIR": str(CACHE)}
+    environment, command = {**os.environ, **EIGHT, **faster}, [sys.executable, "-c", LAYOUTS]
     done = subprocess.run(command, check=True, env=environment, cwd=REPOSITORY, text=True, stdout=subprocess.PIPE)
     layouts = [(devices, fsdp) for devices in (1, 2, 4, 8) for fsdp in (1, 2, 4) if devices % fsdp == 0]
     assert done.stdout.splitlines() == [f"{devices} {fsdp} [1, 0, 0] 0" for devices, fsdp in layouts]

@@ -258,7 +258,7 @@ def test_published_models_have_these_names_and_shapes(name, parameters):
         model = getattr(diffusers, PUBLISHED[name]["_class_name"])(**settings)
     their = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     assert sum(map(np.prod, their.values())) == parameters
-    described = interop.described(PUBLISHED[name])
+    described = interop.describe(PUBLISHED[name])
     assert their == {
         entry.theirs: their_shape(entry, described.shapes[entry.ours]) for entry in described.entries if entry.theirs
     }

@@ -50,7 +50,7 @@ def test_presets_say_every_key_of_their_kind(name, shape, classes):
 
 def test_ddpm_is_what_its_published_weights_need():
     """By the config.json of google/ddpm-cifar10-32 on the Hugging Face hub."""
-    theirs = interop.described(
+    theirs = interop.describe(
         {
             "_class_name": "UNet2DModel",
             "attention_head_dim": None,

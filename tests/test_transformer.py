@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdiff.networks.conditioning import Conditioner, ImagePlanes, LabelEmbedding, ScalarEmbedding, TextTokens
+from jdiff.networks.conditioning import Conditioner, ImageChannels, LabelEmbedding, ScalarEmbedding, TextTokens
 from jdiff.networks.embeddings import positions
 from jdiff.networks.transformer import DiT, check_patches
 from tests.arrays import noise, perturbed
@@ -118,8 +118,8 @@ def test_embedders_are_one_or_one_a_block():
 
 
 def test_every_form_of_condition_changes_the_output_and_can_be_dropped():
-    """A vector, planes and tokens in one network, each by itself, and gone where it is dropped."""
-    embedders = {"age": ScalarEmbedding(16), "image": ImagePlanes(), "text": TextTokens(12)}
+    """A vector, channels and tokens in one network, each by itself, and gone where it is dropped."""
+    embedders = {"age": ScalarEmbedding(16), "image": ImageChannels(), "text": TextTokens(12)}
     network = DiT(out_channels=1, conditioner=Conditioner(embedders), **SMALL)
     x = noise(2, 4, 4, 1)
     mask = np.array([[True] * 3, [True, True, False]])
@@ -164,7 +164,7 @@ def test_cross_attention_is_there_only_for_tokens_and_begins_at_zero():
 
 
 def test_embedders_per_block_take_vectors_only():
-    conditioner = Conditioner({"image": ImagePlanes()})
+    conditioner = Conditioner({"image": ImageChannels()})
     network = DiT(out_channels=1, conditioner=conditioner, embedder="per_block", **SMALL)
     x = noise(1, 4, 4, 1)
     with pytest.raises(ValueError, match="per_block"):

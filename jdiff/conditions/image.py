@@ -18,8 +18,8 @@ from jdiff.data.views import Make
 class Image(Condition):
     """A record's picture `of`, or what `make` computes from it, such as a sketch: [n, h, w, c] in the data's dtype.
 
-    picture: the picture's channels, dtype and range. into: "concat" lays it beside the noisy image; "cross_attention"
-    encodes it into tokens of `width` features, its sides halved `halvings` times. A caller gives images as they are
+    picture: the picture's channels, dtype and range. into: "concat" concatenates it to the noisy image; "cross_attention"
+    encodes it into tokens of `width` features, its sides halved `downsamples` times. A caller gives images as they are
     seen: no view is made of them.
     """
 
@@ -32,7 +32,7 @@ class Image(Condition):
     make: Make | None = None
     into: Literal["concat", "cross_attention"] = "concat"
     width: int = 128
-    halvings: int = 2
+    downsamples: int = 2
     drop_rate: float = 0.0
 
     def __post_init__(self) -> None:
@@ -70,6 +70,6 @@ class Image(Condition):
         return self.seen.range.to_model(values)
 
     def embedder(self, vector_features: int, dtype: Any) -> Any:
-        from jdiff.networks.conditioning import ImagePlanes, ImageTokens
+        from jdiff.networks.conditioning import ImageChannels, ImageTokens
 
-        return ImageTokens(self.width, self.halvings, dtype) if self.token_width else ImagePlanes()
+        return ImageTokens(self.width, self.downsamples, dtype) if self.token_width else ImageChannels()

@@ -64,7 +64,7 @@ def image(config: ConfigDict, drop_rate: float) -> Image:
         make=pick("condition.image.view", wanted.view, makers)(),
         into=one_of("condition.image.into", wanted.into, ("concat", "cross_attention")),  # type: ignore[arg-type]
         width=wanted.width,
-        halvings=wanted.halvings,
+        downsamples=wanted.downsamples,
         drop_rate=drop_rate,
     )
 

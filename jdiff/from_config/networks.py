@@ -1,4 +1,4 @@
-"""Networks, and what they take of the conditions."""
+"""Networks and their embedders of conditions."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,6 +17,7 @@ from jdiff.from_config.names import pick
 from jdiff.networks.attention import head_count
 from jdiff.networks.classifier import Classifier
 from jdiff.networks.conditioning import AugmentEmbedding, Conditioner
+from jdiff.networks.embeddings import FOURIER_FREQUENCIES
 from jdiff.networks.layers import Style
 from jdiff.networks.transformer import DiT, check_patches
 from jdiff.networks.unet import BLOCKS, UNet, check_sides
@@ -27,9 +28,9 @@ Shape = tuple[int, int, int]  # (h, w, c) of x
 
 
 def denoising(config: ConfigDict, shape: Shape, conditions: Sequence[Condition]) -> nn.Module:
-    """F(x, c_noise, cond) for x of this shape."""
+    """The network F(x, c_noise, cond) of a diffusion model. Raises UserError for settings that do not fit together."""
     network = pick("network.name", config.network.name, NETWORKS)(config, shape, conditions)
-    if config.network.norm_groups:  # blocks have layers of other widths than their own
+    if config.network.norm_groups:  # must divide the widths of all layers, which a trace alone shows
         x, cond = jnp.zeros((1, *shape)), {each.name: each.encode(_one(each, shape)) for each in conditions}
         try:
             jax.eval_shape(network.init, root_key(0), x, jnp.ones(1), cond)
@@ -43,6 +44,7 @@ def _one(condition: Condition, shape: Shape) -> Any:
 
 
 def unet(config: ConfigDict, shape: Shape, conditions: Sequence[Condition]) -> UNet:
+    """The UNet of the group `network`. Raises UserError for settings that do not fit together."""
     network, (height, width, channels) = config.network, shape
     try:
         check_sides(height, width, levels=len(network.channel_mults))
@@ -68,6 +70,9 @@ def unet(config: ConfigDict, shape: Shape, conditions: Sequence[Condition]) -> U
             f"{only} gives tokens alone, which attention must look at: set network.attention to cross or transformer, "
             "and network.attention_levels"
         )
+    features = network.noise_channels or network.channels
+    if network.noise_embedding == "fourier" and features > 2 * len(FOURIER_FREQUENCIES):
+        raise UserError(f"network.noise_channels={features}; fourier has at most {2 * len(FOURIER_FREQUENCIES)}")
     widths = [mult * network.channels for mult in network.channel_mults]
     if network.norm_groups and (uneven := [width for width in widths if width % network.norm_groups]):
         raise UserError(f"network.norm_groups={network.norm_groups} does not divide {uneven[0]} channels")
@@ -90,8 +95,8 @@ def unet(config: ConfigDict, shape: Shape, conditions: Sequence[Condition]) -> U
         noise_embedding=one_of(  # type: ignore[arg-type]
             "network.noise_embedding", network.noise_embedding, ("sinusoidal", "fourier")
         ),
-        waves=network.waves,
-        wave_offset=network.wave_offset,
+        noise_channels=network.noise_channels,
+        freq_shift=network.freq_shift,
         style=_style(network),
         conditioner=conditioner(config, conditions, vector_features=4 * network.channels),
         remat=network.remat,
@@ -115,6 +120,7 @@ def _style(network: ConfigDict) -> Style:
 
 
 def dit(config: ConfigDict, shape: Shape, conditions: Sequence[Condition]) -> DiT:
+    """The DiT of the group `network`. Raises UserError for settings that do not fit together."""
     network, (height, width, channels) = config.network, shape
     try:
         check_patches(height, width, patch_size=network.patch_size)
@@ -135,7 +141,7 @@ def dit(config: ConfigDict, shape: Shape, conditions: Sequence[Condition]) -> Di
         dropout=network.dropout,
         grid_size=network.grid_size,
         embedder=one_of("network.embedder", network.embedder, ("shared", "per_block")),  # type: ignore[arg-type]
-        wave_offset=network.wave_offset,
+        freq_shift=network.freq_shift,
         mlp_norm_eps=network.norm_eps,
         conditioner=conditioner(config, conditions, vector_features=network.width),
         dtype=pick("network.dtype", network.dtype, DTYPES),
@@ -155,7 +161,7 @@ def settings_of(network: nn.Module) -> dict[str, Any]:
         fields = (
             *("channels", "channel_mults", "blocks_per_level", "block", "attention", "attention_levels"),
             *("attention_heads", "head_channels", "transformer_depth", "middle_attention", "up_attention", "resample"),
-            *("input_skip", "noise_embedding", "waves", "wave_offset"),
+            *("input_skip", "noise_embedding", "noise_channels", "freq_shift"),
         )
         of_style = ("norm", "norm_groups", "norm_eps", "scale_shift", "resample_filter", "project_resampled")
         return {
@@ -173,21 +179,19 @@ def settings_of(network: nn.Module) -> dict[str, Any]:
             "width": network.features,
             "attention_heads": network.heads,
             "norm_eps": network.mlp_norm_eps,
-            **{
-                name: getattr(network, name) for name in ("depth", "patch_size", "grid_size", "embedder", "wave_offset")
-            },
+            **{name: getattr(network, name) for name in ("depth", "patch_size", "grid_size", "embedder", "freq_shift")},
         }
     raise UserError(f"a {type(network).__name__} is no network that a diffusion model is trained with")
 
 
 def conditioner(config: ConfigDict, conditions: Sequence[Condition], *, vector_features: int) -> Conditioner | None:
-    """An embedder for each condition, and for the augmentation."""
+    """The embedders of the conditions and of augmentation. Raises UserError where their widths do not fit."""
     dtype = pick("network.dtype", config.network.dtype, DTYPES)
     widths = {each.name: each.token_width for each in conditions if each.token_width}
     if len(set(widths.values())) > 1:
         told = " and of ".join(f"{name}s ({width})" for name, width in widths.items())
         keys = " and ".join(f"condition.{name}.width" for name in widths)
-        raise UserError(f"tokens of {told} lie beside one another: give {keys} the same value")
+        raise UserError(f"tokens of {told} are concatenated: give {keys} the same value")
     made: dict[str, Any] = {each.name: each.embedder(vector_features, dtype) for each in conditions}
     if config.data.augment:
         made["augment"] = AugmentEmbedding(vector_features, dtype)
@@ -195,6 +199,7 @@ def conditioner(config: ConfigDict, conditions: Sequence[Condition], *, vector_f
 
 
 def convnet(config: ConfigDict, shape: Shape) -> Classifier:
+    """The classifier of the group `network`. Raises UserError for images smaller than its stride."""
     least = 2 ** (len(config.network.channel_mults) - 1)
     if min(shape[:2]) < least:
         raise UserError(f"network.channel_mults={config.network.channel_mults} needs sides of at least {least}")

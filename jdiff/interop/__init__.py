@@ -1,10 +1,10 @@
-"""Weights from other libraries, and for them: a local folder with config.json and safetensors, as diffusers keeps a
-model, <-> one of jdiff's networks and its parameters.
+"""Import and export of diffusers' models: a local folder with config.json and safetensors <-> one of jdiff's networks
+and its parameters.
 
     network, params = interop.load("path/to/unet")
     interop.save(params, config, "path/to/copy")
 
-Every tensor and every setting is known or refused by name.
+Unknown tensors and settings are refused by name.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -27,8 +27,8 @@ Config = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Kind:
-    """A class of theirs: its settings' defaults, and of settings the network, its table of weights, and inputs that fit
-    it.
+    """A diffusers class: the defaults of its settings, and functions from settings to jdiff's network, its table of
+    weights, and inputs for its initialisation.
     """
 
     defaults: Config
@@ -50,16 +50,16 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class Described:
-    """What a config.json describes: a network, its table of weights, and its parameters' shapes by path."""
+class Description:
+    """The network that a config.json describes, its table of weights, and the shapes of its parameters by path."""
 
     network: nn.Module
     entries: list[Entry]
     shapes: dict[str, tuple[int, ...]]
 
 
-def described(config: Config) -> Described:
-    """The model that the contents of a config.json describe. Raises UserError that names what is not known."""
+def describe(config: Config) -> Description:
+    """The model that the contents of a config.json describe. Raises UserError for an unknown class or setting."""
     name = config.get("_class_name")
     if name not in KINDS:
         raise UserError(f"config.json describes the class {name!r}, which is not known here; {', '.join(KINDS)} are")
@@ -72,35 +72,35 @@ def described(config: Config) -> Described:
         made = jax.eval_shape(network.init, root_key(0), *inputs)
     except ValueError as error:
         raise UserError(f"{name}: config.json describes a network that cannot be: {error}") from error
-    return Described(network, entries, table.shapes_of(made["params"]))
+    return Description(network, entries, table.shapes_of(made["params"]))
 
 
 def load(folder: str | Path) -> tuple[nn.Module, PyTree]:
-    """(network, parameters) of the model in `folder`. Raises UserError that names what is not known, missing or too
-    many.
+    """(network, parameters) of the diffusers model in `folder`. Raises UserError for unknown settings, and for unknown,
+    missing or misshapen tensors.
     """
     folder = Path(folder)
-    model = described(tensors.read_config(folder))
-    return model.network, table.inward(tensors.read(folder), model.entries, model.shapes)
+    model = describe(tensors.read_config(folder))
+    return model.network, table.to_params(tensors.read(folder), model.entries, model.shapes)
 
 
 def save(params: PyTree, config: Config, folder: str | Path) -> None:
-    """Write parameters as the model that `config` (the contents of a config.json) describes. Raises UserError where
-    they do not fit it.
+    """Write parameters as the diffusers model that `config` (the contents of a config.json) describes. Raises UserError
+    where they do not fit it.
     """
     _save(params, config, Path(folder), f"the config's {config.get('_class_name')}")
 
 
 def save_like(params: PyTree, like: Path, folder: Path) -> None:
-    """Write parameters in the form of the model in the folder `like`. Raises UserError where they do not fit it."""
+    """As `save`, with the config.json of the folder `like`."""
     _save(params, tensors.read_config(like), folder, f"{like}'s")
 
 
 def _save(params: PyTree, config: Config, folder: Path, whose: str) -> None:
-    model = described(config)
+    model = describe(config)
     ours, theirs = table.shapes_of(params), model.shapes
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
             here, there = (list(shapes[name]) if name in shapes else "nothing" for shapes in (ours, theirs))
             raise UserError(f"this network is not {whose}: {name} is {here} here and {there} there")
-    tensors.write(folder, table.outward(params, model.entries), config)
+    tensors.write(folder, table.to_tensors(params, model.entries), config)

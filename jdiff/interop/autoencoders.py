@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import jax.numpy as jnp
 
-from jdiff.interop.pieces import attention_levels, resnet, self_attention, widths
 from jdiff.interop.settings import Settings
+from jdiff.interop.shared import attention_levels, resnet, self_attention, widths
 from jdiff.interop.table import Entry, layer, norm
 from jdiff.networks.autoencoder import KLAutoencoder, Layout, VQAutoencoder
 from jdiff.networks.layers import Style
@@ -48,7 +48,7 @@ UP = {"UpDecoderBlock2D": False, "AttnUpDecoderBlock2D": True}
 
 def autoencoder_kl(settings: Settings) -> KLAutoencoder:
     """The network that an AutoencoderKL's settings describe."""
-    # How pipelines scale latents, not how they are made.
+    # These scale latents in pipelines; the autoencoder does not read them.
     settings.ignore("shift_factor", "latents_mean", "latents_std")
     return KLAutoencoder(
         latent_channels=settings.take("latent_channels"),
@@ -62,12 +62,12 @@ def autoencoder_kl(settings: Settings) -> KLAutoencoder:
 def vq_model(settings: Settings) -> VQAutoencoder:
     """The network that a VQModel's settings describe."""
     settings.allow("norm_type", "group")
-    # What their decode takes without quantising: latents or indices. Here the latter is decode(lookup(indices)).
+    # Whether diffusers' decode without quantisation takes latents or indices; jdiff's is decode(lookup(indices)).
     settings.ignore("lookup_from_codebook")
-    latent_channels, code_width = settings.take("latent_channels"), settings.take("vq_embed_dim")
+    latent_channels, code_dim = settings.take("latent_channels"), settings.take("vq_embed_dim")
     return VQAutoencoder(
-        codes=settings.take("num_vq_embeddings"),
-        code_width=latent_channels if code_width is None else code_width,
+        codebook_size=settings.take("num_vq_embeddings"),
+        code_dim=latent_channels if code_dim is None else code_dim,
         latent_channels=latent_channels,
         out_channels=settings.take("out_channels"),
         layout=_layout(settings),
@@ -75,6 +75,7 @@ def vq_model(settings: Settings) -> VQAutoencoder:
 
 
 def kl_entries(network: KLAutoencoder, settings: Settings) -> Iterator[Entry]:
+    """AutoencoderKL's table of weights."""
     yield from _entries(network.layout)
     if network.quant_conv:
         yield from layer("quant_conv", "quant", "conv")
@@ -83,6 +84,7 @@ def kl_entries(network: KLAutoencoder, settings: Settings) -> Iterator[Entry]:
 
 
 def vq_entries(network: VQAutoencoder, settings: Settings) -> Iterator[Entry]:
+    """VQModel's table of weights."""
     yield from _entries(network.layout)
     yield from layer("quant_conv", "quant", "conv")
     yield from layer("post_quant_conv", "post_quant", "conv")
@@ -98,7 +100,7 @@ def inputs(network: KLAutoencoder | VQAutoencoder, settings: Settings) -> tuple:
 def _layout(settings: Settings) -> Layout:
     """The settings that both classes share."""
     settings.allow("act_fn", "silu", "swish")
-    # The factor of latents is the pipeline's; force_upcast and sample_size choose a precision and tiles there.
+    # The pipeline's: its factor of latents, its precision and its tiles.
     settings.ignore("scaling_factor", "force_upcast", "sample_size")
     channels, channel_mults = widths(settings)
     return Layout(
@@ -112,9 +114,9 @@ def _layout(settings: Settings) -> Layout:
 
 
 def _entries(layout: Layout) -> Iterator[Entry]:
-    """The encoder's and the decoder's."""
+    """The encoder's weights, then the decoder's."""
     yield from layer("encoder.conv_in", "encoder/first", "conv")
-    width = layout.widths[0]  # of what comes into a level
+    width = layout.widths[0]  # of the level's input
     for level, features in enumerate(layout.widths):
         theirs, ours = f"encoder.down_blocks.{level}", f"encoder/down{level}"
         yield from _level(layout, theirs, ours, level, layout.blocks_per_level, skip=width != features)
@@ -144,7 +146,7 @@ def _level(layout: Layout, theirs: str, ours: str, level: int, blocks: int, *, s
 
 
 def _ends(layout: Layout, part: str) -> Iterator[Entry]:
-    """The middle, and what comes last."""
+    """The middle blocks and the last layers."""
     for index in range(2):
         yield from resnet(f"{part}.mid_block.resnets.{index}", f"{part}/middle_{index}", skip=False, embedded=False)
     if layout.middle_attention:

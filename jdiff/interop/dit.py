@@ -1,15 +1,14 @@
 """diffusers' DiTTransformer2DModel <-> jdiff's DiT.
 
-Theirs has an embedding of timestep and label in every block, and a sinusoid's frequency shifted by one against the
-paper's code; both are choices of DiT's fields.
+Unlike the paper's, diffusers' model embeds timestep and label in every block, and its sinusoids have freq_shift 1.
 """
 
 from collections.abc import Iterator
 
 import jax.numpy as jnp
 
-from jdiff.interop.pieces import heads
 from jdiff.interop.settings import Settings
+from jdiff.interop.shared import heads
 from jdiff.interop.table import Entry, layer
 from jdiff.networks.conditioning import Conditioner, LabelEmbedding
 from jdiff.networks.transformer import DiT
@@ -32,8 +31,8 @@ DEFAULTS = {
     "norm_elementwise_affine": False,
     "norm_eps": 1e-5,
 }
-# The class that it once was a case of, as published weights (facebook/DiT-XL-2-256) still say: these settings besides,
-# which must be off.
+# Published weights (facebook/DiT-XL-2-256) name an older, more general class, with these settings besides. DiT has
+# them off.
 TRANSFORMER_OFF = {
     "cross_attention_dim": None,
     "use_linear_projection": False,
@@ -62,7 +61,7 @@ TRANSFORMER = {
 
 
 def transformer(settings: Settings) -> DiT:
-    """As `dit`, of a Transformer2DModel that is one."""
+    """The network that the settings of a Transformer2DModel over patches describe."""
     for name, value in TRANSFORMER_OFF.items():
         settings.allow(name, value)
     for name in ("patch_size", "sample_size", "in_channels"):
@@ -72,8 +71,8 @@ def transformer(settings: Settings) -> DiT:
 
 
 def dit(settings: Settings) -> DiT:
-    """The network that a DiTTransformer2DModel's settings describe; its cond takes "label", the number of classes being
-    the null's.
+    """The network that a DiTTransformer2DModel's settings describe. Its condition is "label"; label num_embeds_ada_norm
+    is the null.
     """
     settings.allow("norm_type", "ada_norm_zero")
     settings.allow("activation_fn", "gelu-approximate")
@@ -94,7 +93,7 @@ def dit(settings: Settings) -> DiT:
         dropout=settings.take("dropout"),
         grid_size=settings.take("sample_size") // patch,
         embedder="per_block",
-        wave_offset=1,
+        freq_shift=1,
         qkv_bias=settings.take("attention_bias"),
         mlp_norm_eps=settings.take("norm_eps"),
         conditioner=Conditioner({"label": LabelEmbedding(classes, features)}),
@@ -102,11 +101,13 @@ def dit(settings: Settings) -> DiT:
 
 
 def inputs(network: DiT, settings: Settings) -> tuple:
+    """The smallest inputs that fit the network: one patch."""
     side = network.patch_size
     return jnp.zeros((1, side, side, settings.take("in_channels"))), jnp.zeros(1), {"label": jnp.zeros(1, int)}
 
 
 def entries(network: DiT, settings: Settings) -> Iterator[Entry]:
+    """DiTTransformer2DModel's table of weights."""
     yield from layer("pos_embed.proj", "patches", "conv")
     for index in range(network.depth):
         theirs, ours = f"transformer_blocks.{index}", f"block_{index}"

@@ -1,7 +1,6 @@
-"""A table of weights: which of their tensors is which of our arrays, and how one becomes the other.
+"""Tables of weights: pairs of a torch tensor ("theirs") and a jdiff array ("ours"), for import and for export.
 
-One table serves both ways. Torch keeps linear layers as [out, in] and convolutions as [out, in, h, w]; ours are [in,
-out] and [h, w, in, out].
+Torch keeps linear layers as [out, in] and convolutions as [out, in, h, w]; ours are [in, out] and [h, w, in, out].
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,65 +15,67 @@ from jaxtyping import PyTree
 from jdiff.common.errors import UserError
 from jdiff.interop.tensors import Tensors
 
-Turn = Callable[[np.ndarray], np.ndarray]
-Form = Literal["same", "dense", "conv", "point", "with_null", "halves"]
+Convert = Callable[[np.ndarray], np.ndarray]
+Conversion = Literal["same", "dense", "conv", "conv_1x1", "with_null", "sin_cos"]
 
 
-def _halves(kernel: np.ndarray) -> np.ndarray:
-    """[first half; second half] of the rows -> [second; first]: sin | cos against our cos | sin."""
+def _swap_halves(kernel: np.ndarray) -> np.ndarray:
+    """[first half; second half] of the rows -> [second half; first half]."""
     return np.roll(kernel, len(kernel) // 2, axis=0)
 
 
-# form -> (theirs to ours, ours to theirs)
-FORMS: dict[str, tuple[Turn, Turn]] = {
+# conversion -> (theirs to ours, ours to theirs)
+CONVERSIONS: dict[str, tuple[Convert, Convert]] = {
     "same": (lambda w: w, lambda w: w),
     "dense": (lambda w: w.T, lambda w: w.T),
     "conv": (lambda w: w.transpose(2, 3, 1, 0), lambda w: w.transpose(3, 2, 0, 1)),
-    # A 1x1 convolution there, a linear layer here.
-    "point": (lambda w: w[:, :, 0, 0].T, lambda w: w.T[:, :, None, None]),
-    # A row a class there, and one more here: the null, zeros until it is trained.
+    # Theirs is a 1x1 convolution, ours a linear layer.
+    "conv_1x1": (lambda w: w[:, :, 0, 0].T, lambda w: w.T[:, :, None, None]),
+    # Ours has one more row, the null, zeros until it is trained.
     "with_null": (lambda w: np.concatenate([w, np.zeros_like(w[:1])]), lambda w: w[:-1]),
-    # A linear layer on [sin, cos] there, on [cos, sin] here.
-    "halves": (lambda w: _halves(w.T), lambda w: _halves(w).T),
+    # Theirs is a linear layer on [sin, cos], ours on [cos, sin].
+    "sin_cos": (lambda w: _swap_halves(w.T), lambda w: _swap_halves(w).T),
 }
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Their tensor `theirs` is our array `ours`, a path such as "down0_0/conv_0/kernel".
+    """The name of their tensor, and the path of our array, such as "down0_0/conv_0/kernel", which has the same values.
 
-    theirs: None where they have no such tensor; ours is zeros then.
+    theirs: None where they have no such tensor; ours is then zeros.
     """
 
     theirs: str | None
     ours: str
-    form: Form = "same"
+    conversion: Conversion = "same"
 
 
-def layer(theirs: str, ours: str, form: Form, *, bias: bool = True) -> Iterator[Entry]:
-    """A linear layer or convolution: weight and bias."""
-    yield Entry(f"{theirs}.weight", f"{ours}/kernel", form)
+def layer(theirs: str, ours: str, conversion: Conversion, *, bias: bool = True) -> Iterator[Entry]:
+    """The weight and bias of a linear layer or convolution."""
+    yield Entry(f"{theirs}.weight", f"{ours}/kernel", conversion)
     if bias:
         yield Entry(f"{theirs}.bias", f"{ours}/bias")
 
 
 def norm(theirs: str, ours: str) -> Iterator[Entry]:
+    """The scale and bias of a norm."""
     yield Entry(f"{theirs}.weight", f"{ours}/scale")
     yield Entry(f"{theirs}.bias", f"{ours}/bias")
 
 
 def shapes_of(params: PyTree) -> dict[str, tuple[int, ...]]:
+    """The shape of each array by path."""
     return {"/".join(path): leaf.shape for path, leaf in flatten_dict(params).items()}
 
 
-def inward(tensors: Tensors, entries: Iterable[Entry], shapes: Mapping[str, tuple[int, ...]]) -> PyTree:
+def to_params(tensors: Tensors, entries: Iterable[Entry], shapes: Mapping[str, tuple[int, ...]]) -> PyTree:
     """Our parameters, of these shapes by path, from their tensors.
 
-    Raises UserError that names a tensor missing, of a wrong shape, or not known.
+    Raises UserError for a tensor that is missing, unknown, or of a wrong shape.
     """
     made, unknown = {}, set(tensors)
     for entry in entries:
-        shape, (turn, _) = shapes[entry.ours], FORMS[entry.form]
+        shape, (convert, _) = shapes[entry.ours], CONVERSIONS[entry.conversion]
         if entry.theirs is None:
             made[entry.ours] = jnp.zeros(shape)
             continue
@@ -85,7 +86,7 @@ def inward(tensors: Tensors, entries: Iterable[Entry], shapes: Mapping[str, tupl
             raise UserError(
                 f"the tensor {entry.theirs} is {list(tensor.shape)}; by their config.json it must be {list(expected)}"
             )
-        made[entry.ours] = jnp.asarray(turn(tensor))
+        made[entry.ours] = jnp.asarray(convert(tensor))
         unknown.discard(entry.theirs)
     if unknown:
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
@@ -95,12 +96,16 @@ def inward(tensors: Tensors, entries: Iterable[Entry], shapes: Mapping[str, tupl
     return unflatten_dict({tuple(name.split("/")): array for name, array in made.items()})
 
 
-def outward(params: PyTree, entries: Iterable[Entry]) -> Tensors:
+def to_tensors(params: PyTree, entries: Iterable[Entry]) -> Tensors:
     """Their tensors from our parameters."""
     arrays = {"/".join(path): np.asarray(leaf, np.float32) for path, leaf in flatten_dict(params).items()}
-    return {entry.theirs: FORMS[entry.form][1](arrays[entry.ours]) for entry in entries if entry.theirs is not None}
+    return {
+        entry.theirs: CONVERSIONS[entry.conversion][1](arrays[entry.ours])
+        for entry in entries
+        if entry.theirs is not None
+    }
 
 
 def their_shape(entry: Entry, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape that their tensor has where our array has `shape`."""
-    return FORMS[entry.form][1](np.broadcast_to(np.float32(0), shape)).shape
+    return CONVERSIONS[entry.conversion][1](np.broadcast_to(np.float32(0), shape)).shape

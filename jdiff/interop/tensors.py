@@ -1,4 +1,4 @@
-"""Named tensors in a folder: safetensors files beside a config.json, the form in which diffusers keeps a model."""
+"""Reading and writing a model's folder as diffusers keeps it: a config.json and safetensors files."""
 
 import json
 import re
@@ -15,14 +15,14 @@ from jdiff.common.errors import UserError
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 VARIANTS = "diffusion_pytorch_model.*.safetensors"
-# Attention over pixels, as the first releases of diffusers named its layers.
-FIRST_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+# Names of attention's layers in the first releases of diffusers -> names now.
+OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 Tensors = dict[str, np.ndarray]
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of the folder. Raises UserError where there is none."""
+    """The contents of the folder's config.json. Raises UserError where it cannot be read."""
     file = folder / CONFIG
     try:
         config = json.loads(file.read_text())
@@ -36,17 +36,17 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read(folder: Path) -> Tensors:
-    """All tensors of the folder's model, which may be in several files, as float32, by their names of today.
+    """All tensors of the folder's model, sharded or not, as float32, by their current names.
 
     Raises UserError where there is none, or a file is damaged.
     """
     files = _files(folder)
-    return {_of_today(name): tensor for file in files for name, tensor in read_file(file)[0].items()}
+    return {_current(name): tensor for file in files for name, tensor in read_file(file)[0].items()}
 
 
 def _files(folder: Path) -> list[Path]:
-    """As diffusers does: with an index, the shards that it names, whatever lies beside them. A variant ("fp16") is read
-    where it stands alone.
+    """The model's files, chosen as diffusers does: the shards that an index names, whatever other files there are; else
+    the whole file; else a variant ("fp16") if it is the only one.
     """
     index = folder / f"{WEIGHTS}.index.json"
     if index.is_file():
@@ -66,15 +66,15 @@ def _files(folder: Path) -> list[Path]:
     return variants
 
 
-def _of_today(name: str) -> str:
-    attention = re.fullmatch(rf"(.*attentions\.\d+)\.({'|'.join(FIRST_NAMES)})\.(weight|bias)", name)
-    return f"{attention[1]}.{FIRST_NAMES[attention[2]]}.{attention[3]}" if attention else name
+def _current(name: str) -> str:
+    attention = re.fullmatch(rf"(.*attentions\.\d+)\.({'|'.join(OLD_NAMES)})\.(weight|bias)", name)
+    return f"{attention[1]}.{OLD_NAMES[attention[2]]}.{attention[3]}" if attention else name
 
 
 def read_file(file: Path) -> tuple[Tensors, dict[str, str]]:
-    """(tensors as float32, metadata) of a safetensors file. Raises UserError where it is damaged."""
+    """(tensors as float32, metadata) of a safetensors file. Raises UserError where it cannot be read."""
     try:
-        # JAX's framework, since NumPy has no bfloat16.
+        # framework="flax": NumPy has no bfloat16.
         with safe_open(file, framework="flax") as opened:
             names = opened.keys()
             tensors = {name: np.asarray(opened.get_tensor(name), np.float32) for name in names}
@@ -91,12 +91,14 @@ def write(
     file: str = WEIGHTS,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Raises UserError where the folder cannot be written."""
+    """Write tensors as a safetensors file, and config.json beside it. Raises UserError where the folder cannot be
+    written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
         save_file(whole, folder / file, metadata={"format": "pt", **(metadata or {})})
-        (folder / f"{file}.index.json").unlink(missing_ok=True)  # of what was there before
+        (folder / f"{file}.index.json").unlink(missing_ok=True)  # of an older model
         (folder / CONFIG).write_text(json.dumps(dict(config), indent=2) + "\n")
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write to {folder}: {error}") from error

@@ -6,9 +6,9 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jdiff.interop.pieces import attention_levels, heads, resnet, self_attention, widths
 from jdiff.interop.settings import Settings
-from jdiff.interop.table import Entry, Form, layer, norm
+from jdiff.interop.shared import attention_levels, heads, resnet, self_attention, widths
+from jdiff.interop.table import Conversion, Entry, layer, norm
 from jdiff.networks.conditioning import Conditioner, LabelEmbedding, TextTokens
 from jdiff.networks.layers import Style
 from jdiff.networks.unet import UNet
@@ -46,7 +46,7 @@ UNET_2D = {
     "add_attention": True,
     "num_train_timesteps": None,
 }
-# Settings of UNet2DConditionModel that ask for layers which we do not have: only "off" is known.
+# Settings of UNet2DConditionModel for layers that jdiff does not have, with the values that switch them off.
 OFF = {
     "only_cross_attention": False,
     "reverse_transformer_layers_per_block": None,
@@ -93,7 +93,7 @@ UP_CONDITION = {"UpBlock2D": False, "CrossAttnUpBlock2D": True, "ResnetUpsampleB
 
 
 def unet_2d(settings: Settings) -> UNet:
-    """The network that a UNet2DModel's settings describe; its cond takes "label" where that has classes."""
+    """The network that a UNet2DModel's settings describe. Its condition, where it has classes, is "label"."""
     settings.allow("mid_block_type", "UNetMidBlock2D")
     settings.ignore("num_train_timesteps")
     middle = settings.take("add_attention")
@@ -114,8 +114,8 @@ def unet_2d(settings: Settings) -> UNet:
 
 
 def unet_2d_condition(settings: Settings) -> UNet:
-    """The network that a UNet2DConditionModel's settings describe; its cond takes "text": {"features": [B, t, d]}, and
-    "label" where that has classes.
+    """The network that a UNet2DConditionModel's settings describe. Its conditions are "text", {"features": [B, t, d]},
+    and, where it has classes, "label".
     """
     for name, value in OFF.items():
         settings.allow(name, value)
@@ -135,6 +135,7 @@ def unet_2d_condition(settings: Settings) -> UNet:
 
 
 def inputs(network: UNet, settings: Settings) -> tuple:
+    """The smallest inputs that fit the network."""
     side = 2 ** (len(network.channel_mults) - 1)
     embedders = network.conditioner.embedders if network.conditioner else {}
     cond: dict[str, Any] = {}
@@ -146,19 +147,20 @@ def inputs(network: UNet, settings: Settings) -> tuple:
 
 
 def entries(network: UNet, settings: Settings) -> Iterator[Entry]:
+    """The table of weights of either class."""
     embedders = network.conditioner.embedders if network.conditioner else {}
     yield from layer("conv_in", "first", "conv")
-    # Theirs is [sin, cos] unless the setting turns it; ours is [cos, sin].
-    waves: Form = "dense" if settings.take("flip_sin_to_cos") else "halves"
-    yield from layer("time_embedding.linear_1", "noise/dense_0", waves)
+    # Their sinusoids are [sin, cos], ours are [cos, sin], unless this setting is on.
+    sinusoids: Conversion = "dense" if settings.take("flip_sin_to_cos") else "sin_cos"
+    yield from layer("time_embedding.linear_1", "noise/dense_0", sinusoids)
     yield from layer("time_embedding.linear_2", "noise/dense_1", "dense")
     if "label" in embedders:
         yield Entry("class_embedding.weight", "conditioner/embedders_label/table", "with_null")
-    if "text" in embedders:  # their null text comes from the text encoder
+    if "text" in embedders:  # theirs is the text encoder's embedding of ""
         yield Entry(None, "conditioner/embedders_text/null")
 
-    # The linear layers around a transformer.
-    linear: Form = "point"
+    # The layers before and after a transformer.
+    linear: Conversion = "conv_1x1"
     if network.attention == "transformer" and settings.take("use_linear_projection"):
         linear = "dense"
 
@@ -195,7 +197,7 @@ def entries(network: UNet, settings: Settings) -> Iterator[Entry]:
         theirs = f"up_blocks.{place}"
         for index in range(network.blocks_per_level + 1):
             ours = f"up{level}_{index}"
-            # h and what it takes back beside it are never as wide as the block.
+            # h and the skip connection together are always wider than the block's output.
             yield from resnet(f"{theirs}.resnets.{index}", ours, skip=True)
             if level in network.attention_levels:
                 yield from attention(f"{theirs}.attentions.{index}", f"{ours}_attention", level)
@@ -206,7 +208,7 @@ def entries(network: UNet, settings: Settings) -> Iterator[Entry]:
     yield from layer("conv_out", "last", "conv")
 
 
-def _transformer(theirs: str, ours: str, depth: int, linear: Form) -> Iterator[Entry]:
+def _transformer(theirs: str, ours: str, depth: int, linear: Conversion) -> Iterator[Entry]:
     yield from norm(f"{theirs}.norm", f"{ours}/norm/norm")
     yield from layer(f"{theirs}.proj_in", f"{ours}/in", linear)
     for index in range(depth):
@@ -222,7 +224,7 @@ def _transformer(theirs: str, ours: str, depth: int, linear: Form) -> Iterator[E
 
 
 def _common(settings: Settings) -> dict[str, Any]:
-    """UNet's fields by the settings that both classes share."""
+    """The UNet's fields from settings that both classes share."""
     settings.allow("center_input_sample", False)
     settings.allow("time_embedding_type", "positional")
     settings.allow("mid_block_scale_factor", 1)
@@ -236,7 +238,7 @@ def _common(settings: Settings) -> dict[str, Any]:
         "channel_mults": channel_mults,
         "blocks_per_level": _same(settings, "layers_per_block"),
         "down_padding": {0: (0, 1), 1: None}[settings.allow("downsample_padding", 0, 1)],
-        "wave_offset": settings.allow("freq_shift", 0, 1),
+        "freq_shift": settings.allow("freq_shift", 0, 1),
         "style": Style(
             norm_groups=settings.take("norm_num_groups"),
             norm_eps=settings.take("norm_eps"),
@@ -259,24 +261,24 @@ def _conditioner(settings: Settings, **embedders: nn.Module) -> Conditioner | No
 
 
 def _resample(settings: Settings, down: str, up: str) -> Literal["conv", "residual"]:
-    """How sides change. `down`, `up`: how they do in blocks that only say that they attend."""
-    ways = set()
-    for name, way in (("down_block_types", down), ("up_block_types", up)):
-        for kind in settings.take(name)[:-1]:  # the last one changes no sides
-            attends, residual = kind.startswith("Attn"), kind.startswith("Resnet")
-            ways.add(way if attends else "resnet" if residual else "conv")
-    if len(ways) > 1 or ways - {"conv", "resnet"}:
+    """UNet.resample. down, up: the kind of blocks whose type does not name it ("AttnDownBlock2D")."""
+    kinds = set()
+    for name, default in (("down_block_types", down), ("up_block_types", up)):
+        for block in settings.take(name)[:-1]:  # the last one does not resample
+            attends, residual = block.startswith("Attn"), block.startswith("Resnet")
+            kinds.add(default if attends else "resnet" if residual else "conv")
+    if len(kinds) > 1 or kinds - {"conv", "resnet"}:
         raise settings.unknown(
             "down_block_types",
             "only blocks that halve and double in one way, all by conv or all by resnet, are, not "
-            f"{sorted(map(str, ways))}",
+            f"{sorted(map(str, kinds))}",
         )
-    return "residual" if ways == {"resnet"} else "conv"
+    return "residual" if kinds == {"resnet"} else "conv"
 
 
 def _heads(settings: Settings) -> tuple[int | tuple[int, ...], int]:
-    """(attention_heads, head_channels); the latter where heads are as wide at every level."""
-    number = _by_level(settings, "attention_head_dim")  # the setting's name says width; it is the number
+    """(attention_heads, head_channels), the latter where the heads of all levels have the same width."""
+    number = _by_level(settings, "attention_head_dim")  # in this class, despite its name, the number of heads
     if isinstance(number, tuple):
         wide = {width / count for width, count in zip(settings.take("block_out_channels"), number, strict=True)}
         if len(wide) == 1:
@@ -285,7 +287,7 @@ def _heads(settings: Settings) -> tuple[int | tuple[int, ...], int]:
 
 
 def _by_level(settings: Settings, name: str) -> int | tuple[int, ...]:
-    """A number, or one a level where they differ."""
+    """A number, or a tuple of one for each level where they differ."""
     value, levels = settings.take(name), len(settings.take("block_out_channels"))
     values = value if isinstance(value, tuple) else (value,) * levels
     if len(values) != levels or not all(isinstance(number, int) for number in values):
@@ -294,6 +296,7 @@ def _by_level(settings: Settings, name: str) -> int | tuple[int, ...]:
 
 
 def _same(settings: Settings, name: str) -> int:
+    """A number that is the same at every level."""
     value = _by_level(settings, name)
     if not isinstance(value, int):
         raise settings.unknown(name, "only the same number at every level is")

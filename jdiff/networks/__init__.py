@@ -1,1 +1,1 @@
-"""Flax Linen modules: arrays in, arrays out; they know nothing of diffusion."""
+"""Networks as Flax Linen modules. They take and return arrays and know nothing of diffusion."""

@@ -1,9 +1,4 @@
-"""Attention: softmax(q k^T / sqrt(d)) v (Vaswani et al., arXiv 1706.03762), over tokens or the pixels of a feature map.
-
-SelfAttention        x + W attention(x, x)
-CrossAttention       x + W attention(x, context)
-SpatialTransformer   self-attention, cross-attention and a feed-forward layer over H x W tokens
-"""
+"""Attention over tokens and over the pixels of a feature map (Vaswani et al., arXiv 1706.03762)."""
 
 import contextlib
 from collections.abc import Iterator
@@ -16,29 +11,31 @@ from jaxtyping import Array, Bool, Float
 
 from jdiff.networks.layers import Dense, Dtype, Norm, Style
 
-_PLAIN: ContextVar[bool] = ContextVar("plain", default=False)
+_XLA_ONLY: ContextVar[bool] = ContextVar("xla_only", default=False)
 
 
 def implementation(q: Float[Array, "b t n d"], k: Float[Array, "b s n d"], *, masked: bool) -> str:
-    """ "cudnn" (flash attention: no T x S matrix in memory) on an NVIDIA GPU where its kernels take these arrays and
-    have something to gain: Ampere or later, 16-bit floats, head width a multiple of 8 up to 128, even numbers of
-    tokens, at least 64 of them, no mask. Else "xla".
+    """The implementation of `attend` for these arrays: "cudnn" or "xla".
+
+    "cudnn" is flash attention, without a T x S matrix in memory. Its kernels need an NVIDIA GPU from Ampere on, 16-bit
+    floats, a head width that is a multiple of 8 up to 128, even numbers of tokens and no mask; they are faster from 64
+    tokens on.
     """
-    allowed = not masked and not _PLAIN.get()
+    allowed = not masked and not _XLA_ONLY.get()
     half = q.dtype in (jnp.bfloat16, jnp.float16)
-    fits = q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
-    long_enough = q.shape[1] % 2 == 0 and k.shape[1] % 2 == 0 and q.shape[1] >= 64
-    return "cudnn" if allowed and half and fits and long_enough and _has_kernels() else "xla"
+    width_fits = q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
+    length_fits = q.shape[1] % 2 == 0 and k.shape[1] % 2 == 0 and q.shape[1] >= 64
+    return "cudnn" if allowed and half and width_fits and length_fits and _has_kernels() else "xla"
 
 
 @contextlib.contextmanager
 def forward_differentiable() -> Iterator[None]:
-    """What is traced within can be differentiated forwards, which cuDNN's kernels cannot: attention is XLA's."""
-    token = _PLAIN.set(True)
+    """A context in which attention is traced with forward-mode derivatives: XLA's, since cuDNN's kernels have none."""
+    token = _XLA_ONLY.set(True)
     try:
         yield
     finally:
-        _PLAIN.reset(token)
+        _XLA_ONLY.reset(token)
 
 
 def _has_kernels() -> bool:
@@ -54,15 +51,15 @@ def attend(
     v: Float[Array, "b s n d"],
     mask: Bool[Array, "b s"] | None = None,
 ) -> Float[Array, "b t n d"]:
-    """softmax(q k^T / sqrt(d)) v for each of n heads; keys are left out where `mask` is false."""
+    """softmax(q k^T / sqrt(d)) v in each of n heads, over the keys where `mask` is true."""
     if implementation(q, k, masked=mask is not None) == "cudnn":
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     return jax.nn.dot_product_attention(q, k, v, mask=None if mask is None else mask[:, None, None, :])
 
 
 def head_count(channels: int, heads: int, head_channels: int) -> int:
-    """The number of heads: `heads`, or as many as have `head_channels` each where that is not 0. Raises ValueError
-    where they do not divide the channels.
+    """The number of attention heads: channels / head_channels, or `heads` where head_channels is 0. Raises ValueError
+    where it does not divide the channels.
     """
     if head_channels and channels % head_channels:
         raise ValueError(f"{channels} channels do not divide into attention heads of {head_channels}")
@@ -73,7 +70,7 @@ def head_count(channels: int, heads: int, head_channels: int) -> int:
 
 
 class MultiHead(nn.Module):
-    """W_o attention(W_q x, W_k y, W_v y), with y the context or x itself."""
+    """Multi-head attention, W_o attention(W_q x, W_k y, W_v y), with y the context or, without one, x."""
 
     heads: int
     qkv_bias: bool = True
@@ -89,17 +86,17 @@ class MultiHead(nn.Module):
     ) -> Float[Array, "b t c"]:
         channels = x.shape[-1]
 
-        def heads_of(tokens: Array, name: str) -> Array:
+        def projection(tokens: Array, name: str) -> Array:
             projected = Dense(channels, self.qkv_bias, dtype=self.dtype, name=name)(tokens)
             return projected.reshape(*tokens.shape[:2], self.heads, -1)
 
         source = x if context is None else context
-        mixed = attend(heads_of(x, "q"), heads_of(source, "k"), heads_of(source, "v"), mask)
+        mixed = attend(projection(x, "q"), projection(source, "k"), projection(source, "v"), mask)
         return Dense(channels, zero_init=self.zero_init, dtype=self.dtype, name="out")(mixed.reshape(x.shape))
 
 
 class SelfAttention(nn.Module):
-    """x + W attention over the H x W pixels, a norm before (Ho et al., arXiv 2006.11239, appendix B)."""
+    """x + attention(norm(x)) over the H x W pixels (Ho et al., arXiv 2006.11239, appendix B)."""
 
     style: Style
     heads: int = 1
@@ -110,7 +107,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """x + W attention from the pixels to the tokens of a context, a norm before."""
+    """x + attention(norm(x), context): the pixels are the queries, the context gives keys and values."""
 
     style: Style
     heads: int = 1
@@ -129,16 +126,16 @@ def _pixels_attend(
     context: Float[Array, "b s e"] | None = None,
     mask: Bool[Array, "b s"] | None = None,
 ) -> Float[Array, "b h w c"]:
-    """x + W attention from the pixels to a context, or to one another; within a module's call."""
+    """x + attention(norm(x), context) over pixels, called within a module."""
     tokens = Norm(style, name="norm")(x).reshape(x.shape[0], -1, x.shape[-1])
     out = MultiHead(heads, zero_init=True, dtype=style.dtype, name="attention")(tokens, context, mask)
     return (x + out.reshape(x.shape)) * style.skip_scale
 
 
 class SpatialTransformer(nn.Module):
-    """norm - linear - `depth` transformer layers over H x W tokens - linear, + x (Rombach et al., arXiv 2112.10752,
-    appendix E.2.1). A layer: self-attention, cross-attention (where there is a context), feed-forward with GEGLU
-    (Shazeer, arXiv 2002.05202), each with a layer norm before and a residual sum around it.
+    """x + linear(layers(linear(norm(x)))) with `depth` transformer layers over the H x W pixels (Rombach et al., arXiv
+    2112.10752, appendix E.2.1). A pre-norm layer has self-attention, cross-attention to the context, if any, and a
+    feed-forward network with GEGLU (Shazeer, arXiv 2002.05202).
     """
 
     style: Style
@@ -160,7 +157,7 @@ class SpatialTransformer(nn.Module):
         def multi_head(name: str) -> MultiHead:
             return MultiHead(self.heads, qkv_bias=False, dtype=dtype, name=name)
 
-        # Its norm is always the group norm with this epsilon, whatever the blocks' (as published).
+        # The published layer has this norm whatever the norm of the blocks.
         normed = Norm(Style(norm_groups=self.style.norm_groups, norm_eps=1e-6, dtype=dtype), name="norm")(x)
         h = Dense(channels, dtype=dtype, name="in")(normed.reshape(x.shape[0], -1, channels))
         for layer in range(self.depth):

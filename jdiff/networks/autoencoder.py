@@ -1,10 +1,6 @@
-"""The autoencoders of latent diffusion (Rombach et al., arXiv 2112.10752; Esser et al., 2012.09841). Images are NHWC.
+"""The autoencoders of latent diffusion (Rombach et al., arXiv 2112.10752; Esser et al., 2012.09841).
 
-    KLAutoencoder   x -> (mean, log variance) of a Gaussian over latents;   latents -> x
-    VQAutoencoder   x -> latents;   their nearest codes -> x
-
-Latents' sides are the image's, divided by 2^(levels - 1). A latent is as the network makes it: the factor that brings
-it to variance 1 for diffusion is not applied here.
+Latents have the image's sides divided by 2^(levels - 1). They are not scaled to unit variance here.
 """
 
 from dataclasses import dataclass, field
@@ -20,15 +16,15 @@ from jdiff.networks.layers import Conv, Norm, Style
 from jdiff.networks.quantizer import Codebook
 from jdiff.networks.resample import Downsample, Upsample
 
-ZEROS_AFTER_ONLY = (0, 1)  # how the published encoders pad before a strided convolution
-LOG_VARIANCES = (-30.0, 20.0)
+ASYMMETRIC_PADDING = (0, 1)  # of the published encoders' strided convolutions
+LOG_VARIANCE_RANGE = (-30.0, 20.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What an encoder and its decoder have in common: level i has channels * channel_mults[i] channels and works at
-    side / 2^i. blocks_per_level: the encoder's; the decoder has one more. Attention (with one head) follows every
-    block of `attention_levels`.
+    """The hyperparameters that an encoder and its decoder share. Level i has channels * channel_mults[i] channels and
+    sides / 2^i. blocks_per_level: in the encoder; the decoder has one more. attention_levels: levels whose blocks are
+    each followed by attention with one head.
     """
 
     channels: int = 128
@@ -40,15 +36,20 @@ class Layout:
 
     @property
     def widths(self) -> tuple[int, ...]:
+        """The channels of each level."""
         return tuple(mult * self.channels for mult in self.channel_mults)
 
     @property
     def stride(self) -> int:
+        """An image's side over its latent's."""
         return 2 ** (len(self.channel_mults) - 1)
 
 
 class Encoder(nn.Module):
-    """x -> features of sides / 2^(levels - 1), float32. Raises UserError for sides that do not divide by it."""
+    """An image [B, H, W, C] -> float32 features [B, H/s, W/s, out_channels], s = 2^(levels - 1).
+
+    Raises UserError where s does not divide a side.
+    """
 
     out_channels: int
     layout: Layout
@@ -65,13 +66,13 @@ class Encoder(nn.Module):
         h = Conv(layout.channels, dtype=style.dtype, name="first")(x)
         for level in range(len(layout.widths)):
             if level > 0:
-                h = Downsample("conv", style, ZEROS_AFTER_ONLY, name=f"down{level}")(h)
+                h = Downsample("conv", style, ASYMMETRIC_PADDING, name=f"down{level}")(h)
             h = _level(layout, h, level, "down", layout.blocks_per_level, train)
         return _last(layout, _middle(layout, h, train), self.out_channels)
 
 
 class Decoder(nn.Module):
-    """Features -> an image of sides * 2^(levels - 1), float32."""
+    """Features [B, h, w, c] -> a float32 image [B, s h, s w, out_channels], s = 2^(levels - 1)."""
 
     out_channels: int
     layout: Layout
@@ -89,9 +90,9 @@ class Decoder(nn.Module):
 
 
 class KLAutoencoder(nn.Module):
-    """p(z | x) = N(mean, exp(log_variance)) and x = decode(z); called, decode(mean).
+    """q(z | x) = N(mean, exp(log_variance)), x = decode(z) (Rombach et al., arXiv 2112.10752); a call is decode(mean).
 
-    quant_conv, post_quant_conv: a 1x1 convolution of the moments, and one of what is decoded (as published).
+    quant_conv, post_quant_conv: whether a 1x1 convolution follows the encoder, and one precedes the decoder.
     """
 
     latent_channels: int = 4
@@ -103,7 +104,7 @@ class KLAutoencoder(nn.Module):
     def setup(self) -> None:
         self.encoder = Encoder(2 * self.latent_channels, self.layout)
         self.decoder = Decoder(self.out_channels, self.layout)
-        # In float32 whatever the layers compute in: they are small, and what they make is kept.
+        # In float32 whatever the layers compute in: they are small, and they round the latents.
         if self.quant_conv:
             self.quant = Conv(2 * self.latent_channels, size=1)
         if self.post_quant_conv:
@@ -112,14 +113,15 @@ class KLAutoencoder(nn.Module):
     def encode(
         self, x: Float[Array, "b h w c"], *, train: bool = False
     ) -> tuple[Float[Array, "b h2 w2 z"], Float[Array, "b h2 w2 z"]]:
-        """(mean, log_variance), the latter kept within [-30, 20]."""
+        """(mean, log_variance) of q(z | x), the latter clipped to [-30, 20]."""
         moments = self.encoder(x, train=train)
         if self.quant_conv:
             moments = self.quant(moments)
         mean, log_variance = jnp.split(moments, 2, axis=-1)
-        return mean, jnp.clip(log_variance, *LOG_VARIANCES)
+        return mean, jnp.clip(log_variance, *LOG_VARIANCE_RANGE)
 
     def decode(self, z: Float[Array, "b h w z"], *, train: bool = False) -> Float[Array, "b h2 w2 c"]:
+        """The image of latents z."""
         return self.decoder(self.post_quant(z) if self.post_quant_conv else z, train=train)
 
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w o"]:
@@ -128,14 +130,15 @@ class KLAutoencoder(nn.Module):
 
 
 class VQAutoencoder(nn.Module):
-    """z = encode(x) and x = decode(the codes nearest to z); called, the one after the other.
+    """z = encode(x), x = decode(z) through the code nearest to each z (Esser et al., arXiv 2012.09841); a call is
+    decode(encode(x)).
 
-    codes: how many; code_width: channels of a code and of z. latent_channels: what the encoder makes and the decoder
-    takes, before and after the 1x1 convolutions from and to the code's width.
+    codebook_size, code_dim: the codebook is [codebook_size, code_dim]; z has code_dim channels. latent_channels: of the
+    encoder's output and the decoder's input; 1x1 convolutions lead from there to z and back.
     """
 
-    codes: int = 8192
-    code_width: int = 3
+    codebook_size: int = 8192
+    code_dim: int = 3
     latent_channels: int = 3
     out_channels: int = 3
     layout: Layout = Layout()
@@ -143,26 +146,26 @@ class VQAutoencoder(nn.Module):
     def setup(self) -> None:
         self.encoder = Encoder(self.latent_channels, self.layout)
         self.decoder = Decoder(self.out_channels, self.layout)
-        self.quant = Conv(self.code_width, size=1)
+        self.quant = Conv(self.code_dim, size=1)
         self.post_quant = Conv(self.latent_channels, size=1)
-        self.codebook = Codebook(self.codes, self.code_width)
+        self.codebook = Codebook(self.codebook_size, self.code_dim)
 
     def encode(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h2 w2 d"]:
         """Latents before quantisation."""
         return self.quant(self.encoder(x, train=train))
 
     def quantize(self, z: Float[Array, "b h w d"]) -> tuple[Float[Array, "b h w d"], Int[Array, "b h w"]]:
-        """(nearest codes, their indices); the gradient goes straight through (`quantizer.nearest`)."""
+        """(the nearest codes, their indices), with the straight-through gradient (`quantizer.nearest`)."""
         return self.codebook(z)
 
     def lookup(self, indices: Int[Array, "b h w"]) -> Float[Array, "b h w d"]:
-        """The codes of these indices, to be decoded without quantising again."""
+        """The codes of these indices, for decode(..., quantize=False)."""
         return self.codebook.lookup(indices)
 
     def decode(
         self, z: Float[Array, "b h w d"], *, quantize: bool = True, train: bool = False
     ) -> Float[Array, "b h2 w2 c"]:
-        """The image of the codes nearest to z, or, without `quantize`, of z itself."""
+        """The image of the codes nearest to z, or of z itself where `quantize` is false."""
         if quantize:
             z, _ = self.quantize(z)
         return self.decoder(self.post_quant(z), train=train)

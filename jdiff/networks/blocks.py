@@ -1,7 +1,7 @@
-"""The UNet's blocks: (x, embedding, train) -> features; `resample` halves or doubles the side on the way.
+"""The UNet's blocks: (x [B, H, W, C], embedding [B, e], train) -> [B, H', W', features].
 
-Whatever the kind, the embedding (of time and conditions) enters between two layers, as a shift or as a scale and a
-shift of a norm (`Style.scale_shift`), and dropout stands before the last layer.
+In every block the embedding of noise level and conditions enters through `Modulation`, before the last layer, and
+`resample` "down" or "up" halves or doubles the sides.
 """
 
 import flax.linen as nn
@@ -13,10 +13,10 @@ from jdiff.networks.resample import Resample, resample
 
 
 class Modulation(nn.Module):
-    """norm(h + shift), or norm(h) (1 + scale) + shift, with scale and shift linear in the embedding; then SiLU and
-    dropout.
+    """dropout(SiLU(norm(h) (1 + scale) + shift)), or dropout(SiLU(norm(h + shift))) without `Style.scale_shift`, with
+    scale and shift linear in the embedding; dropout(SiLU(norm(h))) without an embedding.
 
-    Without an embedding: norm, SiLU, dropout. An instance norm would take the shift away again: there, norm(h) + shift.
+    An instance norm would cancel the shift of its input, so that its output is shifted.
     """
 
     style: Style
@@ -38,9 +38,9 @@ class Modulation(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """norm - SiLU - conv, + embedding, norm - SiLU - dropout - conv, + skip (Ho et al., arXiv 2006.11239, appendix B).
+    """skip(x) + conv(modulation(conv(SiLU(norm(x))))) (Ho et al., arXiv 2006.11239, appendix B).
 
-    With `resample` both branches halve or double inside the block (BigGAN; Dhariwal & Nichol, arXiv 2105.05233).
+    `resample` acts on both branches inside the block (Dhariwal & Nichol, arXiv 2105.05233, after BigGAN).
     """
 
     features: int
@@ -64,8 +64,8 @@ class ResBlock(nn.Module):
 
 
 class VGGBlock(nn.Module):
-    """conv, + embedding, norm - SiLU - dropout - conv - norm - SiLU: no skip branch (Simonyan & Zisserman, arXiv
-    1409.1556, with norms).
+    """SiLU(norm(conv(modulation(conv(x))))), without a skip branch: VGG (Simonyan & Zisserman, arXiv 1409.1556) with
+    norms.
     """
 
     features: int
@@ -84,8 +84,8 @@ class VGGBlock(nn.Module):
 
 
 class DenseBlock(nn.Module):
-    """Each layer, norm - SiLU - conv, sees all before it beside one another; a 1x1 convolution of them all ends the
-    block (Huang et al., arXiv 1608.06993; growth features / 2).
+    """x_{i+1} = [x_i, conv(SiLU(norm(x_i)))] with features / 2 channels a layer, then modulation and a 1x1 convolution
+    (Huang et al., arXiv 1608.06993).
     """
 
     features: int
@@ -98,18 +98,18 @@ class DenseBlock(nn.Module):
         self, x: Float[Array, "b h w c"], embedding: Float[Array, "b e"] | None, train: bool
     ) -> Float[Array, "b h2 w2 f"]:
         style, growth = self.style, max(1, self.features // 2)
-        known = resample(x, self.resample, style.resample_filter)
+        h = resample(x, self.resample, style.resample_filter)
         for layer in range(self.layers):
-            h = nn.silu(Norm(style, name=f"norm_{layer}")(known))
-            h = Conv(growth, dtype=style.dtype, name=f"conv_{layer}")(h)
-            known = jnp.concatenate([known, h], axis=-1)
-        h = Modulation(style, name="modulation")(known, embedding, train)
+            grown = nn.silu(Norm(style, name=f"norm_{layer}")(h))
+            grown = Conv(growth, dtype=style.dtype, name=f"conv_{layer}")(grown)
+            h = jnp.concatenate([h, grown], axis=-1)
+        h = Modulation(style, name="modulation")(h, embedding, train)
         return Conv(self.features, size=1, dtype=style.dtype, name="transition")(h)
 
 
 class InceptionBlock(nn.Module):
-    """Four branches beside one another: 1x1; 1x1 - 3x3; 1x1 - 3x3 - 3x3; 3x3 mean - 1x1; a 1x1 convolution joins them,
-    + skip (Szegedy et al., arXiv 1602.07261, figure 16).
+    """skip(x) + conv(modulation(branches(SiLU(norm(x))))), the concatenation of four branches: 1x1; 1x1, 3x3; 1x1, 3x3,
+    3x3; 3x3 mean, 1x1 (Szegedy et al., arXiv 1602.07261, figure 16).
     """
 
     features: int

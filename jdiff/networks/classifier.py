@@ -1,4 +1,4 @@
-"""A small convolutional classifier, also a feature network for metrics."""
+"""A small convolutional classifier, which is also a feature network for metrics."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -9,9 +9,10 @@ from jdiff.networks.resample import resample
 
 
 class Classifier(nn.Module):
-    """Stages of two conv - norm - SiLU layers, halved in between, then the mean over pixels and one linear layer.
+    """An image -> (logits [B, num_classes], features [B, F]), float32.
 
-    Returns (logits [B, num_classes], features [B, F]), float32; features are the pooled activations.
+    Stage i has two layers SiLU(norm(conv(h))) of channels * channel_mults[i] channels at side / 2^i. The features are
+    the last stage's mean over pixels; the logits are linear in them.
     """
 
     num_classes: int

@@ -1,12 +1,12 @@
-"""Conditions -> what a network takes of them. One embedder a kind of condition; a network holds a `Conditioner` of any.
+"""Embeddings of conditions: one embedder for each kind of condition, joined by a network's `Conditioner`.
 
-Every embedder is called with the condition's values, [B, ...], and `drop`, [B] booleans or None: rows where it is true
-get a learned null in place of their values, in every place, so that one network learns to do with and without, and
-nothing is left of what was dropped, not even its length. It answers in the form that suits the condition:
+An embedder takes a condition's values, [B, ...], and `drop`, [B] booleans or None. Rows with drop = true get a learned
+null embedding at every position, so that one network learns the conditional and the unconditional model, and nothing of
+a dropped condition shows, not even its length. An embedding takes one or more of three forms:
 
-    vector   [B, e]         added to the embedding of the noise level
-    tokens   [B, t, d]      what attention looks at (with a mask [B, t], false where there is no token)
-    planes   [B, h, w, c]   laid beside the image's channels
+    vector     [B, e]         added to the embedding of the noise level
+    tokens     [B, t, d]      the context of cross-attention, with a mask [B, t], false at padding
+    channels   [B, h, w, c]   concatenated to the noisy image
 """
 
 from collections.abc import Mapping
@@ -26,26 +26,26 @@ normal = nn.initializers.normal
 
 @struct.dataclass
 class Embedded:
-    """What is known of the conditions, in the forms above; None where no condition takes that form."""
+    """The embedding of one or more conditions; a form is None where no condition has it."""
 
     vector: Float[Array, "b e"] | None = None
     tokens: Float[Array, "b t d"] | None = None
     mask: Bool[Array, "b t"] | None = None
-    planes: Float[Array, "b h w c"] | None = None
+    channels: Float[Array, "b h w c"] | None = None
 
-    def added(self, embedding: Float[Array, "b e"]) -> Float[Array, "b e"]:
-        """The embedding of the noise level and of the conditions that are vectors."""
+    def add_to(self, embedding: Float[Array, "b e"]) -> Float[Array, "b e"]:
+        """embedding + vector."""
         return embedding if self.vector is None else embedding + self.vector.astype(embedding.dtype)
 
-    def beside(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c2"]:
-        """x with the conditions that are planes laid beside it."""
-        return x if self.planes is None else jnp.concatenate([x, self.planes], axis=-1)
+    def concat_to(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c2"]:
+        """[x, channels]."""
+        return x if self.channels is None else jnp.concatenate([x, self.channels], axis=-1)
 
 
 class Conditioner(nn.Module):
-    """cond -> Embedded: each embedder's answer to cond[name], vectors added, tokens and planes beside one another.
+    """cond -> the embedding of all conditions: the sum of vectors, the concatenation of tokens and that of channels.
 
-    cond["drop"], where it is there, holds [B] booleans by name. What an optional embedder reads may be missing.
+    Embedder `name` reads cond[name] and, where given, cond["drop"][name]. Only an optional condition may be missing.
     """
 
     embedders: Mapping[str, nn.Module]
@@ -53,30 +53,30 @@ class Conditioner(nn.Module):
     @nn.compact
     def __call__(self, cond: Mapping[str, Any]) -> Embedded:
         drop = cond.get("drop", {})
-        answers = [
+        embeddings = [
             embed(cond[name], drop.get(name))
             for name, embed in self.embedders.items()
             if name in cond or not getattr(embed, "optional", False)
         ]
 
-        def joined(form: str, axis: int) -> Array | None:
-            parts = [getattr(answer, form) for answer in answers if getattr(answer, form) is not None]
+        def concatenated(form: str, axis: int) -> Array | None:
+            parts = [getattr(embedding, form) for embedding in embeddings if getattr(embedding, form) is not None]
             return jnp.concatenate(parts, axis=axis) if parts else None
 
-        vectors = [answer.vector for answer in answers if answer.vector is not None]
-        seen = [(answer.tokens, answer.mask) for answer in answers if answer.tokens is not None]
-        masks = [jnp.ones(tokens.shape[:2], bool) if mask is None else mask for tokens, mask in seen]
+        vectors = [embedding.vector for embedding in embeddings if embedding.vector is not None]
+        contexts = [(embedding.tokens, embedding.mask) for embedding in embeddings if embedding.tokens is not None]
+        masks = [jnp.ones(tokens.shape[:2], bool) if mask is None else mask for tokens, mask in contexts]
         return Embedded(
             vector=sum(vectors[1:], vectors[0]) if vectors else None,
-            tokens=joined("tokens", 1),
-            mask=jnp.concatenate(masks, axis=1) if any(mask is not None for _, mask in seen) else None,
-            planes=joined("planes", -1),
+            tokens=concatenated("tokens", 1),
+            mask=jnp.concatenate(masks, axis=1) if any(mask is not None for _, mask in contexts) else None,
+            channels=concatenated("channels", -1),
         )
 
 
 class LabelEmbedding(nn.Module):
-    """A learned vector a class, and one more, the null. An image of several labels, [B, k], has the sum of their
-    vectors; a label below 0 is none.
+    """A vector: the sum of table[label] over an image's labels, [B] or [B, k], negative labels being padding. Row
+    num_classes of the table is the null.
     """
 
     num_classes: int
@@ -91,24 +91,24 @@ class LabelEmbedding(nn.Module):
 
 
 class ScalarEmbedding(nn.Module):
-    """Numbers [B, k], each of about 1 to 100 in size or less: sinusoids of each, and two layers."""
+    """A vector, W_1 SiLU(W_0 [sinusoidal(100 v), v]), of scalars v [B, k] of magnitude up to about 100."""
 
     features: int
-    waves: int = 32
+    channels: int = 32  # of each scalar's sinusoidal features
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, values: Float[Array, "b k"], drop: Bool[Array, " b"] | None = None) -> Embedded:
-        waves = sinusoidal(100.0 * values.reshape(-1), self.waves).reshape(len(values), -1)
-        h = jnp.concatenate([waves, values.astype(jnp.float32)], axis=-1)
+        sinusoids = sinusoidal(100.0 * values.reshape(-1), self.channels).reshape(len(values), -1)
+        h = jnp.concatenate([sinusoids, values.astype(jnp.float32)], axis=-1)
         h = nn.silu(Dense(self.features, dtype=self.dtype, name="dense_0")(h))
         vector = Dense(self.features, dtype=self.dtype, name="dense_1")(h)
         return Embedded(vector=_null_where(drop, vector, self.param("null", normal(0.02), (self.features,))))
 
 
 class AugmentEmbedding(nn.Module):
-    """What was done to the pictures, [B, k], zeros for nothing: W a, without a bias, so that nothing done adds nothing
-    (Karras et al., arXiv 2206.00364, appendix F.2). Missing in sampling.
+    """A vector, W a, of an augmentation's parameters a [B, k]; no bias, so that a = 0, no augmentation, adds nothing
+    (Karras et al., arXiv 2206.00364, appendix F.2). Sampling leaves it out.
     """
 
     features: int
@@ -116,33 +116,35 @@ class AugmentEmbedding(nn.Module):
     optional = True
 
     @nn.compact
-    def __call__(self, done: Float[Array, "b k"], drop: Bool[Array, " b"] | None = None) -> Embedded:
-        kernel = self.param("kernel", nn.initializers.zeros, (done.shape[-1], self.features))
-        return Embedded(vector=done.astype(self.dtype) @ kernel.astype(self.dtype))
+    def __call__(self, parameters: Float[Array, "b k"], drop: Bool[Array, " b"] | None = None) -> Embedded:
+        kernel = self.param("kernel", nn.initializers.zeros, (parameters.shape[-1], self.features))
+        return Embedded(vector=parameters.astype(self.dtype) @ kernel.astype(self.dtype))
 
 
-class ImagePlanes(nn.Module):
-    """An image of x's sides, laid beside x; the null is a learned colour."""
+class ImageChannels(nn.Module):
+    """Channels: an image of x's height and width, for concatenation (Saharia et al., arXiv 2104.07636). The null is a
+    learned colour.
+    """
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w c"], drop: Bool[Array, " b"] | None = None) -> Embedded:
         null = self.param("null", normal(0.02), (images.shape[-1],))
-        return Embedded(planes=_null_where(drop, images.astype(jnp.float32), null))
+        return Embedded(channels=_null_where(drop, images.astype(jnp.float32), null))
 
 
 class ImageTokens(nn.Module):
-    """An image of any size as tokens: convolutions that halve it `halvings` times, then its pixels, [B, h w, d], with a
-    sinusoidal position. Raises ValueError where 4 does not divide `features`.
+    """Tokens, [B, t, d], of an image of any size: convolutions, `downsamples` of them of stride 2, a
+    sinusoidal position embedding, and a layer norm. Raises ValueError where 4 does not divide `features`.
     """
 
     features: int
-    halvings: int = 2
+    downsamples: int = 2
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w c"], drop: Bool[Array, " b"] | None = None) -> Embedded:
         h = Conv(self.features, dtype=self.dtype, name="conv")(images.astype(self.dtype))
-        for index in range(self.halvings):
+        for index in range(self.downsamples):
             h = Conv(self.features, stride=2, dtype=self.dtype, name=f"down_{index}")(nn.silu(h))
             h = Conv(self.features, dtype=self.dtype, name=f"conv_{index}")(nn.silu(h))
         h += positions(h.shape[1], h.shape[2], self.features).astype(self.dtype)
@@ -152,7 +154,7 @@ class ImageTokens(nn.Module):
 
 
 class Pooled(nn.Module):
-    """Tokens [B, t, d], the null in rows where they are dropped, and a vector: their mean over the mask, one layer."""
+    """Tokens [B, t, d] as they are, and a vector, W mean(tokens) + b, with the mean over the mask."""
 
     vector_features: int
     dtype: Dtype = jnp.float32
@@ -162,8 +164,8 @@ class Pooled(nn.Module):
         self, tokens: Float[Array, "b t d"], mask: Bool[Array, "b t"], drop: Bool[Array, " b"] | None
     ) -> Embedded:
         tokens = _null_where(drop, tokens, self.param("null", normal(1.0), (tokens.shape[-1],)))
-        mask = _whole_where(drop, mask)
-        # A text may have no token at all: some tokenizers make none of "".
+        mask = _true_where(drop, mask)
+        # The maximum with 1: some tokenizers make no token of "".
         weights = mask[..., None] / jnp.maximum(jnp.sum(mask, axis=1), 1)[:, None, None]
         mean = jnp.sum(tokens * weights.astype(tokens.dtype), axis=1)
         return Embedded(
@@ -172,10 +174,8 @@ class Pooled(nn.Module):
 
 
 class TextTransformer(nn.Module):
-    """Token ids [B, t], 0 where there is none, through a transformer learned along with the network.
-
-    Pre-norm layers (Xiong et al., arXiv 2002.04745) of width `features`. Answers with its tokens, and with a vector of
-    `vector_features`, linear in their mean.
+    """Tokens of width `features` and a vector of `vector_features` (`Pooled`): a pre-norm transformer (Xiong et al.,
+    arXiv 2002.04745), trained with the network, on token ids [B, t], 0 being padding.
     """
 
     vocabulary: int
@@ -202,8 +202,8 @@ class TextTransformer(nn.Module):
 
 
 class TextFeatures(nn.Module):
-    """Features [B, t, f] of a frozen text encoder, with their mask, through one layer: tokens of width `features`, and
-    a vector of `vector_features`, linear in their mean.
+    """Tokens of width `features`, norm(W f + b), from a frozen text encoder's features f [B, t, c], and a vector of
+    `vector_features` (`Pooled`).
     """
 
     features: int
@@ -218,29 +218,29 @@ class TextFeatures(nn.Module):
 
 
 class TextTokens(nn.Module):
-    """Features [B, t, f] of a frozen text encoder, as they are: what networks of latent diffusion take."""
+    """Tokens: a frozen text encoder's features [B, t, c] themselves (Rombach et al., arXiv 2112.10752)."""
 
     features: int
 
     @nn.compact
     def __call__(self, text: Mapping[str, Array], drop: Bool[Array, " b"] | None = None) -> Embedded:
         null = self.param("null", nn.initializers.zeros, (self.features,))
-        mask = _whole_where(drop, text["mask"]) if "mask" in text else None
+        mask = _true_where(drop, text["mask"]) if "mask" in text else None
         return Embedded(tokens=_null_where(drop, text["features"], null), mask=mask)
 
 
 def is_conditioner(name: str) -> bool:
-    """Whether a network's part of this name is a `Conditioner`, of which it may have one a block ("conditioner_3")."""
+    """Whether a network's submodule of this name is a `Conditioner` ("conditioner", or "conditioner_3" of block 3)."""
     return name.split("_")[0] == "conditioner"
 
 
 def _null_where(drop: Bool[Array, " b"] | None, values: Array, null: Float[Array, " f"]) -> Array:
-    """`null` in every place of the rows where `drop` is true."""
+    """values, with `null` at every position of the rows where `drop` is true."""
     if drop is None:
         return values
     return jnp.where(drop.reshape(-1, *[1] * (values.ndim - 1)), null.astype(values.dtype), values)
 
 
-def _whole_where(drop: Bool[Array, " b"] | None, mask: Bool[Array, "b t"]) -> Bool[Array, "b t"]:
-    """True throughout the rows where `drop` is: as many nulls whatever was dropped."""
+def _true_where(drop: Bool[Array, " b"] | None, mask: Bool[Array, "b t"]) -> Bool[Array, "b t"]:
+    """mask, all true in the rows where `drop` is: these have t nulls, whatever the length of the dropped text."""
     return mask if drop is None else mask | drop[:, None]

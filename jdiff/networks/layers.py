@@ -1,7 +1,4 @@
-"""The layers that all networks are made of. Images are NHWC.
-
-Layers, blocks and attention of one network share a `Style`: what they compute in, how they normalise, and so on.
-"""
+"""The layers of all networks, and the `Style` that one network's layers share. Images are NHWC."""
 
 import math
 from dataclasses import dataclass
@@ -20,14 +17,14 @@ fan_avg = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 
 @dataclass(frozen=True, kw_only=True)
 class Style:
-    """What the layers of a network have in common.
+    """The hyperparameters that all layers of a network share.
 
-    norm: "group" (statistics over the pixels and a group of channels), "layer" (over the channels of a pixel), "rms"
-    (likewise, without the mean) or "instance" (over the pixels of a channel). norm_groups: 0 is at most 32 groups of at
-    least 4 channels, as EDM's networks have them. scale_shift: an embedding scales and shifts the second norm of a
-    block, or only shifts its input. skip_scale multiplies every residual sum (sqrt(1/2) keeps its variance).
-    resample_filter: "box" (nearest up, mean down) or "fir", the kernel [1, 3, 3, 1] on each axis. project_resampled:
-    a block that halves or doubles has a 1x1 convolution on its skip branch even where the channels stay.
+    norm: the statistics are over the pixels and a group of channels ("group"), over the channels of a pixel ("layer";
+    "rms", without the mean), or over the pixels of a channel ("instance"). norm_groups: 0 means at most 32 groups of at
+    least 4 channels (EDM). scale_shift: an embedding scales and shifts the output of a block's second norm, instead of
+    only shifting its input. skip_scale multiplies every residual sum (sqrt(1/2) keeps its variance). resample_filter:
+    of `resample`. project_resampled: blocks that halve or double have a 1x1 convolution on the skip branch even where
+    the number of channels stays. dtype: of the computation.
     """
 
     norm: Literal["group", "layer", "rms", "instance"] = "group"
@@ -42,16 +39,13 @@ class Style:
 
 
 class Conv(nn.Module):
-    """A convolution of `size` x `size`; output side = ceil(input side / stride) with the default padding.
-
-    padding: zeros (before, after) each axis, size//2 each by default.
-    """
+    """`conv2d` with a kernel of size x size, plus a bias."""
 
     features: int
     size: int = 3
     stride: int = 1
     padding: tuple[int, int] | None = None
-    zero_init: bool = False  # for a layer that ends a residual branch or the network: training starts at the identity
+    zero_init: bool = False  # for the last layer of a residual branch or network: training starts at the identity
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -64,7 +58,7 @@ class Conv(nn.Module):
 
 
 class Dense(nn.Module):
-    """x W + b over the last axis."""
+    """x W + b on the last axis."""
 
     features: int
     use_bias: bool = True
@@ -82,7 +76,9 @@ class Dense(nn.Module):
 
 
 class Norm(nn.Module):
-    """Normalisation with float32 statistics and a learned scale (and, but for "rms", shift) a channel."""
+    """scale (x - mean) / std + shift ("rms": scale x / rms), with the statistics of `Style.norm`, in float32, and a
+    learned scale and shift for each channel.
+    """
 
     style: Style = Style()
 

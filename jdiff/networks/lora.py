@@ -1,8 +1,8 @@
-"""Low-rank adaptation (Hu et al., arXiv 2106.09685): frozen kernels W, and what is learned beside them,
+"""Low-rank adaptation (Hu et al., arXiv 2106.09685) of frozen kernels W [n, f] by trained factors A and B:
 
-    W' = W + (alpha / r) A B,   A [n, r] ~ N(0, 1/n) at first, B [r, f] zero at first
+    W' = W + (alpha / r) A B,   A [n, r] ~ N(0, 1/n) and B [r, f] = 0 at initialisation
 
-A convolution's kernel [h, w, c, f] is the matrix [h w c, f].
+A convolution's kernel [h, w, c, f] is taken as the matrix [h w c, f].
 """
 
 import math
@@ -17,12 +17,12 @@ from jaxtyping import Array, PyTree
 from jdiff.common.keys import named
 from jdiff.networks.conditioning import is_conditioner
 
-ATTENTION = ("q", "k", "v", "out")  # layers of attention, by name
+ATTENTION = ("q", "k", "v", "out")  # names of the layers of `MultiHead`
 LAYERS = ("attention", "convolution")
 
 
 def adapted(params: PyTree, layers: Iterable[str]) -> dict[tuple[str, ...], Any]:
-    """The kernels (or what stands for them) that get a low-rank part, by path; none of the conditions' embedders."""
+    """The adapted kernels (arrays or shapes) by path: those of `layers`, except in the conditions' embedders."""
 
     def kind(path: tuple[str, ...], leaf: Any) -> str:
         if path[-1] != "kernel":
@@ -36,21 +36,21 @@ def adapted(params: PyTree, layers: Iterable[str]) -> dict[tuple[str, ...], Any]
 
 
 def init(key: Array, params: PyTree, *, rank: int, layers: Iterable[str]) -> PyTree:
-    """{..., "kernel": {"a": [n, r], "b": [r, f]}} for each adapted kernel of `params`."""
-    made = {}
+    """The initial factors, {..., "kernel": {"a": [n, r], "b": [r, f]}} for each adapted kernel of `params`."""
+    factors = {}
     for path, kernel in adapted(params, layers).items():
         rows, features = _matrix(kernel)
         a = jax.random.normal(named(key, "/".join(path)), (rows, rank)) / jnp.sqrt(rows)
-        made[path] = {"a": a, "b": jnp.zeros((rank, features))}
-    return unflatten_dict(made)
+        factors[path] = {"a": a, "b": jnp.zeros((rank, features))}
+    return unflatten_dict(factors)
 
 
-def merged(params: PyTree, parts: PyTree, *, alpha: float) -> PyTree:
+def merged(params: PyTree, factors: PyTree, *, alpha: float) -> PyTree:
     """`params` with W' in place of each adapted W."""
-    flat, halves = flatten_dict(params), flatten_dict(parts)
-    for *path, name in halves:
+    flat, flat_factors = flatten_dict(params), flatten_dict(factors)
+    for *path, name in flat_factors:
         if name == "a":
-            a, b = (halves[*path, half] for half in "ab")
+            a, b = (flat_factors[*path, factor] for factor in "ab")
             kernel = flat[tuple(path)]
             flat[tuple(path)] = kernel + (alpha / a.shape[1]) * (a @ b).reshape(kernel.shape)
     return unflatten_dict(flat)

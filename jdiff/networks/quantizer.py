@@ -1,7 +1,4 @@
-"""Vector quantisation (van den Oord et al., arXiv 1711.00937): each latent becomes the nearest code of a codebook.
-
-i(z) = argmin_k ||z - e_k||^2,   q(z) = e_{i(z)},   dq/dz = 1 (the straight-through estimate)
-"""
+"""Vector quantisation (van den Oord et al., arXiv 1711.00937)."""
 
 import flax.linen as nn
 import jax
@@ -11,39 +8,39 @@ from jaxtyping import Array, Float, Int
 
 
 def nearest(codes: Float[Array, "k d"], z: Float[Array, "... d"]) -> tuple[Float[Array, "... d"], Int[Array, "..."]]:
-    """(q, i): the code nearest to each z, float32, and its row in `codes`; of several as near, the first.
+    """(q, i): i = argmin_k ||z - e_k||^2, the first of several, and q = e_i in float32, e_k being the rows of `codes`.
 
-    The gradient of q goes to z unchanged, and none to the codes (take `codes[i]` for theirs).
+    The gradient is the straight-through estimate: dq/dz = 1, dq/de = 0 (for the codes' own, take `codes[i]`).
     """
     codes, z = codes.astype(jnp.float32), z.astype(jnp.float32)
     indices = _nearest_rows(codes, z)
-    # In this order q is the code to the bit, which z + (code - z) is not.
+    # Summed in this order, q is the code to the bit; z + (code - z) is not.
     return lax.stop_gradient(codes[indices]) + (z - lax.stop_gradient(z)), indices
 
 
 class Codebook(nn.Module):
-    """K learned codes of width d; called as `nearest` on them."""
+    """A learned codebook [size, dim]; a call is `nearest` on its codes."""
 
     size: int
-    width: int
+    dim: int
 
     def setup(self) -> None:
-        # As a JAX array: a loaded model's are NumPy's, which no traced index can look up.
-        self.codes = jnp.asarray(self.param("codes", _uniform, (self.size, self.width)))
+        # A loaded model's codes are a NumPy array, which a traced index cannot look up.
+        self.codes = jnp.asarray(self.param("codes", _uniform, (self.size, self.dim)))
 
     def __call__(self, z: Float[Array, "... d"]) -> tuple[Float[Array, "... d"], Int[Array, "..."]]:
         return nearest(self.codes, z)
 
     def lookup(self, indices: Int[Array, "..."]) -> Float[Array, "... d"]:
-        """The codes of these rows; NaN where there is no such row."""
+        """e_i for each index i; NaN where i is out of range."""
         return jnp.take(self.codes, indices, axis=0, mode="fill")
 
 
 def _nearest_rows(codes: Float[Array, "k d"], z: Float[Array, "... d"]) -> Int[Array, "..."]:
-    """argmin_k of ||z - e_k||^2 = ||z||^2 - 2 z e_k + ||e_k||^2.
+    """argmin_k ||z - e_k||^2 = argmin_k (||e_k||^2 - 2 z e_k).
 
-    Without ||z||^2, which all codes share: added to the small differences between them it would round these away. For
-    the same reason from the codes' mean, not from 0, and with products in full float32 where a device has less.
+    ||z||^2 is left out: added, it would round away the small differences between codes. So would codes far from 0 and
+    products in TF32; hence both are centred on the codes' mean and multiplied in float32.
     """
     middle = codes.mean(axis=0)
     codes, z = codes - middle, z - middle
@@ -52,5 +49,5 @@ def _nearest_rows(codes: Float[Array, "k d"], z: Float[Array, "... d"]) -> Int[A
 
 
 def _uniform(key: Array, shape: tuple[int, int]) -> Array:
-    """Uniform in +-1/K, so that a latent of any direction has a code near."""
+    """U(-1/K, 1/K), as Esser et al. initialise (arXiv 2012.09841)."""
     return jax.random.uniform(key, shape, minval=-1 / shape[0], maxval=1 / shape[0])

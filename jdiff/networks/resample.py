@@ -1,9 +1,4 @@
-"""Halving and doubling an image.
-
-box   down: the mean of each 2 x 2 square; up: each pixel four times (nearest)
-fir   down: y[i] = (x[2i-1] + 3 x[2i] + 3 x[2i+1] + x[2i+2]) / 8 on each axis, zeros outside
-      up:   y[2i] = (x[i-1] + 3 x[i]) / 4, y[2i+1] = (3 x[i] + x[i+1]) / 4   (Zhang, arXiv 1904.11486)
-"""
+"""Downsampling and upsampling of feature maps by a factor of 2."""
 
 from typing import Literal
 
@@ -17,19 +12,24 @@ from jdiff.networks.layers import Conv, Style
 Resample = Literal["none", "down", "up"]
 
 
-def resample(x: Float[Array, "b h w c"], way: Resample, kind: Literal["box", "fir"] = "box") -> Array:
-    """x of half ("down") or double ("up") its sides, or as it is."""
-    if way == "none":
+def resample(x: Float[Array, "b h w c"], direction: Resample, kernel: Literal["box", "fir"] = "box") -> Array:
+    """x with half ("down") or double ("up") its sides, or x itself ("none").
+
+    box   down: the mean of each 2 x 2 square; up: nearest neighbour
+    fir   down: y[i] = (x[2i-1] + 3 x[2i] + 3 x[2i+1] + x[2i+2]) / 8 on each axis, with zeros outside
+          up:   y[2i] = (x[i-1] + 3 x[i]) / 4, y[2i+1] = (3 x[i] + x[i+1]) / 4   (Zhang, arXiv 1904.11486)
+    """
+    if direction == "none":
         return x
-    if kind == "box":
-        return nn.avg_pool(x, (2, 2), (2, 2)) if way == "down" else _nearest(x)
-    one_axis = _fir_down if way == "down" else _fir_up
+    if kernel == "box":
+        return nn.avg_pool(x, (2, 2), (2, 2)) if direction == "down" else _nearest(x)
+    one_axis = _fir_down if direction == "down" else _fir_up
     return one_axis(one_axis(x, 1), 2)
 
 
 class Downsample(nn.Module):
-    """Half the side: a convolution of stride 2 ("conv"), or no parameters at all ("pool"). With the FIR filter a
-    convolution is of stride 1, on the filtered image.
+    """[B, H, W, C] -> [B, H/2, W/2, C]: by a convolution of stride 2 ("conv") or by `resample` ("pool"). With the FIR
+    filter "conv" is `resample` and a convolution of stride 1.
     """
 
     kind: Literal["conv", "pool"]
@@ -48,7 +48,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the side, and then, with "conv", a convolution."""
+    """[B, H, W, C] -> [B, 2H, 2W, C] by `resample`, followed by a convolution in "conv"."""
 
     kind: Literal["conv", "pool"]
     style: Style
@@ -66,7 +66,7 @@ def _nearest(x: Array) -> Array:
 
 def _fir_down(x: Array, axis: int) -> Array:
     half = x.shape[axis] // 2
-    padded = _edged(x, axis)
+    padded = _zero_padded(x, axis)
 
     def every_other(first: int) -> Array:
         return lax.slice_in_dim(padded, first, first + 2 * half - 1, stride=2, axis=axis)
@@ -76,12 +76,12 @@ def _fir_down(x: Array, axis: int) -> Array:
 
 def _fir_up(x: Array, axis: int) -> Array:
     side = x.shape[axis]
-    padded = _edged(x, axis)
+    padded = _zero_padded(x, axis)
     before, after = (lax.slice_in_dim(padded, first, first + side, axis=axis) for first in (0, 2))
     pairs = jnp.stack([(before + 3 * x) / 4, (3 * x + after) / 4], axis=axis + 1)
     return pairs.reshape(*x.shape[:axis], 2 * side, *x.shape[axis + 1 :])
 
 
-def _edged(x: Array, axis: int) -> Array:
-    """x with one row of zeros before and after."""
+def _zero_padded(x: Array, axis: int) -> Array:
+    """x with one zero before and after on this axis."""
     return jnp.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(x.ndim)])

@@ -1,4 +1,4 @@
-"""How hard each noise level is: a scalar function, learned along with a model and thrown away after training."""
+"""The learned uncertainty of each noise level, which weighs the loss in training (EDM2) and is not sampled with."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -8,11 +8,11 @@ from jdiff.networks.embeddings import sinusoidal
 
 
 class Uncertainty(nn.Module):
-    """u(value) for each value [B], a two-layer perceptron on sinusoidal features; 0 at the start."""
+    """u(v) = W_1 SiLU(W_0 sinusoidal(v)), [B] -> [B], zero at initialisation (Karras et al., arXiv 2312.02696)."""
 
     features: int = 128
 
     @nn.compact
     def __call__(self, value: Float[Array, " b"]) -> Float[Array, " b"]:
-        hidden = nn.silu(nn.Dense(self.features)(sinusoidal(value, self.features, longest=100.0)))
+        hidden = nn.silu(nn.Dense(self.features)(sinusoidal(value, self.features, max_period=100.0)))
         return jnp.squeeze(nn.Dense(1, kernel_init=nn.initializers.zeros)(hidden), axis=-1)

@@ -1,7 +1,6 @@
 """The UNet of diffusion models (Ho et al., arXiv 2006.11239; Song et al., arXiv 2011.13456; Karras et al., 2206.00364).
 
-Level i works at side / 2^i. Going down, every block's output is kept; going up, each block takes one of them back.
-Published layouts are choices of its fields; configs/networks.py has them by name.
+Level i has sides / 2^i. A skip connection leads from every block of the encoder to one of the decoder.
 """
 
 from collections.abc import Mapping
@@ -28,18 +27,20 @@ BLOCKS: dict[str, type[nn.Module]] = {
 
 
 class UNet(nn.Module):
-    """F(x, c_noise, cond): an image of x's sides with `out_channels` channels, float32.
+    """F(x, c_noise, cond) -> [B, H, W, out_channels] float32, the raw network of a denoiser.
 
-    Sides must divide by 2^(levels - 1). Parameters, norms' statistics and the output are float32; `style.dtype` is what
-    the layers compute in.
+    Parameters and the norms' statistics are float32; `style.dtype` is that of the computation. Published networks are
+    choices of the fields (configs/networks.py).
 
-    attention: "self", "cross" (to the conditions' tokens) or "transformer" (both and a feed-forward layer), at
-    `attention_levels` and in the middle; attention_heads: for all levels, or one a level; head_channels: instead, so
-    many channels a head. up_attention: after "every" block on the way up, or the "last" of a level.
-    resample: "conv", "residual" (blocks that halve and double) or "pool" (without parameters).
-    input_skip: the image itself, halved and convolved, is added at every level (NCSN++'s residual encoder).
-    waves: features of the noise level's embedding (0: `channels`), of `noise_embedding`'s kind.
-    remat: each block is computed again in the backward pass: less memory, about a third more time.
+    attention: "self", "cross" (to the conditions' tokens) or "transformer" (both and a feed-forward network), at
+    `attention_levels` and in the middle. attention_heads: of all levels, or of each. head_channels: the channels of a
+    head, which then says how many heads there are. up_attention: after "every" block of the decoder's level, or the
+    "last". resample: "conv", "residual" (in a residual block) or "pool" (without parameters). input_skip: the
+    downsampled image is added at every level of the encoder (Song et al., arXiv 2011.13456, the residual encoder of
+    NCSN++). noise_channels: features of the noise level before its two layers; 0: `channels`. remat: recomputes blocks
+    in the backward pass, for less memory and about a third more time.
+
+    Raises ValueError where 2^(levels - 1) does not divide a side.
     """
 
     out_channels: int
@@ -58,8 +59,8 @@ class UNet(nn.Module):
     down_padding: tuple[int, int] | None = None  # of the strided convolution; None: one zero on either side
     input_skip: bool = False
     noise_embedding: Literal["sinusoidal", "fourier"] = "sinusoidal"
-    waves: int = 0
-    wave_offset: int = 0
+    noise_channels: int = 0
+    freq_shift: int = 0
     style: Style = Style()
     conditioner: Conditioner | None = None
     remat: bool = False
@@ -75,16 +76,16 @@ class UNet(nn.Module):
     ) -> Float[Array, "b h w o"]:
         check_sides(x.shape[1], x.shape[2], levels=len(self.channel_mults))
         style = self.style
-        given = self.conditioner(cond) if self.conditioner else Embedded()
+        conditions = self.conditioner(cond) if self.conditioner else Embedded()
         noise = NoiseEmbedding(
             4 * self.channels,
-            self.waves or self.channels,
+            self.noise_channels or self.channels,
             self.noise_embedding,
-            self.wave_offset,
+            self.freq_shift,
             style.dtype,
             name="noise",
         )
-        embedding = nn.silu(given.added(noise(c_noise)))
+        embedding = nn.silu(conditions.add_to(noise(c_noise)))
         block_type = BLOCKS[self.block]
         if self.remat:
             block_type = nn.remat(block_type, static_argnums=(3,))
@@ -93,7 +94,7 @@ class UNet(nn.Module):
             return block_type(features, style, resample=resample, name=name)(x, embedding, train)
 
         levels = [(level, mult * self.channels) for level, mult in enumerate(self.channel_mults)]
-        image = given.beside(x)
+        image = conditions.concat_to(x)
 
         h = Conv(self.channels, dtype=style.dtype, name="first")(image.astype(style.dtype))
         skips = [h]
@@ -110,13 +111,13 @@ class UNet(nn.Module):
                 name = f"down{level}_{index}"
                 h = block(h, features, name)
                 if level in self.attention_levels:
-                    h = self._attend(h, given, level, name)
+                    h = self._attend(h, conditions, level, name)
                 skips.append(h)
 
         last, features = levels[-1]
         h = block(h, features, "middle_0")
         if self.middle_attention:
-            h = self._attend(h, given, last, "middle")
+            h = self._attend(h, conditions, last, "middle")
         h = block(h, features, "middle_1")
 
         for level, features in reversed(levels):
@@ -125,7 +126,7 @@ class UNet(nn.Module):
                 h = block(jnp.concatenate([h, skips.pop()], axis=-1), features, name)
                 attends = self.up_attention == "every" or index == self.blocks_per_level
                 if level in self.attention_levels and attends:
-                    h = self._attend(h, given, level, name)
+                    h = self._attend(h, conditions, level, name)
             if level > 0:
                 if self.resample == "residual":
                     h = block(h, features, f"up{level}", "up")
@@ -135,7 +136,7 @@ class UNet(nn.Module):
         h = nn.silu(Norm(style, name="last_norm")(h))
         return Conv(self.out_channels, zero_init=True, dtype=style.dtype, name="last")(h).astype(jnp.float32)
 
-    def _attend(self, h: Array, given: Embedded, level: int, name: str) -> Array:
+    def _attend(self, h: Array, conditions: Embedded, level: int, name: str) -> Array:
         def at_level(values: int | tuple[int, ...]) -> int:
             return values if isinstance(values, int) else values[level]
 
@@ -145,13 +146,13 @@ class UNet(nn.Module):
         if self.attention == "self":
             return remat(SelfAttention)(self.style, heads, name=name)(h)
         if self.attention == "cross":
-            assert given.tokens is not None, "cross-attention needs a condition of tokens"
-            return remat(CrossAttention)(self.style, heads, name=name)(h, given.tokens, given.mask)
+            assert conditions.tokens is not None, "cross-attention needs the tokens of a condition"
+            return remat(CrossAttention)(self.style, heads, name=name)(h, conditions.tokens, conditions.mask)
         depth = at_level(self.transformer_depth)
-        return remat(SpatialTransformer)(self.style, heads, depth, name=name)(h, given.tokens, given.mask)
+        return remat(SpatialTransformer)(self.style, heads, depth, name=name)(h, conditions.tokens, conditions.mask)
 
     def _with_input(self, h: Array, image: Array, level: int) -> tuple[Array, Array]:
-        """(h with the image added, the image as it goes on down) (Song et al., arXiv 2011.13456, appendix H)."""
+        """(h + conv(down(image)), the image of the next level) (Song et al., arXiv 2011.13456, appendix H)."""
         halved = resampled(image, "down", self.style.resample_filter)
         image = Conv(h.shape[-1], dtype=self.style.dtype, name=f"input{level}")(halved)
         h = (h + image) * self.style.skip_scale
@@ -159,7 +160,7 @@ class UNet(nn.Module):
 
 
 def check_sides(height: int, width: int, *, levels: int) -> None:
-    """Raises ValueError where a side does not divide by the total stride, 2^(levels - 1)."""
+    """Raises ValueError where the total stride, 2^(levels - 1), does not divide a side."""
     stride = 2 ** (levels - 1)
     if height % stride or width % stride:
         raise ValueError(

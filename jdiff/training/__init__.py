@@ -1,1 +1,1 @@
-"""What training is made of: optimizer, EMA, the step, checkpoints, sharding, writers. It knows no task."""
+"""The parts of a training loop that do not depend on the task."""

@@ -1,13 +1,10 @@
-"""Checkpoints, by orbax: written in the background, complete or not there at all.
+"""Checkpoints by orbax, written asynchronously and atomically.
 
-A checkpoint of step k holds three items:
+The checkpoint of step k holds three items:
 
-    weights   what sampling needs: the averaged parameters and the task's state
-    training  what else resuming needs: parameters, optimizer, keys, step, counters
+    weights   for sampling: the averaged parameters and the task's state, without its part "frozen"
+    training  for resuming, besides: parameters, optimizer state, key, step, counters
     meta      JSON: the config and the data position (batches consumed)
-
-What a task's state holds under "frozen" is not saved: it comes from where it came from at first. The last few are
-kept, and the one with the lowest held-out loss.
 """
 
 import dataclasses
@@ -28,10 +25,11 @@ METRIC = "holdout_loss"
 
 
 class Checkpoints:
-    """The checkpoints below `directory`; use as a context manager, so that a save under way is finished on leaving.
+    """The checkpoints in `directory`; a context manager that waits for the last save on exit.
 
-    keep_last: how many of the newest are kept; the best is kept besides. read_only: nothing is written or swept away,
-    so that a run that is being trained can be looked at.
+    keep_last: the number of newest checkpoints to keep, beside the one with the lowest held-out loss. read_only:
+    nothing is written or deleted, so that a run can be read while it trains. Raises UserError where `directory` is
+    not writable.
     """
 
     def __init__(self, directory: Path, *, keep_last: int = 3, read_only: bool = False):
@@ -48,8 +46,8 @@ class Checkpoints:
                 item_names=("weights", "training", "meta"),
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
-                    best_fn=lambda metrics: -metrics[METRIC],  # without it, metrics are not written down
-                    cleanup_tmp_directories=not read_only,  # what a crash in the middle of a save has left
+                    best_fn=lambda metrics: -metrics[METRIC],  # without it, orbax saves no metrics
+                    cleanup_tmp_directories=not read_only,  # left by a crash during a save
                     create=not read_only,
                 ),
             )
@@ -69,13 +67,13 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def best(self) -> int | None:
-        """The step with the lowest held-out loss; the newest where none has one."""
+        """The step with the lowest held-out loss, or the newest where no loss is known."""
         scored = [(self._manager.metrics(step), step) for step in self._manager.all_steps()]
         losses = [(metrics[METRIC], step) for metrics, step in scored if metrics]
         return min(losses)[1] if losses else self.latest()
 
     def find(self, wanted: str) -> int | None:
-        """The step meant by "latest", "best" or a number; None where there is no checkpoint at all."""
+        """The step of "latest", "best" or a number; None without any checkpoint. Raises UserError for other values."""
         if wanted in ("latest", "best"):
             return self.latest() if wanted == "latest" else self.best()
         steps = sorted(self._manager.all_steps())
@@ -84,7 +82,7 @@ class Checkpoints:
         return int(wanted) if steps else None
 
     def save(self, state: TrainState, *, config: Mapping[str, Any], holdout_loss: float | None) -> None:
-        """Begin to save; what was begun before is finished first. Raises UserError where the disk refuses."""
+        """Start saving `state`, after the save before. Raises UserError where the disk is full or not writable."""
         step = int(state.step)
         if step in self._manager.all_steps():
             return
@@ -102,16 +100,14 @@ class Checkpoints:
             raise self._refused(error) from error
 
     def wait(self) -> None:
-        """Until the save under way is on disk. Raises UserError where the disk refuses."""
+        """Wait until the last save is on disk. Raises UserError where the disk is full or not writable."""
         try:
             self._manager.wait_until_finished()
         except Exception as error:
             raise self._refused(error) from error
 
     def restore(self, step: int, abstract: TrainState) -> TrainState:
-        """The state of `step`; `abstract` gives shapes, dtypes and shardings, those of this run's devices, and stays
-        in the place of what is not saved.
-        """
+        """The state of `step` with the shapes, dtypes and shardings of `abstract`, and its part "frozen", if any."""
         weights, training = _split(abstract)
         items = ocp.args.Composite(weights=_restore(weights), training=_restore(training))
         restored = self._manager.restore(step, args=items)
@@ -120,7 +116,7 @@ class Checkpoints:
         return dataclasses.replace(state, task_state={**state.task_state, **frozen})
 
     def restore_weights(self, step: int, abstract: PyTree) -> PyTree:
-        """The item "weights" of `step` alone: {"ema", "task_state"} of `abstract`'s shapes and shardings."""
+        """The item "weights" of `step`: {"ema", "task_state"} with the shapes, dtypes and shardings of `abstract`."""
         items = ocp.args.Composite(weights=_restore(_without_frozen(abstract)))
         return self._manager.restore(step, args=items)["weights"]
 
@@ -142,7 +138,7 @@ def _restore(abstract: PyTree) -> ocp.args.PyTreeRestore:
 
 
 def _split(state: TrainState) -> tuple[PyTree, PyTree]:
-    """(weights, training) of a state."""
+    """The items (weights, training) of a state."""
     parts = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     weights = {name: parts.pop(name) for name in ("ema", "task_state")}
     return _without_frozen(weights), parts

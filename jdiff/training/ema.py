@@ -1,9 +1,4 @@
-"""The exponential moving average of the weights, measured in images (Karras et al., arXiv 2206.00364, appendix F.2).
-
-    ema <- beta ema + (1 - beta) params,   beta = 0.5^(batch / halflife),   halflife = min(h, rampup * images seen)
-
-The ramp lets the average follow the weights while they still move fast: without it, early samples are noise.
-"""
+"""The exponential moving average of the weights."""
 
 from dataclasses import dataclass
 
@@ -14,19 +9,25 @@ from jaxtyping import Array, Float, Int, PyTree
 
 @dataclass(frozen=True, kw_only=True)
 class Ema:
-    """halflife_images: h above, 0 for no averaging. rampup: the share of the images seen, 0 for no ramp."""
+    """ema <- beta ema + (1 - beta) params, beta = 0.5^(batch_size / halflife) (Karras et al., arXiv 2206.00364, F.2).
+
+    halflife = min(halflife_images, rampup * images seen), or halflife_images where rampup is 0. The ramp-up lets the
+    average follow the weights while they change fast; without it, early samples are noise. halflife_images 0: no
+    averaging.
+    """
 
     halflife_images: float
     rampup: float = 0.05
 
     def decay(self, step: Int[Array, ""], batch_size: int) -> Float[Array, ""]:
-        """beta at a step; `step` steps, of batch_size images each, came before it."""
+        """beta after `step` steps of batch_size images."""
         halflife = jnp.float32(self.halflife_images)
         if self.rampup:
             halflife = jnp.minimum(halflife, self.rampup * step.astype(jnp.float32) * batch_size)
         return jnp.where(halflife > 0, 0.5 ** (batch_size / jnp.maximum(halflife, 1e-8)), 0.0)
 
     def update(self, ema: PyTree, params: PyTree, step: Int[Array, ""], batch_size: int) -> PyTree:
+        """beta ema + (1 - beta) params."""
         beta = self.decay(step, batch_size)
         return jax.tree.map(lambda e, p: beta * e + (1 - beta) * p.astype(e.dtype), ema, params)
 

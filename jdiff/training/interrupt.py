@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, noted to be acted upon between two steps."""
+"""Signals that end training between two steps instead of within one."""
 
 import signal
 from types import FrameType
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Interrupt:
-    """Within this context the first SIGINT or SIGTERM is only noted in `signal`; a second one acts as usual."""
+    """A context that records the first SIGINT or SIGTERM in `signal`; the second one has its usual effect."""
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -1,4 +1,4 @@
-"""The optimizer: optax's, put together from numbers."""
+"""Optimizers, from optax."""
 
 from typing import Literal
 
@@ -16,7 +16,9 @@ def make_optimizer(
     weight_decay: float,
     clip_norm: float,
 ) -> optax.GradientTransformation:
-    """Adam or AdamW; the rate rises linearly over warmup_steps, then stays; clip_norm 0: gradients are not clipped."""
+    """Adam (Kingma & Ba, arXiv 1412.6980) or AdamW (Loshchilov & Hutter, 1711.05101) with a linear warmup to a constant
+    learning rate, after clipping of the gradient's global norm to clip_norm (0: no clipping).
+    """
     rate: optax.ScalarOrSchedule = learning_rate
     if warmup_steps:
         rate = optax.linear_schedule(learning_rate / warmup_steps, learning_rate, max(1, warmup_steps - 1))

@@ -1,7 +1,7 @@
-"""Where arrays live: a mesh of devices with the axes "data" and "fsdp".
+"""Shardings on a mesh of devices with the axes "data" and "fsdp".
 
-A batch is split over all devices, along both axes. Parameters, and all that has their shape, are split over "fsdp"
-along one of their own axes, and repeated over "data": fsdp = 1 is plain data parallelism.
+A batch is sharded over both axes. Parameters, their averages and the optimizer's moments are sharded over "fsdp" and
+replicated over "data"; fsdp = 1 is plain data parallelism.
 """
 
 from collections.abc import Iterator
@@ -14,11 +14,11 @@ from jaxtyping import PyTree
 
 from jdiff.common.errors import UserError
 
-SMALLEST_SPLIT = 2**12  # elements; splitting smaller arrays costs more than it saves
+MIN_SIZE_TO_SHARD = 2**12  # elements; sharding smaller arrays costs more than it saves
 
 
 def make_mesh(*, fsdp: int = 1) -> Mesh:
-    """All devices as a mesh [devices / fsdp, fsdp]; raises UserError where fsdp does not divide their number."""
+    """All devices as a mesh [devices / fsdp, fsdp]. Raises UserError where fsdp does not divide their number."""
     devices = jax.device_count()
     if fsdp < 1 or devices % fsdp:
         raise UserError(f"machine.fsdp={fsdp} does not divide the {devices} devices")
@@ -26,38 +26,41 @@ def make_mesh(*, fsdp: int = 1) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def of_batch(mesh: Mesh, rows: int | None = None) -> NamedSharding:
-    """Rows split over all devices; a batch whose `rows` do not divide so is repeated on each."""
+    """Rows sharded over all devices; replicated where the number of devices does not divide `rows`."""
     if rows is not None and rows % mesh.size:
         return replicated(mesh)
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
 def of_state(mesh: Mesh, state: PyTree) -> PyTree:
-    """A sharding for each array (or ShapeDtypeStruct): along its largest axis that "fsdp" divides, else repeated."""
+    """A sharding for each array or ShapeDtypeStruct: over "fsdp" along the largest axis that it divides, else
+    replicated.
+    """
 
     def of_leaf(leaf: Any) -> NamedSharding:
         shards = mesh.shape["fsdp"]
         axes = [axis for axis, side in enumerate(leaf.shape) if side % shards == 0]
-        if shards == 1 or not axes or np.prod(leaf.shape) < SMALLEST_SPLIT:
+        if shards == 1 or not axes or np.prod(leaf.shape) < MIN_SIZE_TO_SHARD:
             return replicated(mesh)
-        split = max(axes, key=lambda axis: leaf.shape[axis])
-        return NamedSharding(mesh, PartitionSpec(*("fsdp" if axis == split else None for axis in range(split + 1))))
+        largest = max(axes, key=lambda axis: leaf.shape[axis])
+        return NamedSharding(mesh, PartitionSpec(*[None] * largest, "fsdp"))
 
     return jax.tree.map(of_leaf, state)
 
 
 def abstract(mesh: Mesh, state: PyTree) -> PyTree:
-    """Shapes and dtypes of a state with its shardings, as restoring a checkpoint wants them."""
+    """A state's shapes, dtypes and shardings, into which a checkpoint is restored."""
     put = lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)  # noqa: E731
     return jax.tree.map(put, state, of_state(mesh, state))
 
 
 def put_batch(mesh: Mesh, local: PyTree) -> PyTree:
-    """This process's rows -> global arrays, the rows of process 0 first."""
+    """This process's rows of a batch -> global arrays, with the rows of process 0 first."""
 
     def put(rows: np.ndarray) -> jax.Array:
         sharding = of_batch(mesh, len(rows) * jax.process_count())
@@ -75,5 +78,5 @@ def on_devices(mesh: Mesh, batches: Iterator[PyTree]) -> Iterator[PyTree]:
 
 
 def put_replicated(mesh: Mesh, tree: PyTree) -> PyTree:
-    """The same values, whole, on every device."""
+    """The arrays of a tree, whole, on every device."""
     return jax.device_put(tree, replicated(mesh))

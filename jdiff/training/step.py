@@ -1,9 +1,7 @@
-"""One training step: loss, gradient, update, average; pure, jitted once, its state donated.
-
-A step whose loss or gradient is not finite changes nothing but the counters.
-"""
+"""The training step, a pure function of state and batch."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -25,19 +23,19 @@ Loss: TypeAlias = Callable[[PyTree, PyTree, PyTree, Array, Array], tuple[Array, 
 
 @struct.dataclass
 class TrainState:
-    """All that a run is at a step; the batch and the noise of step k follow from `key` and k.
+    """The state of a run. The random numbers of step k follow from `key` and k.
 
-    Leaves are arrays, or what stands for them: shapes, shardings.
+    The leaves are arrays, or their shapes or shardings.
     """
 
     step: Any  # int32 []
-    key: Any  # the data of a typed key, uint32 [...], as checkpoints hold it
+    key: Any  # uint32 [2], the data of a typed key, which orbax cannot save
     params: PyTree
     ema: PyTree
-    task_state: PyTree  # what a task keeps beside its parameters, such as a codebook's averages
+    task_state: PyTree  # of the task, beside its parameters, such as a codebook's averages
     opt_state: PyTree
-    skipped: Any  # int32 []: steps skipped since the start, for a loss or gradient that was not finite
-    skipped_in_row: Any  # int32 []
+    skipped: Any  # int32 []: skipped steps so far
+    skipped_in_row: Any  # int32 []: skipped steps since the last good one
 
 
 def init_state(
@@ -47,7 +45,7 @@ def init_state(
     key: Array,
     averaged: tuple[str, ...] = (),
 ) -> TrainState:
-    """The state before the first step. averaged: see `train_step`."""
+    """The state of step 0. averaged: see `train_step`."""
     zero = jnp.zeros((), jnp.int32)
     return TrainState(
         step=zero,
@@ -74,10 +72,10 @@ def train_step(
     batch_size: int,
     accumulate: int = 1,
 ) -> tuple[TrainState, Logs]:
-    """The state after one step, and what to log: the task's logs, the loss and the gradient's norm.
+    """The state after one step, and logs: the task's, the loss, and the gradient's norm.
 
-    averaged: the top groups of params that are averaged; (): all.
-    accumulate: the batch goes through in so many parts, whose gradients are averaged.
+    A step whose loss or gradient is not finite is skipped: only the counters change. averaged: the top groups of params
+    that are averaged; (): all. accumulate: the number of microbatches, whose gradients are averaged.
     """
     key = folded(wrapped(state.key), state.step)
     gradient = partial(_gradient, loss, state.params, step=state.step)
@@ -91,21 +89,13 @@ def train_step(
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     average = ema.update(state.ema, groups(params, averaged), state.step, batch_size)
-    after = (params, average, task_state, opt_state)
-    before = (state.params, state.ema, state.task_state, state.opt_state)
-    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
-    skipped = state.skipped + ~finite
-    skipped_in_row = jnp.where(finite, 0, state.skipped_in_row + 1)
-    params, average, task_state, opt_state = kept
-    return TrainState(
+    after = replace(state, params=params, ema=average, task_state=task_state, opt_state=opt_state)
+    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
+    return replace(
+        kept,
         step=state.step + 1,
-        key=state.key,
-        params=params,
-        ema=average,
-        task_state=task_state,
-        opt_state=opt_state,
-        skipped=skipped,
-        skipped_in_row=skipped_in_row,
+        skipped=state.skipped + ~finite,
+        skipped_in_row=jnp.where(finite, 0, state.skipped_in_row + 1),
     ), logs
 
 
@@ -114,21 +104,22 @@ def _gradient(loss: Loss, params: PyTree, task_state: PyTree, batch: PyTree, key
     return grads, task_state, {"loss": value, **logs}
 
 
-def _accumulated(gradient: Callable, task_state: PyTree, batch: PyTree, key: Array, parts: int) -> Any:
-    """Mean gradients and logs over `parts` parts of the batch, one after the other."""
-    # Part j is rows j, j + parts, ...: every device holds its share of each part.
-    split = jax.tree.map(lambda rows: rows.reshape(-1, parts, *rows.shape[1:]).swapaxes(0, 1), batch)
+def _accumulated(gradient: Callable, task_state: PyTree, batch: PyTree, key: Array, count: int) -> Any:
+    """The means of gradients and logs over `count` microbatches, computed one after the other."""
+    # Microbatch j is rows j, j + count, ...: every device holds its share of each.
+    microbatches = jax.tree.map(lambda rows: rows.reshape(-1, count, *rows.shape[1:]).swapaxes(0, 1), batch)
 
     def add(carry, now):
         task_state, total = carry
-        part, index = now
-        grads, task_state, logs = gradient(task_state, part, folded(key, index))
-        return (task_state, jax.tree.map(lambda t, new: t + new / parts, total, (grads, logs))), None
+        microbatch, index = now
+        grads, task_state, logs = gradient(task_state, microbatch, folded(key, index))
+        return (task_state, jax.tree.map(lambda t, new: t + new / count, total, (grads, logs))), None
 
-    first = jax.tree.map(lambda rows: rows[0], split)
+    first = jax.tree.map(lambda rows: rows[0], microbatches)
     grads, _, logs = jax.eval_shape(gradient, task_state, first, key)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (grads, logs))
     # XLA:CPU runs convolutions' gradients inside a loop some twenty times slower than outside: unroll there.
-    unroll = parts if jax.default_backend() == "cpu" else 1
-    (task_state, (grads, logs)), _ = jax.lax.scan(add, (task_state, zeros), (split, jnp.arange(parts)), unroll=unroll)
+    unroll = count if jax.default_backend() == "cpu" else 1
+    inputs = (microbatches, jnp.arange(count))
+    (task_state, (grads, logs)), _ = jax.lax.scan(add, (task_state, zeros), inputs, unroll=unroll)
     return grads, task_state, logs

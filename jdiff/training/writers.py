@@ -1,4 +1,4 @@
-"""Where a run writes what it measures and draws: metrics.jsonl, TensorBoard, Weights & Biases, the terminal."""
+"""Logging of scalars and pictures to metrics.jsonl, TensorBoard, Weights & Biases and the terminal."""
 
 import json
 import math
@@ -20,15 +20,23 @@ from jdiff.common.errors import UserError
 
 @runtime_checkable
 class Writer(Protocol):
-    def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
-    def picture(self, step: int, name: str, picture: UInt8[np.ndarray, "h w c"]) -> None: ...
-    def close(self) -> None: ...
+    """One destination of a run's logs."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Log values by name."""
+
+    def picture(self, step: int, name: str, picture: UInt8[np.ndarray, "h w c"]) -> None:
+        """Log a picture."""
+
+    def close(self) -> None:
+        """Finish writing."""
 
 
 class Jsonl:
-    """metrics.jsonl: one JSON object a line, "step" and then scalars; null where a value is not finite.
+    """metrics.jsonl: a JSON object a line, "step" and then scalars; null where a value is not finite.
 
-    Opened for a run that goes on from `start`, it first drops what a killed run wrote after that step, and a torn line.
+    start: the step that training resumes from. Lines of later steps, and an incomplete last line, which a killed run
+    left, are deleted. Raises UserError where the file cannot be written.
     """
 
     def __init__(self, path: Path, *, start: int):
@@ -41,6 +49,7 @@ class Jsonl:
             raise UserError(f"cannot write {path}: {error.strerror}; make room or mend the permissions") from error
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Append a line. Raises UserError where the file cannot be written."""
         row = {name: value if math.isfinite(value) else None for name, value in values.items()}
         try:
             self._file.write(json.dumps({"step": step, **row}) + "\n")
@@ -51,14 +60,15 @@ class Jsonl:
             ) from error
 
     def picture(self, step: int, name: str, picture: UInt8[np.ndarray, "h w c"]) -> None:
-        pass
+        """Not written here."""
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
 
 def _step(line: str) -> float:
-    """The step of a line; infinite for a line that was torn."""
+    """The step of a line; infinite for an incomplete line."""
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
@@ -66,7 +76,7 @@ def _step(line: str) -> float:
 
 
 class TensorBoard:
-    """Scalars and pictures for TensorBoard, through tensorboardX (no TensorFlow)."""
+    """Event files for TensorBoard, by tensorboardX. start: the step that training resumes from."""
 
     def __init__(self, directory: Path, *, start: int):
         from tensorboardX import SummaryWriter
@@ -74,20 +84,25 @@ class TensorBoard:
         self._writer = SummaryWriter(str(directory), purge_step=start + 1 if start else None)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Write the finite values."""
         for name, value in values.items():
             if math.isfinite(value):
                 self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
     def picture(self, step: int, name: str, picture: UInt8[np.ndarray, "h w c"]) -> None:
+        """Write an image."""
         self._writer.add_image(name, picture, step, dataformats="HWC")
 
     def close(self) -> None:
+        """Close the event file."""
         self._writer.close()
 
 
 class Wandb:
-    """Weights & Biases (extra `wandb`); a resumed run goes on in the same place."""
+    """Weights & Biases (extra `wandb`). A resumed run continues the same log. Raises UserError where it is not
+    installed.
+    """
 
     def __init__(self, project: str, workdir: Path, config: Mapping[str, Any]):
         try:
@@ -102,29 +117,32 @@ class Wandb:
         wandb.init(project=project, name=workdir.name, id=identity, resume="allow", config=dict(config), dir=workdir)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Send the values."""
         self._wandb.log(dict(values), step=step)
 
     def picture(self, step: int, name: str, picture: UInt8[np.ndarray, "h w c"]) -> None:
+        """Send an image."""
         self._wandb.log({name: self._wandb.Image(picture)}, step=step)
 
     def close(self) -> None:
+        """End the run there."""
         self._wandb.finish()
 
 
 class Progress:
-    """The terminal: a bar with step, loss, images/s and time left; a plain line a log point where there is no
-    terminal.
-    """
+    """A progress bar on the terminal, with step, loss, images/s and time left; elsewhere, a line at each log point."""
 
     def __init__(self, *, start: int, total: int):
         self._total = total
         self._bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True) if sys.stderr.isatty() else None
 
     def advance(self) -> None:
+        """One more step is done."""
         if self._bar is not None:
             self._bar.update()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Show loss, accuracy and speed."""
         shown = {name: f"{value:.4g}" for name, value in values.items() if name in ("loss", "images_per_s", "accuracy")}
         if self._bar is not None:
             self._bar.set_postfix(shown)
@@ -135,15 +153,16 @@ class Progress:
             print(f"step {step}/{self._total}  {facts}{left_text}", file=sys.stderr, flush=True)
 
     def picture(self, step: int, name: str, picture: UInt8[np.ndarray, "h w c"]) -> None:
-        pass
+        """Not shown here."""
 
     def close(self) -> None:
+        """Leave the bar as it is."""
         if self._bar is not None:
             self._bar.close()
 
 
 class Writers:
-    """All that `config.log` switches on, as one; a context. Only the first process writes."""
+    """All writers that `config.log` asks for, as one context manager. Only the first process writes."""
 
     def __init__(self, log: Any, workdir: Path, config: Any, *, start: int, total: int):
         self._writers: list[Writer] = []
@@ -167,27 +186,30 @@ class Writers:
             writer.close()
 
     def advance(self) -> None:
+        """Move the progress bar by one step."""
         if self._progress is not None:
             self._progress.advance()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Log values by name; nothing where there are none."""
         for writer in self._writers if values else ():
             writer.scalars(step, values)
 
     def picture(self, step: int, name: str, picture: UInt8[np.ndarray, "h w c"]) -> None:
+        """Log a picture."""
         for writer in self._writers:
             writer.picture(step, name, picture)
 
 
 def say(line: str) -> None:
-    """A line to the user that does not tear a progress bar."""
+    """Print a line, above the progress bar where there is one."""
     if jax.process_index() == 0:
         tqdm.write(line, file=sys.stdout)
         sys.stdout.flush()
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Write a whole file or none of it."""
+    """Replace a file's contents atomically."""
     fresh = path.with_name(path.name + f".{os.getpid()}.tmp")
     fresh.write_text(text)
     fresh.replace(path)
@@ -197,7 +219,9 @@ def replace_file(path: Path, text: str) -> None:
 def add_logs(
     meter: Mapping[str, clu_metrics.Average] | None, logs: Mapping[str, Array]
 ) -> dict[str, clu_metrics.Average]:
-    """Averages over the steps since the last log point, kept on the device; a step that was skipped does not count."""
+    """`meter`, the averages on the device since the last log point (None: none yet), with a step's logs added. Skipped
+    steps do not count.
+    """
     finite = jnp.isfinite(logs["loss"]) & jnp.isfinite(logs["grad_norm"])
     now = {
         name: clu_metrics.Average(total=jnp.where(finite, value, 0.0), count=finite.astype(jnp.int32))

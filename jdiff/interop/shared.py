@@ -1,4 +1,4 @@
-"""What several of diffusers' networks have in common: settings that say how levels are laid out, and layers."""
+"""Settings and layers that several of diffusers' networks share."""
 
 from collections.abc import Iterator, Mapping
 
@@ -7,7 +7,7 @@ from jdiff.interop.table import Entry, layer, norm
 
 
 def widths(settings: Settings) -> tuple[int, tuple[int, ...]]:
-    """(channels, channel_mults): the widths of the levels. Raises UserError where one is no multiple of the first."""
+    """(channels, channel_mults) of block_out_channels. Raises UserError where a width is no multiple of the first."""
     values = settings.take("block_out_channels")
     if uneven := [width for width in values if width % values[0]]:
         raise settings.unknown("block_out_channels", f"{uneven[0]} is no multiple of {values[0]}; only multiples are")
@@ -15,8 +15,8 @@ def widths(settings: Settings) -> tuple[int, tuple[int, ...]]:
 
 
 def attention_levels(settings: Settings, down: Mapping[str, bool], up: Mapping[str, bool]) -> tuple[int, ...]:
-    """The levels with attention; `down` and `up` say which blocks have it. Raises UserError for other blocks, and where
-    the ways down and up differ.
+    """The levels whose blocks have attention, by block type in `down` and `up`. Raises UserError for other types, and
+    where encoder and decoder differ.
     """
     levels = len(settings.take("block_out_channels"))
     attending = []
@@ -37,7 +37,7 @@ def attention_levels(settings: Settings, down: Mapping[str, bool], up: Mapping[s
 
 
 def resnet(theirs: str, ours: str, *, skip: bool, embedded: bool = True) -> Iterator[Entry]:
-    """ResnetBlock2D. skip: it has a convolution on its skip branch. embedded: it sees the noise level."""
+    """ResnetBlock2D <-> ResBlock. skip: with a convolution on the skip branch. embedded: with a modulation."""
     yield from norm(f"{theirs}.norm1", f"{ours}/norm_0/norm")
     yield from layer(f"{theirs}.conv1", f"{ours}/conv_0", "conv")
     if embedded:
@@ -49,13 +49,13 @@ def resnet(theirs: str, ours: str, *, skip: bool, embedded: bool = True) -> Iter
 
 
 def heads(theirs: str, ours: str, *, bias: bool) -> Iterator[Entry]:
-    """Attention: queries, keys, values and the layer after."""
+    """Attention <-> MultiHead: the projections of queries, keys, values and output."""
     for part in "qkv":
         yield from layer(f"{theirs}.to_{part}", f"{ours}/{part}", "dense", bias=bias)
     yield from layer(f"{theirs}.to_out.0", f"{ours}/out", "dense")
 
 
 def self_attention(theirs: str, ours: str) -> Iterator[Entry]:
-    """Attention over pixels with a group norm of its own."""
+    """Attention with a group norm <-> SelfAttention."""
     yield from norm(f"{theirs}.group_norm", f"{ours}/norm/norm")
     yield from heads(theirs, f"{ours}/attention", bias=True)
