@@ -25,7 +25,7 @@ from jdiff.diffusion.samplers import Sampler
 from jdiff.diffusion.schedules import Schedule
 from jdiff.from_config.conditions import label as label_condition
 from jdiff.from_config.guidance import GUIDANCES, THRESHOLDS, away_from
-from jdiff.from_config.sampling import names
+from jdiff.from_config.sampling import is_first_order, names
 
 Rows = dict[str, Any]  # name -> arrays [n, ...]
 
@@ -179,8 +179,8 @@ def check(
     if drops:
         away_from(config)
     if method == "cfg_plus_plus":
-        if solver.order != 1:
-            first_order = names(lambda solver: solver.order == 1, sample)
+        if not is_first_order(solver):
+            first_order = names(is_first_order, sample)
             raise UserError(f"guidance.method='cfg_plus_plus' goes with the samplers {first_order} alone")
         outside = (scale < 0) | (scale > 1)
         if outside.any():

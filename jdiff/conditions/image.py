@@ -18,9 +18,9 @@ from jdiff.data.views import Make
 class Image(Condition):
     """A record's picture `of`, or what `make` computes from it, such as a sketch: [n, h, w, c] in the data's dtype.
 
-    picture: the picture's channels, dtype and range. into: "concat" concatenates it to the noisy image; "cross_attention"
-    encodes it into tokens of `width` features, its sides halved `downsamples` times. A caller gives images as they are
-    seen: no view is made of them.
+    picture: the picture's channels, dtype and range. into: "concat" concatenates it to the noisy image;
+    "cross_attention" encodes it into tokens of `width` features, its sides halved `downsamples` times. A caller gives
+    images as the network sees them, after `make`.
     """
 
     name = "image"

@@ -65,6 +65,11 @@ def sampler(sample: ConfigDict) -> samplers.Sampler:
     return pick("sample.sampler", sample.sampler, SAMPLERS)(sample)
 
 
+def is_first_order(solver: samplers.Sampler) -> bool:
+    """Whether it steps by one denoised image alone, as DDIM does: what CFG++ and a table's trailing steps are for."""
+    return solver.order == 1 and not solver.remembers
+
+
 def names(fits: Callable[[samplers.Sampler], bool], sample: ConfigDict) -> str:
     """The names of the samplers that fit, with the config's other keys as they are."""
     return ", ".join(name for name, make in SAMPLERS.items() if fits(make(sample)))
@@ -94,7 +99,7 @@ def _auto(sample: ConfigDict, schedule: schedules.Schedule, start: float, end: f
         return ladders.by_hand((start, end))
     if not isinstance(schedule, tables.DDPMTable):
         return _karras(sample, schedule, start, end)
-    if solver.order == 1:
+    if is_first_order(solver):
         return ladders.trailing(sample.steps, _table(sample, schedule, start))
     # The noise at which a table's walk of so many steps ends: below it a discrete model is often poor.
     low = float(schedule.sigmas[max(len(schedule.betas) // sample.steps, 1) - 1])
