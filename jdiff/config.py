@@ -321,6 +321,7 @@ def _differences(saved: ConfigDict, given: ConfigDict) -> str:
 
 
 def to_json(config: ConfigDict) -> str:
+    """`saved` as text."""
     return json.dumps(saved(config), indent=2)
 
 

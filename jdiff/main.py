@@ -45,6 +45,7 @@ MODES = {
 
 
 def make_flags() -> flags.FlagValues:
+    """The flags of the command, its config's overrides apart."""
     values = flags.FlagValues()
     flags.DEFINE_string("config", None, "A config file, such as configs/digits.py.", flag_values=values)
     flags.DEFINE_string("workdir", None, "The run's folder (default: runs/<config's name>).", flag_values=values)
@@ -97,6 +98,7 @@ def prepare_jax(config: Any) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Run the command; its exit status. A user's mistake ends in one line on stderr."""
     options = make_flags()
     debug = "--debug" in arguments
     try:

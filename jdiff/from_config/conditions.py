@@ -19,12 +19,14 @@ from jdiff.from_config.names import pick
 
 
 def label(config: ConfigDict, drop_rate: float) -> Label:
+    """Classes: the data's names, by number."""
     return Label(
         class_names=tuple(config.data.class_names), per_image=config.data.labels_per_image, drop_rate=drop_rate
     )
 
 
 def text(config: ConfigDict, drop_rate: float) -> Text:
+    """Captions, by a transformer trained along or by a frozen encoder."""
     wanted = config.condition.text
     encoder = one_of("condition.text.encoder", wanted.encoder, ("transformer", "frozen"))
     return Text(
@@ -48,6 +50,7 @@ def frozen_text(config: ConfigDict) -> FrozenEncoder:
 
 
 def image(config: ConfigDict, drop_rate: float) -> Image:
+    """A record's picture, or a view of it."""
     wanted = config.condition.image
     makers: dict[str, Callable[[], Make | None]] = {
         "as_is": lambda: None,
@@ -70,6 +73,7 @@ def image(config: ConfigDict, drop_rate: float) -> Image:
 
 
 def scalars(config: ConfigDict, drop_rate: float) -> Scalars:
+    """Numbers of a record."""
     return Scalars(names=tuple(config.condition.scalars.names), drop_rate=drop_rate)
 
 

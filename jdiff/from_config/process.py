@@ -13,6 +13,7 @@ from jdiff.from_config.names import pick
 
 
 def schedule(config: ConfigDict) -> schedules.Schedule:
+    """The process of `model.schedule`: sigma as a function of time."""
     model, steps = config.model, config.model.schedule_steps
     ends = {name: model[name] for name in ("sigma_min", "sigma_max") if model[name] is not None}
     betas = {"beta_start": model.beta_start, "beta_end": model.beta_end}
@@ -50,6 +51,7 @@ def schedule(config: ConfigDict) -> schedules.Schedule:
 
 
 def prediction(config: ConfigDict) -> parameterization.Parameterization:
+    """The four functions of `model.prediction` on that schedule."""
     made_schedule = schedule(config)
     predictions: dict[str, Callable[[], parameterization.Parameterization]] = {
         "edm": lambda: parameterization.Edm(made_schedule, config.model.sigma_data),

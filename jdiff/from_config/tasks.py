@@ -21,6 +21,7 @@ from jdiff.tasks.lora import LoRATask
 
 
 def diffusion(config: ConfigDict) -> DiffusionTask:
+    """The task of learning a denoiser."""
     predicted = prediction(config)
     learned_variance = config.model.learned_variance
     if learned_variance and not isinstance(predicted.schedule, tables.DDPMTable):
@@ -40,6 +41,7 @@ def diffusion(config: ConfigDict) -> DiffusionTask:
 
 
 def classifier(config: ConfigDict) -> ClassifierTask:
+    """The task of telling the class of an image."""
     if config.train.sample_every or config.train.trajectory_every:
         raise UserError("task='classifier' draws no samples: train.sample_every and train.trajectory_every must be 0")
     if config.train.initial or config.lora.rank:

@@ -11,6 +11,7 @@ from jdiff.training.optimizer import make_optimizer
 
 
 def optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """The optimizer of the group `train`."""
     train = config.train
     return make_optimizer(
         one_of("train.optimizer", train.optimizer, ("adam", "adamw")),  # type: ignore[arg-type]
@@ -25,4 +26,5 @@ def optimizer(config: ConfigDict) -> optax.GradientTransformation:
 
 
 def ema(config: ConfigDict) -> Ema:
+    """The average of the group `train`."""
     return Ema(halflife_images=config.train.ema_halflife_images, rampup=config.train.ema_rampup)

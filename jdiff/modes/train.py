@@ -159,6 +159,7 @@ def total_steps(config: ConfigDict, images: int) -> int:
 
 
 def check_batch_size(config: ConfigDict, mesh: Mesh) -> None:
+    """Raises UserError where the devices, times the parts of a batch, do not divide it."""
     size, parts = config.train.batch_size, mesh.size * config.train.accumulate
     if size % parts:
         each = f"{mesh.size} devices" + (f" x {parts // mesh.size} parts" if parts > mesh.size else "")
@@ -250,6 +251,7 @@ def announce(
 
 
 def stop_if_not_finite(state: TrainState, step: int, config: ConfigDict, checkpoints: Checkpoints) -> None:
+    """Raises UserError after too many skipped steps in a row."""
     in_row = int(state.skipped_in_row)
     if in_row >= config.train.max_skipped_in_row:
         good = checkpoints.latest()

@@ -89,6 +89,7 @@ def begin(config: ConfigDict, task: Task, mesh: Mesh, checkpoints: Checkpoints |
 
 
 def initial_state(config: ConfigDict, task: Task) -> TrainState:
+    """The state of step 0, of random weights."""
     key = root_key(config.seed)
     params, task_state = task.init(named(key, "init"), from_config.example(config))
     return init_state(params, task_state, from_config.optimizer(config), named(key, "train"), task.averaged)
