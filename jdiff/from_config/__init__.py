@@ -4,7 +4,7 @@ A later sampler, network, source or task is a file of its own and a line here.
 """
 
 from jdiff.from_config.conditions import drop_rates, label_rows
-from jdiff.from_config.data import doctor_settings, example, given, resolve, sources, view
+from jdiff.from_config.data import example, given, resolve, sources, view
 from jdiff.from_config.guidance import changes, check_sampling, guidance_numbers, guidance_runs, guide, is_guided
 from jdiff.from_config.progress import progress_bar
 from jdiff.from_config.sampling import MEMORYLESS, is_noiseless, ladder, sampler, settings
@@ -18,7 +18,6 @@ __all__ = [
     "changes",
     "check_sampling",
     "diffusion",
-    "doctor_settings",
     "drop_rates",
     "ema",
     "encoded",

@@ -24,7 +24,6 @@ from jdiff.data.sources.pairs import Pairs
 from jdiff.data.sources.tfds import Tfds
 from jdiff.data.transforms import CHANNEL_CHANGES, Grey, Thumbnail
 from jdiff.data.views import Given, Make, View
-from jdiff.doctor import Settings
 from jdiff.from_config.names import pick
 from jdiff.from_config.progress import progress_bar
 from jdiff.from_config.texts import frozen
@@ -221,32 +220,6 @@ def given(config: ConfigDict) -> Given:
     make = pick("condition.image.view", image.view, makers)()
     low, high = image.range
     return Given(image.of, Picture(tuple(image.shape), image.dtype, low=low, high=high), make)
-
-
-def doctor_settings(config: ConfigDict) -> Settings:
-    """What the data doctor compares the data with."""
-    data, network, train, objective = config.data, config.network, config.train, config.objective
-    multiple = network.patch_size if network.name == "dit" else 2 ** (len(network.channel_mults) - 1)
-    diffusion = config.task == "diffusion"
-    mean = -1.2 if objective.mean is None else objective.mean
-    return Settings(
-        image_size=data.image_size,
-        resize=one_of("data.resize", data.resize, get_args(Rule)),  # type: ignore[arg-type]
-        multiple=multiple,
-        target=data.target,
-        channels=data.channels,
-        sigma_data=config.model.sigma_data if diffusion and config.model.prediction == "edm" else None,
-        mean=mean if diffusion and objective.draw == "lognormal" else None,
-        dropout=network.dropout,
-        flip=data.flip,
-        augment=data.augment,
-        batch_size=train.batch_size,
-        images=train.steps * train.batch_size or (0 if train.epochs else train.images),
-        epochs=train.epochs,
-        text_length=config.condition.text.length if "text" in config.model.conditions else None,
-        vocabulary=config.condition.text.vocabulary,
-        ranges_are_free=data.name == "arrays",
-    )
 
 
 def example(config: ConfigDict, rows: int = 1) -> Any:

@@ -4,11 +4,14 @@ pictures, and as findings.json with every name.
 
 import json
 from pathlib import Path
+from typing import get_args
 
 from ml_collections import ConfigDict
 
 from jdiff import doctor, from_config
 from jdiff.common.errors import UserError
+from jdiff.config import one_of
+from jdiff.data.resize import Rule
 
 REPORT = "report.html"
 
@@ -26,7 +29,7 @@ def inspect(config: ConfigDict, out: Path) -> int:
         names=getattr(train, "names", ()),
         held_out_names=getattr(held_out, "names", ()),
         left_out=[(split, *each) for split, source in splits for each in getattr(source, "left_out", ())],
-        settings=from_config.doctor_settings(config),
+        settings=settings(config),
         progress=from_config.progress_bar(config, "looking at images"),
     )
     print(doctor.text(findings))
@@ -39,3 +42,28 @@ def inspect(config: ConfigDict, out: Path) -> int:
         raise UserError(f"cannot write to {out}: {error.strerror}; give another folder with --out") from error
     print(f"\nwith pictures: {out / REPORT}\nall names: {out / doctor.EVERYTHING}")
     return 0
+
+
+def settings(config: ConfigDict) -> doctor.Settings:
+    """What the doctor compares the data with."""
+    data, network, train, objective = config.data, config.network, config.train, config.objective
+    diffusion = config.task == "diffusion"
+    mean = doctor.Settings().mean if objective.mean is None else objective.mean
+    return doctor.Settings(
+        image_size=data.image_size,
+        resize=one_of("data.resize", data.resize, get_args(Rule)),  # type: ignore[arg-type]
+        multiple=network.patch_size if network.name == "dit" else 2 ** (len(network.channel_mults) - 1),
+        target=data.target,
+        channels=data.channels,
+        sigma_data=config.model.sigma_data if diffusion and config.model.prediction == "edm" else None,
+        mean=mean if diffusion and objective.draw == "lognormal" else None,
+        dropout=network.dropout,
+        flip=data.flip,
+        augment=data.augment,
+        batch_size=train.batch_size,
+        images=train.steps * train.batch_size or (0 if train.epochs else train.images),
+        epochs=train.epochs,
+        text_length=config.condition.text.length if "text" in config.model.conditions else None,
+        vocabulary=config.condition.text.vocabulary,
+        ranges_are_free=data.name == "arrays",
+    )
