@@ -8,7 +8,8 @@ import numpy as np
 
 from jdiff.data.resize import Rule
 from jdiff.doctor import thresholds as th
-from jdiff.doctor.findings import Advice, Captions, Mirror, PictureNumbers, many, number, share
+from jdiff.doctor.findings import Advice, Captions, Mirror, PictureNumbers
+from jdiff.doctor.words import many, number, share
 
 Sure = Literal["sure", "likely", "a guess"]
 

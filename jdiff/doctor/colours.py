@@ -14,8 +14,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jdiff.doctor import thresholds as th
-from jdiff.doctor.findings import MOST_SUSPECTS, Finding, share
+from jdiff.doctor.findings import MOST_SUSPECTS, Finding
 from jdiff.doctor.scan import Scan
+from jdiff.doctor.words import share
 
 HELD_OUT_IMAGES = "the held-out images"
 

@@ -18,8 +18,9 @@ from sklearn.metrics import pairwise_distances
 from sklearn.neighbors import NearestNeighbors
 
 from jdiff.doctor import thresholds as th
-from jdiff.doctor.findings import Finding, Mirror, Place, Suspect, judge, many, share
+from jdiff.doctor.findings import Finding, Mirror, Place, Suspect, judge
 from jdiff.doctor.scan import Scan
+from jdiff.doctor.words import many, share
 
 TURNS = {
     "": (0, False),

@@ -7,6 +7,7 @@ from itertools import chain
 import numpy as np
 from jaxtyping import Num, UInt8
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 from jdiff.common.errors import UserError
 from jdiff.data.sources import Picture, Source
@@ -23,6 +24,8 @@ GRID, PER_CLASS, MOST_CLASSES = 48, 8, 24  # images of all, of a class; classes
 PER_FINDING, PER_SUSPECT = 12, 4  # suspects of a finding, records of a suspect
 
 
+# Matrices are small: threads of BLAS wait for one another, and where other programs run, ten times as long.
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def examine(
     train: Source,
     held_out: Source | None = None,

@@ -1,4 +1,4 @@
-"""What the doctor found, as plain values, and the words for numbers and lists in them."""
+"""What the doctor found, as plain values."""
 
 import os
 from collections.abc import Sequence
@@ -7,6 +7,8 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
+
+from jdiff.doctor.words import listed
 
 TRAIN, HELD_OUT = "train", "held-out"  # names of the splits
 EVERYTHING = "findings.json"  # the file that names every suspect
@@ -214,29 +216,3 @@ class Findings:
 
     def finding(self, code: str) -> Finding | None:
         return next((finding for finding in self.findings if finding.code == code), None)
-
-
-def many(count: int, what: str, plural: str = "") -> str:
-    """ "1 image", "1,204 images"."""
-    return f"{count:,} {what if count == 1 else plural or what + 's'}"
-
-
-def share(part: float) -> str:
-    """A percentage with as many digits as tell it from 0 and from 100."""
-    for digits in (0, 1, 2):
-        shown = f"{100 * part:.{digits}f}"
-        if float(shown) not in (0, 100) or part in (0, 1):
-            return f"{shown} %"
-    return "under 0.01 %" if part < 0.5 else "over 99.99 %"
-
-
-def number(value: float) -> str:
-    """At most four significant digits."""
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def listed(names: Sequence[str], most: int = 3, of: int = 0) -> str:
-    """ "a, b, c and 4 more", of `of` names (0: those given)."""
-    rest = max(of, len(names)) - most
-    shown = ", ".join(names[:most])
-    return f"{shown} and {rest:,} more" if rest > 0 else shown

@@ -15,8 +15,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from jdiff.doctor import thresholds as th
-from jdiff.doctor.findings import Finding, Suspect, judge, listed, many, number, share
+from jdiff.doctor.findings import Finding, Suspect, judge
 from jdiff.doctor.scan import Scan
+from jdiff.doctor.words import listed, many, number, share
 
 TURNS = {
     "mirrored left to right": (0, True),

@@ -13,20 +13,9 @@ import numpy as np
 from jdiff.data import tokenizer
 from jdiff.data.sources.files import one_line
 from jdiff.doctor import thresholds as th
-from jdiff.doctor.findings import (
-    MOST_SUSPECTS,
-    Captions,
-    Finding,
-    Place,
-    Spread,
-    Suspect,
-    judge,
-    listed,
-    many,
-    number,
-    share,
-)
+from jdiff.doctor.findings import MOST_SUSPECTS, Captions, Finding, Place, Spread, Suspect, judge
 from jdiff.doctor.scan import Kept, Scan
+from jdiff.doctor.words import listed, many, number, share
 
 LeftOut = tuple[str, str, str]  # (split, file, why), of a file that a source leaves out
 OF_MASKS = re.compile(r"mask|label|annot|segm|ground.?truth|\bgt\b|sketch|edge|trimap|depth", re.IGNORECASE)
