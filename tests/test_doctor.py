@@ -60,6 +60,12 @@ def isic(test_data):
     return tuple(splits)
 
 
+@pytest.fixture(scope="module")
+def digits():
+    """What is found in scikit-learn's digits."""
+    return examine(Digits("train"), Digits("test"))
+
+
 @pytest.fixture
 def facades(test_data, tmp_path):
     """A folder of 40 training and 12 held-out photos of facades, as JPEG files."""
@@ -88,11 +94,11 @@ def saved_again(image, quality=75):
 # Clean data
 
 
-def test_clean_data_have_no_findings(cifar, isic, facades):
+def test_clean_data_have_no_findings(cifar, isic, facades, digits):
     assert codes(examine(*cifar)) == set()
     assert codes(examine(*isic)) == set()
     assert codes(examine_folder(facades)) == set()
-    assert codes(examine(Digits("train"), Digits("test"))) == set()
+    assert codes(digits) == set()
 
 
 def test_clean_pairs_of_photo_and_labels_have_no_findings(test_data):
@@ -266,7 +272,7 @@ def test_empty_full_and_stray_masks(isic):
 
 
 def test_masks_of_other_values(isic):
-    train, _ = isic
+    train = subset(isic[0], 60)
     ones = train.planted(mask={row: record["mask"] // 255 for row, record in enumerate(train.records)})
     assert codes(examine(ones)) == {"mask_values"}
     declared = replace(ones, pictures={**ones.pictures, "mask": Picture((64, 64, 1), kind="mask", high=1.0)})
@@ -373,9 +379,8 @@ def test_an_image_from_elsewhere_is_far_from_the_rest(isic, test_data):
     assert found.farthest[0].places[0].index == 11  # skin varies: it is shown, and not called wrong
 
 
-def test_captions(test_data):
-    source = Digits("train")
-    assert examine(source).captions.different == 10
+def test_captions(test_data, digits):
+    assert digits.captions.different == 10
     emoji = subset(Folder(str(test_data / "emoji_72"), "train"), 100)
     found = examine(emoji).captions
     assert found.characters.highest == max(map(len, emoji.captions))
@@ -390,8 +395,8 @@ def test_captions(test_data):
 # Numbers
 
 
-def test_moments_are_those_of_numpy():
-    found = examine(Digits("train")).pictures["image"]
+def test_moments_are_those_of_numpy(digits):
+    found = digits.pictures["image"]
     x = np.stack([record["image"] for record in Digits("train").__getitems__(range(1500))]) / 127.5 - 1
     assert found.mean[0] == pytest.approx(x.mean(), abs=1e-5)
     assert found.std[0] == pytest.approx(x.std(), abs=1e-5)
@@ -460,8 +465,7 @@ def advice(findings, key):
     return next(one for one in findings.advice if one.key == key)
 
 
-def test_digits_are_not_to_be_mirrored_and_photos_are(cifar):
-    digits = examine(Digits("train"))
+def test_digits_are_not_to_be_mirrored_and_photos_are(cifar, digits):
     assert (advice(digits, "data.flip").value, advice(digits, "data.flip").sure) == ("False", "sure")
     assert advice(examine(cifar[0]), "data.flip").value == "True"
     source = subset(Digits("train"), 600)
@@ -488,8 +492,8 @@ def test_advice_says_what_the_config_does_not():
         ({(20, 500): 9}, 8, "16"),
     ],
 )
-def test_image_size(sizes, multiple, expected):
-    numbers = replace(examine(Digits("test")).pictures["image"], sizes=sizes)
+def test_image_size(digits, sizes, multiple, expected):
+    numbers = replace(digits.pictures["image"], sizes=sizes)
     assert image_size(numbers, Settings(multiple=multiple)).value == expected
 
 

@@ -10,19 +10,17 @@ import pytest
 from PIL import Image
 
 from configs import base, celeb_a_hq, digits_classifier, fashion_mnist, isic2018
-from jdiff import from_config
 from jdiff.data.sources import Picture
 from jdiff.data.sources.digits import Digits
-from jdiff.data.sources.files import no_progress
 from jdiff.data.sources.folder import Folder
 from jdiff.doctor import Settings, examine, page, plain, text
 from jdiff.doctor.advice import flip, image_size, length, sigma_data
-from jdiff.doctor.classes import classes
+from jdiff.doctor.examination import SIDE, small
 from jdiff.doctor.findings import Mirror
-from jdiff.doctor.numbers import numbers
-from jdiff.doctor.reading import scan
-from jdiff.doctor.showing import SIDE, small
+from jdiff.doctor.records import classes
+from jdiff.doctor.scan import numbers, scan
 from jdiff.modes.inspect import inspect
+from jdiff.modes.inspect import settings as settings_of
 from tests.memory_source import Records
 
 ODD_NAMES = {
@@ -157,7 +155,7 @@ def test_left_out_of_a_split_without_records():
 def of_sizes(*counts):
     labels = np.repeat(np.arange(len(counts)), counts)
     source = Records(records(photos(len(labels)), label=labels.tolist()), class_names=tuple("abcdefgh"[: len(counts)]))
-    return {one.code: one for one in classes([scan(source, "train", (), no_progress)])}
+    return {one.code: one for one in classes(scan(source))}
 
 
 def test_few_images_are_not_unbalanced():
@@ -208,7 +206,7 @@ def test_classes_of_numbered_files_are_no_pairs(tmp_path):
 
 @pytest.fixture(scope="module")
 def digits():
-    return numbers(scan(Digits("test"), "test", (), no_progress), "image")
+    return numbers(scan(Digits("test")), "image")
 
 
 def test_noise_levels_are_spoken_of_where_they_are_known(digits):
@@ -220,11 +218,11 @@ def test_noise_levels_are_spoken_of_where_they_are_known(digits):
 
 def test_recipes_are_not_contradicted(digits):
     for recipe in (celeb_a_hq, isic2018):
-        settings = from_config.doctor_settings(recipe.get_config())
+        settings = settings_of(recipe.get_config())
         target = replace(digits, kind="mask" if settings.target == "mask" else "image", trained_sigma=0.5)
         assert not any(one.key == "objective.mean" for one in sigma_data(target, settings))
     mirror = Mirror(farther=0.9, ratio=1.5, images=600, classes={})
-    assert flip(mirror, from_config.doctor_settings(fashion_mnist.get_config())).sure == "likely"
+    assert flip(mirror, settings_of(fashion_mnist.get_config())).sure == "likely"
     assert flip(mirror, Settings()).sure == "sure"
     for side, other in ((256, 64), (512, 256)):
         told = image_size(replace(digits, sizes={(side, side): 9}), Settings(image_size=other))
@@ -232,17 +230,17 @@ def test_recipes_are_not_contradicted(digits):
 
 
 def test_settings_of_a_config():
-    classifier = from_config.doctor_settings(digits_classifier.get_config())
+    classifier = settings_of(digits_classifier.get_config())
     assert (classifier.sigma_data, classifier.mean) == (None, None)
     config = base.get_config()
     config.network.channel_mults = (1, 2, 2)
-    assert [from_config.doctor_settings(config).multiple, classifier.multiple] == [
+    assert [settings_of(config).multiple, classifier.multiple] == [
         4,
         2 ** (len(digits_classifier.get_config().network.channel_mults) - 1),
     ]
     config.network.update({"name": "dit", "patch_size": 3})
     config.data.update({"augment": 0.12, "name": "arrays"})
-    settings = from_config.doctor_settings(config)
+    settings = settings_of(config)
     assert (settings.multiple, settings.augment, settings.ranges_are_free) == (3, 0.12, True)
 
 
@@ -297,12 +295,12 @@ def test_large_pictures_are_seen_in_part_and_hashed_whole():
     mask = (image[..., :1] > 100).astype(np.uint8) * 255
     pictures = {"image": Picture((None, None, 3)), "mask": Picture((None, None, 1), kind="mask")}
     both = [{"image": image, "mask": mask}, {"image": other, "mask": mask}]
-    kept = scan(Records(both, pictures), "train", (), no_progress)
+    kept = scan(Records(both, pictures))
     seen = kept.pictures["image"]
-    assert seen.hashes[0] != seen.hashes[1]
-    assert (seen.highest * 255).round().tolist() == [199, 255]
+    assert seen.rows.digest[0] != seen.rows.digest[1]
+    assert (seen.rows.highest * 255).round().tolist() == [199, 255]
     assert numbers(kept, "image").sigma_data == pytest.approx((image / 127.5 - 1).std(), abs=1e-3)
-    assert kept.pictures["mask"].share[0] == np.float32((mask > 0).mean())
+    assert kept.pictures["mask"].rows.share[0] == np.float32((mask > 0).mean())
     assert kept.pictures["mask"].values[0] == (0.0, 255.0)
 
 

@@ -6,11 +6,8 @@ Path("findings.json").write_text(json.dumps(plain(findings)), "utf-8")
 
 from jdiff.doctor.advice import Settings
 from jdiff.doctor.examination import examine
-from jdiff.doctor.findings import HELD_OUT, TRAIN, Advice, Finding, Findings, Place
-from jdiff.doctor.page import page
-from jdiff.doctor.plain import plain
-from jdiff.doctor.terminal import text
-from jdiff.doctor.words import EVERYTHING
+from jdiff.doctor.findings import EVERYTHING, HELD_OUT, TRAIN, Advice, Finding, Findings, Place
+from jdiff.doctor.report import page, plain, text
 
 __all__ = [
     "EVERYTHING",

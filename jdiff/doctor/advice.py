@@ -7,30 +7,22 @@ from typing import Literal
 import numpy as np
 
 from jdiff.data.resize import Rule
+from jdiff.doctor import thresholds as th
 from jdiff.doctor.findings import Advice, Captions, Mirror, PictureNumbers
 from jdiff.doctor.words import many, number, share
 
-USUAL_SIGMA_DATA, USUAL_MEAN = 0.5, -1.2  # EDM's, which belong together
-LARGEST = 128  # pixels a side that a first training should have
-SMALL = 64  # pixels a side that EDM's noise levels are meant for
-# EDM's dropout (arXiv 2206.00364, table 7): AFHQ, CIFAR-10, FFHQ; below ImageNet's size it falls as images grow more.
-DROPOUT = ((20_000, 0.25), (60_000, 0.13), (200_000, 0.05))
-ASYMMETRIC, ODD = 0.1, 0.05  # how far over a half, and a class's over all's, the share of farther mirror images is
-FARTHER, NO_FARTHER = 1.06, 1.03  # times as far as the images themselves they are
-ENOUGH = 100  # mirrored images to be told something by
-FEW = 50  # training images: fewer can only be learnt by heart
+Sure = Literal["sure", "likely", "a guess"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What the config says now.
 
-    image_size: data.image_size, 0 for the images' own. resize: the rule that brings them there. multiple: what the
-    network can work with is of sides that are multiples of it. target: the name of the picture that is modelled.
-    sigma_data: None where it is not used. mean: objective.mean with its default filled in; None for another draw than
-    lognormal, and where nothing is drawn. augment: the probability of EDM's augmentation, which mirrors too. images:
-    how many training shows the model, all in all, or else epochs: how often each; 0: not said. text_length: None
-    without text as a condition. ranges_are_free: whether data.low and data.high can be set.
+    image_size: data.image_size, 0 for the images' own. multiple: what the network needs sides to be a multiple of.
+    target: the modelled picture. sigma_data: None where it is not used. mean: objective.mean; None for another draw
+    than lognormal. augment: the probability of EDM's augmentation, which mirrors too. images: those that training
+    shows in all, or else epochs; 0: not said. text_length: None without text as a condition. ranges_are_free: whether
+    data.low and data.high can be set.
     """
 
     image_size: int = 0
@@ -38,8 +30,8 @@ class Settings:
     multiple: int = 8
     target: str = "image"
     channels: int = 0
-    sigma_data: float | None = USUAL_SIGMA_DATA
-    mean: float | None = USUAL_MEAN
+    sigma_data: float | None = th.USUAL_SIGMA_DATA
+    mean: float | None = th.USUAL_MEAN
     dropout: float = 0.0
     flip: bool = False
     augment: float = 0.0
@@ -51,9 +43,6 @@ class Settings:
     ranges_are_free: bool = False
 
 
-DEFAULTS = Settings()
-
-
 def advise(
     count: int,
     target: PictureNumbers,
@@ -63,106 +52,103 @@ def advise(
     captions: Captions | None,
     all_grey: bool,
 ) -> tuple[Advice, ...]:
-    """count: training images. target: the numbers of the picture that is modelled. all_grey: images have three equal
-    channels.
-    """
+    """count: training images. target: the modelled picture. all_grey: images have three equal channels."""
     found = [image_size(target, settings)] if target.sizes else []
     if all_grey and target.name == "image":
         why = "all images are grey: three equal channels teach the network nothing that one does not"
         found.append(Advice("data.channels", "1", why, "sure", settings.channels != 1))
     found += sigma_data(target, settings)
-    if mirror and not settings.augment:
-        found.append(flip(mirror, settings))
+    found += [flip(mirror, settings)] if mirror and not settings.augment else []
     found += [dropout(count, settings), length(count, settings)]
     if captions and captions.tokens and settings.text_length is not None:
-        found.append(text_length(captions, settings.text_length))
+        most, now = math.ceil(captions.tokens.high), settings.text_length
+        wanted = -(-most // 4) * 4
+        why = f"99 % of the captions have at most {most} tokens, the longest {captions.tokens.highest:.0f}"
+        found.append(Advice("condition.text.length", str(wanted), why, "likely", not wanted <= now <= 2 * wanted))
     return tuple(found)
 
 
 def image_size(target: PictureNumbers, settings: Settings) -> Advice:
-    """The side that images are brought to: one that the network can work with, and that few images must be enlarged
-    for. One that the config names is left alone where it is such a side.
+    """The side that images are brought to: one that the network can work with, and to which few images must be
+    enlarged. The config's is left alone where it is such a side.
     """
-    factor = settings.multiple
-    sides = target.short_sides
+    factor, sides = settings.multiple, target.short_sides
     (height, width), *others = target.sizes
     square = not others and height == width
-    base = float(np.percentile(sides, 10))
-    why = f"all images are {height} x {width}" if square else f"shorter sides are {_between(sides)} pixels"
+    base, low, high = float(np.percentile(sides, 10)), int(sides.min()), int(sides.max())
+    between = str(low) if low == high else f"{low} .. {high} (half of them at least {int(np.median(sides))})"
+    why = f"all images are {height} x {width}" if square else f"shorter sides are {between} pixels"
     named = settings.image_size > 0 and settings.image_size % factor == 0
+    sure: Sure = "likely"
     if named and settings.image_size <= base:
         size, sure = settings.image_size, "sure"
         why += f", which is enough for {size}" if size < base else ""
     elif base < factor:
         size, sure = factor, "a guess"
         why += f": smaller than {factor}, the least that the network can work with, so they are enlarged"
-    elif square and height <= LARGEST:
+    elif square and height <= th.LARGEST_SIDE:
         below = height - height % factor
         size, sure = (below if below >= 0.9 * height else below + factor), "likely" if named else "sure"
-        multiple = "which is a" if below == height else "which is no"
-        why += f", {multiple} multiple of {factor}, as the network needs"
+        why += f", which is {'a' if below == height else 'no'} multiple of {factor}, as the network needs"
     else:
-        size = min(LARGEST, 2 ** math.floor(math.log2(base)))
-        size, sure = max(factor, size - size % factor), "likely"
+        size = min(th.LARGEST_SIDE, 2 ** math.floor(math.log2(base)))
+        size = max(factor, size - size % factor)
         small = float((sides < size).mean())
         why += f"; {share(small)} are smaller than {size} and are enlarged" if small else ""
         why += f". Every doubling costs four times the time: begin with {size}" if base >= 2 * size else ""
-    lost = 1 - np.minimum(target.aspects, 1 / target.aspects)
-    if np.median(lost) > 0.1 and settings.resize in ("centre", "adm", "random_crop"):
-        why += f". A square leaves out {share(float(np.median(lost)))} of the usual image"
+    lost = float(np.median(1 - np.minimum(target.aspects, 1 / target.aspects)))
+    if lost > 0.1 and settings.resize in ("centre", "adm", "random_crop"):
+        why += f". A square leaves out {share(lost)} of the usual image"
     if not others and max(height, width) == 2 * min(height, width):
         halves = "left,right" if width > height else "top,bottom"
         why += f". If each is two pictures in one: data.name=pairs and data.halves={halves}"
     change = (settings.image_size or (height if square else 0)) != size
-    return Advice("data.image_size", str(size), why, sure, change)  # type: ignore[arg-type]
+    return Advice("data.image_size", str(size), why, sure, change)
 
 
 def sigma_data(target: PictureNumbers, settings: Settings) -> list[Advice]:
     """The data's standard deviation, and EDM's noise levels moved along with it: mean = -1.2 + ln(sigma_data / 0.5).
 
-    That mean is of small pictures. In larger ones, and in masks, neighbouring pixels average the noise out, so that
-    more of it is wanted, and how much more the numbers do not say: then there is no word of it.
+    That mean is of small pictures. In larger ones, and in masks, neighbouring pixels average the noise out: more of it
+    is wanted, and the numbers do not say how much more, so nothing is said of it.
     """
-    found = []
     as_trained = target.trained_sigma is not None
     measured = round(target.trained_sigma if target.trained_sigma is not None else target.sigma_data, 2)
     if measured <= 0:
         return []
+    found = []
     size = settings.image_size or int(target.short_sides.max(initial=0))
     if settings.sigma_data is not None:
-        why = f"the standard deviation of {target.name}s in [-1, 1], over all pixels and channels"
         own = len(target.sizes) == 1 and not settings.image_size
+        why = f"the standard deviation of {target.name}s in [-1, 1], over all pixels and channels"
         why += f", at {size} x {size}" if as_trained else "" if own else ", at the files' own sizes: less when shrunk"
         change = abs(settings.sigma_data / measured - 1) > 0.1
-        sure: Literal["sure", "likely"] = "sure" if as_trained or own else "likely"
-        found.append(Advice("model.sigma_data", f"{measured:.2f}", why, sure, change))
-    if settings.mean is not None and size <= SMALL and target.kind != "mask":
-        mean = round(USUAL_MEAN + math.log(measured / USUAL_SIGMA_DATA), 1)
-        why = f"EDM's {USUAL_MEAN} belongs to sigma_data {USUAL_SIGMA_DATA}; noise levels move with the data's spread"
-        if abs(mean - settings.mean) > 0.15:
-            found.append(Advice("objective.mean", f"{mean:.1f}", why, "likely"))
+        found.append(
+            Advice("model.sigma_data", f"{measured:.2f}", why, "sure" if as_trained or own else "likely", change)
+        )
+    mean = round(th.USUAL_MEAN + math.log(measured / th.USUAL_SIGMA_DATA), 1)
+    small = size <= th.SMALL_SIDE and target.kind != "mask"
+    if settings.mean is not None and small and abs(mean - settings.mean) > 0.15:
+        why = f"EDM's {th.USUAL_MEAN} belongs to sigma_data {th.USUAL_SIGMA_DATA}; noise levels move with the data's "
+        why += "spread"
+        found.append(Advice("objective.mean", f"{mean:.1f}", why, "likely"))
     return found
 
 
 def flip(mirror: Mirror, settings: Settings) -> Advice:
     """Whether to mirror in training. Not "sure" against a config that does: whoever wrote it may know why."""
-    error = 0.5 / math.sqrt(mirror.images)
-    over = mirror.farther - 0.5
-    told = (
-        f"{share(mirror.farther)} of {many(mirror.images, 'mirrored image')} are farther from the others than they "
-        f"were, {mirror.ratio:.2f} times as far in the median"
-    )
-    odd = [
-        name for far, name in sorted((far, name) for name, far in mirror.classes.items()) if far > mirror.farther + ODD
-    ]
+    error, over = 0.5 / math.sqrt(mirror.images), mirror.farther - 0.5
+    told = f"{share(mirror.farther)} of {many(mirror.images, 'mirrored image')} are farther from the others than they "
+    told += f"were, {mirror.ratio:.2f} times as far in the median"
+    odd = sorted((far, name) for name, far in mirror.classes.items() if far > mirror.farther + th.ODD_CLASS)
     value, sure = False, "a guess"
-    if over > max(ASYMMETRIC, 3 * error) and mirror.ratio > FARTHER:
-        clear = over > 2 * ASYMMETRIC and mirror.ratio > 2 * FARTHER - 1
+    if over > max(th.ASYMMETRIC, 3 * error) and mirror.ratio > th.FARTHER:
+        clear = over > 2 * th.ASYMMETRIC and mirror.ratio > 2 * th.FARTHER - 1
         sure = "sure" if clear and not settings.flip else "likely"
         why = f"mirrored images do not look like the data: {told}"
-        why += f", most of all of {', '.join(odd[-3:])}" if odd else ""
-    elif over <= ASYMMETRIC + error and mirror.ratio < NO_FARTHER:
-        value, sure = True, "likely" if mirror.images >= ENOUGH else "a guess"
+        why += f", most of all of {', '.join(name for _, name in odd[-3:])}" if odd else ""
+    elif over <= th.ASYMMETRIC + error and mirror.ratio < th.NO_FARTHER:
+        value, sure = True, "likely" if mirror.images >= th.ENOUGH_MIRRORED else "a guess"
         why = f"mirrored images look like the data: {told}. Leave it off if they hold letters or sides that matter"
     else:
         why = f"it is not clear that mirrored images look like the data: {told}"
@@ -170,11 +156,10 @@ def flip(mirror: Mirror, settings: Settings) -> Advice:
 
 
 def dropout(count: int, settings: Settings) -> Advice:
-    rate = next((rate for most, rate in DROPOUT if count <= most), 0.0)
-    why = (
-        f"{many(count, 'training image')}; against learning by heart EDM takes 0.25 for 15,000, 0.13 for 50,000 and "
-        "0.05 for 70,000, in long trainings"
-    )
+    """EDM's rates by the number of images."""
+    rate = next((rate for most, rate in th.DROPOUT if count <= most), 0.0)
+    why = f"{many(count, 'training image')}; against learning by heart EDM takes 0.25 for 15,000, 0.13 for 50,000 and "
+    why += "0.05 for 70,000, in long trainings"
     return Advice("network.dropout", number(rate), why, "likely", abs(settings.dropout - rate) > 0.06)
 
 
@@ -182,31 +167,13 @@ def length(count: int, settings: Settings) -> Advice:
     """How long to train: long enough to see what comes, far from what papers spend."""
     images = int(min(max(200 * count, 500_000), 50_000_000))
     images = round(images, -len(str(images)) + 2)
-    steps = -(-images // settings.batch_size)
-    times = images / max(count, 1)
-    why = f"{steps:,} steps of {settings.batch_size}"
-    if count < FEW:
+    why = f"{-(-images // settings.batch_size):,} steps of {settings.batch_size}"
+    if count < th.FEW_IMAGES:
         why += f". {many(count, 'image')} can only be learnt by heart: enough to see that training runs, no more"
-    elif count < 5000:
-        why += (
-            f", {times:,.0f} times each image. Of so few images a long training gives copies: watch the held-out loss, "
-        )
-        why += "and sample.checkpoint=best"
     else:
-        why += f", {times:,.0f} times each image; papers take up to 4,000 times"
+        why += f", {images / count:,.0f} times each image"
+        few = ". Of so few images a long training gives copies: watch the held-out loss, and sample.checkpoint=best"
+        why += few if count < th.COPIED_IMAGES else "; papers take up to 4,000 times"
     now = settings.images or settings.epochs * count
-    near = now and images / 4 <= now <= 20 * images
+    near = bool(now) and images / 4 <= now <= 20 * images
     return Advice("train.images", str(images), why, "a guess", not near)
-
-
-def text_length(captions: Captions, now: int) -> Advice:
-    assert captions.tokens
-    most = math.ceil(captions.tokens.high)
-    wanted = -(-most // 4) * 4
-    why = f"99 % of the captions have at most {most} tokens, the longest {captions.tokens.highest:.0f}"
-    return Advice("condition.text.length", str(wanted), why, "likely", not wanted <= now <= 2 * wanted)
-
-
-def _between(sides: np.ndarray) -> str:
-    low, high = (int(end) for end in (sides.min(), sides.max()))
-    return str(low) if low == high else f"{low} .. {high} (half of them at least {int(np.median(sides))})"

@@ -1,48 +1,39 @@
-"""The same image twice: bit for bit, or nearly so (saved again, resized, made brighter, mirrored,
-turned).
+"""Images beside one another: copies, held-out images that are trained on, outliers, mirror images.
 
-Nearly the same: let x be the grey thumbnail (16 x 16) less its mean, over its norm. Two images are near copies where
-|x - y| = sqrt(2 - 2 correlation) is at most a limit that is small, and small beside the distances that are usual in
-these data. Candidates come from a k-d tree over the first principal components of x: an orthogonal projection lengthens
-no distance, so no pair is lost to it, and the cost is about n log n. Of one image at most NEIGHBOURS candidates are
-looked at.
+Let x be the grey thumbnail (16 x 16) less its mean, over its norm. Two images are near copies (saved again, resized,
+made brighter, mirrored, turned) where |x - y| = sqrt(2 - 2 correlation) is small, also beside the distances that are
+usual in these data. Candidates come from a k-d tree over the first principal components of x, which lose no pair: an
+orthogonal projection lengthens no distance.
 """
 
-import math
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 from scipy.spatial import cKDTree
+from sklearn import config_context
+from sklearn.metrics import pairwise_distances
 from sklearn.neighbors import NearestNeighbors
 
-from jdiff.doctor.pool import Pool
-from jdiff.doctor.thumbnails import DETAIL
+from jdiff.doctor import thresholds as th
+from jdiff.doctor.findings import Finding, Mirror, Place, Suspect, judge
+from jdiff.doctor.scan import Scan
+from jdiff.doctor.words import many, share
 
-NEAR = 0.1  # within which images may be copies: what saving again as JPEG changes, and not much more
-OF_COLOUR = 2.0  # times as far as that may coloured thumbnails be apart
-OF_USUAL = 0.17  # and within this share of the usual distance to the USUAL_RANK-th nearest image
-USUAL_RANK = 10
-SAMPLE = 256  # images whose neighbours tell what is usual
-MOST_REFERENCES = 20_000
-COMPONENTS = 24
-NEIGHBOURS = 16
-TURNS: dict[str, tuple[int, bool]] = {
+TURNS = {
     "": (0, False),
     "mirrored": (0, True),
     "upside down": (2, True),
     "turned": (1, False),
     "turned by 180 degrees": (2, False),
 }  # quarter turns, and whether left and right are exchanged after; three quarters are one of the other image
-MOST_TURNED = 20_000  # of more images the first two alone are tried: each costs as much again
+HOW = {"": "nearly the same", "mirrored": "mirror images of each other"}
 
 
-@dataclass(frozen=True)
-class NearPair:
-    """Images `one` < `other` of a pool; correlation: of their thumbnails. way: how one is turned to be the other, as in
-    TURNS.
-    """
+class NearPair(NamedTuple):
+    """Rows `one` < `other`, the correlation of their thumbnails, and how one is turned to be the other (of TURNS)."""
 
     one: int
     other: int
@@ -50,52 +41,45 @@ class NearPair:
     way: str
 
 
-def exact(pool: Pool) -> list[list[int]]:
+def exact(scan: Scan) -> list[list[int]]:
     """Groups of images that are equal to the bit."""
     groups: dict[bytes, list[int]] = defaultdict(list)
-    for image, digest in enumerate(pool.hashes):
-        groups[digest.tobytes()].append(image)
+    for row in np.flatnonzero(scan.readable).tolist():
+        groups[scan.image.rows.digest[row].tobytes()].append(row)
     return [group for group in groups.values() if len(group) > 1]
 
 
-def near(pool: Pool) -> list[NearPair]:
-    """Pairs of near copies, nearest first. Of exact copies the first alone is compared, and images in which nothing can
-    be seen are not.
-    """
-    copies = np.zeros(len(pool), bool)
-    for group in exact(pool):
-        copies[group[1:]] = True
-    chosen = np.flatnonzero(~copies & ~pool.plain)
-    if len(chosen) < 2:
+def near(scan: Scan, exact: Sequence[Sequence[int]]) -> list[NearPair]:
+    """Pairs of near copies, nearest first. Of exact copies the first alone is compared."""
+    chosen = scan.readable & ~scan.plain
+    chosen[[row for group in exact for row in group[1:]]] = False
+    rows = np.flatnonzero(chosen)
+    if len(rows) < 2:
         return []
-    rows = directions(pool.grey[chosen])
-    limit = tolerance(rows)
-    axes = _principal_axes(rows)
-    tree = cKDTree(rows @ axes)
+    grey, colour = scan.grey(rows), scan.colour(rows)
+    units = directions(grey)
+    limit = tolerance(units)
+    axes = np.linalg.eigh(units.T @ units)[1][:, -th.NEAR_AXES :].astype(np.float32)
+    tree = cKDTree(units @ axes)
     found: dict[tuple[int, int], NearPair] = {}
-    reach = min(NEIGHBOURS + 1, len(chosen))
-    for way in list(TURNS)[: len(TURNS) if len(chosen) <= MOST_TURNED else 2]:
-        queries = _turned(rows, way) @ axes
-        _, others = tree.query(queries, k=reach, distance_upper_bound=limit * 1.001)
-        ones, ranks = np.nonzero(others < len(chosen))  # len(chosen) stands for none
+    for way in list(TURNS)[: len(TURNS) if len(rows) <= th.MOST_TURNED else 2]:
+        turned = directions(turn(grey, way))
+        reach = min(th.NEAR_NEIGHBOURS + 1, len(rows))
+        _, others = tree.query(turned @ axes, k=reach, distance_upper_bound=limit * 1.001)
+        ones, ranks = np.nonzero((others < len(rows)) & (others != np.arange(len(rows))[:, None]))
         twos = others[ones, ranks]
-        different = ones != twos
-        ones, twos = ones[different], twos[different]
-        apart = np.linalg.norm(_turned(rows[ones], way) - rows[twos], axis=1)
-        close = apart <= limit
-        if pool.colour is not None:
-            colours = (turn(pool.colour[chosen[ones]], way), pool.colour[chosen[twos]])
-            close &= np.linalg.norm(directions(colours[0]) - directions(colours[1]), axis=1) <= OF_COLOUR * limit
-        for one, two, distance in zip(chosen[ones[close]], chosen[twos[close]], apart[close], strict=True):
+        apart = np.linalg.norm(turned[ones] - units[twos], axis=1)
+        in_colour = np.linalg.norm(directions(turn(colour[ones], way)) - directions(colour[twos]), axis=1)
+        close = (apart <= limit) & (in_colour <= th.NEAR_COLOUR * limit)
+        for one, two, distance in zip(rows[ones[close]], rows[twos[close]], apart[close], strict=True):
             pair = (int(min(one, two)), int(max(one, two)))
-            if pair not in found:
-                found[pair] = NearPair(*pair, float(1 - distance**2 / 2), way)
+            found.setdefault(pair, NearPair(*pair, float(1 - distance**2 / 2), way))
     return sorted(found.values(), key=lambda pair: -pair.correlation)
 
 
 def directions(thumbnails: Float32[np.ndarray, "n ..."]) -> Float32[np.ndarray, "n d"]:
     """Rows less their means, over their norms."""
-    flat = thumbnails.reshape(len(thumbnails), math.prod(thumbnails.shape[1:]))
+    flat = thumbnails.reshape(len(thumbnails), int(np.prod(thumbnails.shape[1:])))
     flat = flat - flat.mean(axis=1, keepdims=True)
     return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
 
@@ -106,20 +90,184 @@ def turn(images: Float32[np.ndarray, "n k k ..."], way: str) -> Float32[np.ndarr
     return turned[:, :, ::-1] if mirrored else turned
 
 
-def _turned(rows: Float32[np.ndarray, "n dd"], way: str) -> Float32[np.ndarray, "n dd"]:
-    return turn(rows.reshape(-1, DETAIL, DETAIL), way).reshape(rows.shape)
-
-
-def tolerance(rows: Float32[np.ndarray, "n dd"]) -> float:
+def tolerance(rows: Float32[np.ndarray, "n d"]) -> float:
     """The distance within which two of these rows are near copies."""
     rng = np.random.default_rng(0)
-    references = rows[np.sort(rng.permutation(len(rows))[:MOST_REFERENCES])]
-    sample = references[np.sort(rng.permutation(len(references))[:SAMPLE])]
-    rank = min(USUAL_RANK, len(references) - 1)
+    references = rows[np.sort(rng.permutation(len(rows))[: th.NEAR_REFERENCES])]
+    sample = references[np.sort(rng.permutation(len(references))[: th.NEAR_SAMPLE])]
+    rank = min(th.NEAR_RANK, len(references) - 1)  # rank 0 is the image itself
     distances, _ = NearestNeighbors(n_neighbors=rank + 1, algorithm="brute").fit(references).kneighbors(sample)
-    return min(NEAR, OF_USUAL * float(np.median(distances[:, rank])))  # rank 0 is the image itself
+    return min(th.NEAR, th.NEAR_OF_USUAL * float(np.median(distances[:, rank])))
 
 
-def _principal_axes(rows: Float32[np.ndarray, "n dd"]) -> Float32[np.ndarray, "dd k"]:
-    _, vectors = np.linalg.eigh(rows.T @ rows)
-    return vectors[:, -COMPONENTS:].astype(np.float32)
+def copies(scan: Scan, exact: Sequence[Sequence[int]], near: Sequence[NearPair]) -> list[Finding]:
+    """Findings "duplicates" and "near_duplicates" within a split; "repeats" where many images are there with several
+    masks, as of several annotators; with held-out images "leak" and "near_leak".
+    """
+    held_out, count = scan.held_out, int(scan.readable.sum())
+    groups = [[row for row in group if held_out[row] == split] for group in exact for split in (False, True)]
+    repeats = [group for group in groups if len(_of_one_partner(scan, group)) > 1]
+    records, found = sum(map(len, repeats)), []
+    if records > th.FEW_REPEATS * count:
+        groups = [part for group in groups for part in _of_one_partner(scan, group)]
+        says = f"{many(records, 'record')} ({share(records / count)}) hold {many(len(repeats), 'image')} with several "
+        found = [Finding("repeats", "fine", f"{says}masks; so many seem to be meant")]
+
+    groups = sorted((one for one in groups if len(one) > 1), key=lambda one: (len(_classes(scan, one)) < 2, -len(one)))
+    double = sum(len(group) - 1 for group in groups)
+    says = f"{many(double, 'exact copy', 'exact copies')} of other images ({share(double / count)})"
+    torn = sum(len(_classes(scan, group)) > 1 for group in groups)
+    says += f"; {many(torn, 'image')} under several classes" if torn else ""
+    do, fine = "remove the copies: what is there often is learnt by heart", "no image is there twice"
+    shown = [_suspect(scan, group, "the same image", ", ") for group in groups]
+    duplicates = judge("duplicates", shown, fine, "look", says, do, named=2, count=double)
+
+    pairs = [pair for pair in near if held_out[pair.one] == held_out[pair.other]]
+    says = f"{many(len(pairs), 'pair')} of images {'is' if len(pairs) == 1 else 'are'} nearly the same"
+    do, fine = "look whether they are copies saved again, and remove those", "no two images are nearly the same"
+    shown = [_near(scan, pair) for pair in pairs]
+    found = [duplicates, judge("near_duplicates", shown, fine, "look", says, do, named=2), *found]
+    of = int((held_out & scan.readable).sum())
+    return found + _leaks(scan, exact, near, of) if of else found
+
+
+def _leaks(scan: Scan, exact: Sequence[Sequence[int]], near: Sequence[NearPair], of: int) -> list[Finding]:
+    held_out, shown, torn = scan.held_out, [], 0
+    groups = [group for group in exact if len(set(held_out[group].tolist())) == 2]
+    for group in groups:
+        one, other = (_classes(scan, [row for row in group if held_out[row] == side]) for side in (False, True))
+        differ = f"trained on as {', '.join(one)}, held out as {', '.join(other)}"
+        shown.append(Suspect(tuple(map(scan.place, group)), "trained on and held out" if one == other else differ))
+        torn += len({*one, *other}) > 1
+    count = sum(int(held_out[group].sum()) for group in groups)
+    says = f"{many(count, 'held-out image')} ({share(count / of)}) {'is' if count == 1 else 'are'} also trained on"
+    says += f", {many(torn, 'image')} under another class" if torn else ""
+    fine = "no held-out image is among the training images"
+    do = "remove them from one side; until then the held-out loss looks better than it is"
+    leak = judge("leak", shown, fine, "look", says, do, named=2, count=count)
+
+    pairs = [pair for pair in near if held_out[pair.one] != held_out[pair.other]]
+    count = len({row for pair in pairs for row in pair[:2] if held_out[row]})
+    says = f"{many(count, 'held-out image')} nearly the same as training images, in {many(len(pairs), 'pair')}"
+    fine = "no held-out image is nearly one of the training images"
+    do = "look whether they are copies saved again or taken of the same thing; keep such on one side"
+    shown = [_near(scan, pair) for pair in pairs]
+    return [leak, judge("near_leak", shown, fine, "look", says, do, named=2, count=count)]
+
+
+def _of_one_partner(scan: Scan, group: Sequence[int]) -> list[list[int]]:
+    """The records that are equal in all of their pictures: an image that several people outlined is no copy."""
+    parts: dict[bytes, list[int]] = defaultdict(list)
+    for row in group:
+        parts[b"".join(kept.rows.digest[row].tobytes() for kept in scan.partners.values())].append(row)
+    return list(parts.values())
+
+
+def _classes(scan: Scan, group: Sequence[int]) -> list[str]:
+    return sorted({scan.class_of(row) for row in group})
+
+
+def _suspect(scan: Scan, group: Sequence[int], why: str, between: str) -> Suspect:
+    classes = _classes(scan, group)
+    why += f", in the classes {between.join(classes)}" if len(classes) > 1 else ""
+    return Suspect(tuple(map(scan.place, group)), why)
+
+
+def _near(scan: Scan, pair: NearPair) -> Suspect:
+    found = _suspect(scan, pair[:2], HOW.get(pair.way, f"one is the other {pair.way}"), " and ")
+    return Suspect(found.places, f"{found.why} (correlation {pair.correlation:.4f})")
+
+
+def plain(scan: Scan, known: Collection[Place]) -> list[Finding]:
+    """Finding "plain": images in which hardly anything can be seen, which are compared with no others. None of those
+    `known` for something worse, or where so many are that it is the data's way.
+    """
+    rows = [row for row in np.flatnonzero(scan.plain).tolist() if scan.place(row) not in known]
+    if not rows or len(rows) > th.MOST_PLAIN * scan.readable.sum():
+        return []
+    says = f"{many(len(rows), 'image')} with hardly anything to see"
+    do = "look whether they belong here; they were not searched for copies saved again"
+    return [judge("plain", scan.suspects(rows, "hardly anything to see"), "", "look", says, do)]
+
+
+def times_as_far(scan: Scan) -> dict[int, float]:
+    """Row -> distance to its FAR_RANK-th nearest other thumbnail, in units of the median, farthest first; {} of too few
+    images, and where most are copies of others.
+    """
+    rows = np.flatnonzero(scan.readable)
+    if len(rows) < th.FAR_FEWEST:
+        return {}
+    features = scan.colour(rows).reshape(len(rows), -1)
+    chosen = np.sort(np.random.default_rng(0).permutation(len(rows))[: th.FAR_REFERENCES])
+    search = NearestNeighbors(n_neighbors=th.FAR_RANK + 1, algorithm="brute").fit(features[chosen])
+    with config_context(working_memory=64):  # MiB
+        distances, _ = search.kneighbors(features)
+    far = np.where(np.isin(np.arange(len(rows)), chosen), distances[:, -1], distances[:, -2])  # itself is the nearest
+    usual = float(np.median(far))
+    times = np.maximum(far, 1e-6) / max(usual, th.EQUAL)
+    return {int(rows[at]): float(times[at]) for at in np.argsort(-times)} if usual > th.EQUAL else {}
+
+
+def outliers(scan: Scan, times: dict[int, float], known: Collection[Place]) -> Finding:
+    """Finding "outliers": log distances beyond the median by FAR_BEYOND times 1.48 the median absolute one. known:
+    places of which something worse has been said.
+    """
+    log = np.log(list(times.values()))
+    limit = th.FAR_BEYOND * 1.4826 * float(np.median(np.abs(log)))
+    far = [row for row, value in zip(times, log, strict=True) if value > limit and len(log) >= th.FAR_JUDGED]
+    rows = [row for row in far if scan.place(row) not in known]
+    shown = scan.suspects(rows, lambda row: as_far(times[row]))
+    says, do = f"{many(len(rows), 'image')} far from the rest", "look whether they belong here"
+    return judge("outliers", shown, "no image is far from the rest", "look", says, do, named=2, why=True)
+
+
+def as_far(times: float) -> str:
+    return f"{times:.1f} times as far as usual"
+
+
+def mirror(scan: Scan) -> Mirror | None:
+    """Whether mirroring in training makes what the data do not have, as of digits. Classes are judged each by itself;
+    None of too few images, and of images that are all the same.
+    """
+    seen = np.flatnonzero(scan.readable & ~scan.held_out & ~scan.plain)
+    if len(seen) < th.MIRROR_FEWEST:
+        return None
+    grey = scan.grey(seen)
+    rows, turned = directions(grey), directions(grey[:, :, ::-1])
+    limit = max(tolerance(rows), th.EQUAL)
+    rng = np.random.default_rng(0)
+    classes = {name: np.flatnonzero(scan.labels[seen, 0] == label) for label, name in enumerate(scan.one_class)}
+    large = sorted(
+        (name for name in classes if len(classes[name]) >= th.MIRROR_FEWEST), key=lambda one: -len(classes[one])
+    )
+    groups = {name: classes[name] for name in large[: th.MIRROR_CLASSES]} or {"": np.arange(len(seen))}
+    total = sum(map(len, groups.values()))
+    ratios: dict[str, Float[np.ndarray, " m"]] = {}
+    for name, own in groups.items():
+        most, tried = (round(each * len(own) / total) for each in (th.MIRROR_REFERENCES, th.MIRROR_QUERIES))
+        own = np.sort(rng.permutation(own)[: max(th.MIRROR_FEWEST, most)])
+        queries = own[np.sort(rng.permutation(len(own))[: max(th.MIRROR_FEWEST, tried)])]
+        straight, mirrored = (
+            _nearest(these[queries], rows[own], queries[:, None] == own, limit) for these in (rows, turned)
+        )
+        apart = np.isfinite(mirrored) & np.isfinite(straight)
+        ratios[name] = np.minimum(mirrored[apart] / straight[apart], th.MIRROR_TIMES)
+    farther = {name: np.where(np.isclose(one, 1, atol=1e-4), 0.5, one > 1) for name, one in ratios.items() if len(one)}
+    images = sum(map(len, farther.values()))
+    if images < th.MIRROR_FEWEST:
+        return None
+    return Mirror(
+        farther=float(np.concatenate(list(farther.values())).mean()),
+        ratio=float(np.median(np.concatenate(list(ratios.values())))),
+        images=images,
+        classes={name: float(one.mean()) for name, one in farther.items() if name},
+    )
+
+
+def _nearest(
+    queries: Float32[np.ndarray, "q d"], references: Float32[np.ndarray, "r d"], same: np.ndarray, limit: float
+) -> Float[np.ndarray, " q"]:
+    """Distance to the nearest reference that is neither the image itself nor a copy; infinite where there is none."""
+    distances = pairwise_distances(queries, references)
+    distances[same | (distances <= limit)] = np.inf
+    return distances.min(axis=1)

@@ -1,5 +1,6 @@
-"""What the doctor found, as plain values: reports and programs read them alike."""
+"""What the doctor found, as plain values."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -7,7 +8,11 @@ from typing import Literal
 import numpy as np
 from jaxtyping import UInt8
 
+from jdiff.doctor.words import listed
+
 TRAIN, HELD_OUT = "train", "held-out"  # names of the splits
+EVERYTHING = "findings.json"  # the file that names every suspect
+MOST_SUSPECTS = 10_000  # of a finding that are kept, each with its name and reason
 
 Severity = Literal["refuse", "look", "fine"]
 SEVERITIES: tuple[Severity, ...] = ("refuse", "look", "fine")
@@ -15,9 +20,7 @@ SEVERITIES: tuple[Severity, ...] = ("refuse", "look", "fine")
 
 @dataclass(frozen=True)
 class Place:
-    """Record `index` of a split; -1: a file that is no record, being left out. name: its file, or "record 17", in one
-    line as a message may hold it.
-    """
+    """Record `index` of a split (-1: a file that a source left out), by its file or as "record 17", in one line."""
 
     split: str
     index: int
@@ -25,6 +28,10 @@ class Place:
 
     def __str__(self) -> str:
         return self.name if self.split == TRAIN else f"{self.name} ({self.split})"
+
+    @property
+    def folder(self) -> str:
+        return os.path.dirname(self.name)
 
 
 @dataclass(frozen=True)
@@ -34,14 +41,17 @@ class Suspect:
     places: tuple[Place, ...]
     why: str
 
+    @property
+    def name(self) -> str:
+        """The first three places: "a.png = b.png"."""
+        return " = ".join(str(place) for place in self.places[:3])
+
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found.
-
-    code: the check's name, for compiled. severity: "refuse" (training would go wrong or stop), "look" (a person should
-    look at it), "fine". says: one sentence. do: what to do about it; "" where it is fine. count: how many records it is
-    about, which are `suspects`, worst first (of very many the first ones).
+    """The result of one check. code: its name, for programs. severity: "refuse" (training would stop or go wrong),
+    "look" (a person should look at it), "fine". says: one sentence. do: the remedy. count: how many records it is
+    about; suspects: these records, worst first, MOST_SUSPECTS at most.
     """
 
     code: str
@@ -52,11 +62,29 @@ class Finding:
     suspects: tuple[Suspect, ...] = ()
 
 
+def judge(
+    code: str,
+    suspects: Sequence[Suspect],
+    fine: str,
+    severity: Severity,
+    says: str,
+    do: str,
+    *,
+    named: int = 3,
+    why: bool = False,
+    count: int | None = None,
+) -> Finding:
+    """`fine` where there are no suspects; else `says` and the first `named` of them, with reasons if `why`."""
+    if not suspects:
+        return Finding(code, "fine", fine)
+    names = [f"{one.name} ({one.why})" if why else one.name for one in suspects[: named + 1]]
+    told = f"{says}: {listed(names, named, len(suspects))}"
+    return Finding(code, severity, told, do, count or len(suspects), tuple(suspects[:MOST_SUSPECTS]))
+
+
 @dataclass(frozen=True)
 class Advice:
-    """A key to set. value: as one types it. why: the reason in words. sure: how far to trust it. change: whether it
-    differs from the config that the doctor was given.
-    """
+    """A key to set, its value as one types it, the reason, and how far to trust it. change: the config differs."""
 
     key: str
     value: str
@@ -67,7 +95,7 @@ class Advice:
 
 @dataclass(frozen=True)
 class Spread:
-    """How numbers lie: the lowest, the 1st, 50th and 99th percentile, and the highest."""
+    """Percentiles 0, 1, 50, 99 and 100 of some numbers."""
 
     lowest: float
     low: float
@@ -82,14 +110,12 @@ class Spread:
 
 @dataclass(frozen=True)
 class PictureNumbers:
-    """One picture of the training records, over all of them.
+    """One picture of the training records. sizes, channels, dtypes: (h, w), c and name -> how many records.
 
-    sizes: (h, w) -> how many. channels: c -> how many. dtypes: name -> how many. low, high: the declared range, which
-    becomes [-1, 1]. lowest, highest: of any value. at_low, at_high: the share of values at or beyond either end.
-    mean, std: of each channel in [-1, 1]; sigma_data: the standard deviation over all pixels and channels in [-1, 1].
-    In these three every image counts alike, whatever its size, as in training. trained_sigma: sigma_data at the size
-    that the config brings images to; None where it says none. histogram: the share of values in each of equal parts of
-    the declared range, a row a channel.
+    low, high: the declared range, which becomes [-1, 1]; lowest, highest: of any value; at_low, at_high: the share of
+    values at or beyond either end. mean, std [c]: in [-1, 1]; sigma_data: the standard deviation over all pixels and
+    channels; in these every image counts alike, as in training. histogram [c, bins]: shares of the declared range.
+    trained_sigma: sigma_data at data.image_size; None where the config has none.
     """
 
     name: str
@@ -122,9 +148,8 @@ class PictureNumbers:
 
 @dataclass(frozen=True)
 class Captions:
-    """Captions of the training records. characters, words: how many a caption has; tokens: of the byte-pair tokenizer
-    that would be fitted to them, with its two marks, and None without the library tokenizers. different: how many there
-    are, each counted once.
+    """Lengths of the training records' captions. tokens: of a byte-pair tokenizer fitted to them, its two marks
+    included; None without the library tokenizers. different: the number of distinct captions.
     """
 
     characters: Spread
@@ -137,11 +162,9 @@ class Captions:
 
 @dataclass(frozen=True)
 class Mirror:
-    """Whether mirrored images look like the data.
-
-    farther: the share of images whose mirror image is farther from the other images (of its class) than the image
-    itself is; 1/2 where mirrored images look like the data. ratio: the median of how many times as far, at most 20.
-    images: how many were tried. classes: `farther` of every class.
+    """Whether mirrored images look like the data. farther: P(d(mirrored x) > d(x)), d the distance to the nearest other
+    image (of the class), 1/2 where they do. ratio: the median of d(mirrored x) / d(x), at most 20. images: how many
+    were tried. classes: `farther` of every class.
     """
 
     farther: float
@@ -152,25 +175,19 @@ class Mirror:
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture for the report, at most a hundred or so pixels high and wide."""
+    """A thumbnail for the report."""
 
     place: Place
-    pixels: UInt8[np.ndarray, "h w c"]
-    says: str = ""
+    pixels: UInt8[np.ndarray, "h w 3"]
 
 
 @dataclass(frozen=True)
 class Findings:
-    """All that the doctor has to say.
+    """All that the doctor has to say of the training records (and, in `findings`, of the held-out ones).
 
-    counts: split -> how many records. pictures: name -> numbers, of the training records. target: the picture that is
-    modelled. classes: name -> how many training images; {} where there are none. modes: format and mode of the files,
-    where their names are known -> how many. folder: the one that names are below. scalars: name -> how it lies. notes:
-    what the sources say themselves, and no finding does. findings: most serious first. farthest: the images that are
-    least like the others, farthest first, be they odd or not. grid: some of the images; of_class: some of every class;
-    suspects: place -> its picture.
-
-    Names of files, classes and the like are in one line, as messages may hold them.
+    counts: split -> records. target: the modelled picture. classes: name -> images. modes: "JPEG RGB" -> files.
+    folder: the one that names are below. notes: those of the sources that no finding repeats. findings: worst first.
+    farthest: the images least like the others. grid, of_class, suspects: pictures for the page.
     """
 
     counts: dict[str, int]
@@ -190,10 +207,12 @@ class Findings:
     of_class: dict[str, tuple[Shown, ...]] = field(default_factory=dict)
     suspects: dict[Place, Shown] = field(default_factory=dict)
 
+    def of(self, severity: Severity) -> list[Finding]:
+        return [finding for finding in self.findings if finding.severity == severity]
+
     @property
-    def problems(self) -> tuple[Finding, ...]:
-        """What is not fine."""
-        return tuple(finding for finding in self.findings if finding.severity != "fine")
+    def problems(self) -> list[Finding]:
+        return [*self.of("refuse"), *self.of("look")]
 
     def finding(self, code: str) -> Finding | None:
         return next((finding for finding in self.findings if finding.code == code), None)

@@ -1,237 +1,267 @@
-"""Masks: neither empty nor full, of the few values that stand for classes, and each with its own photo."""
+"""Masks: neither empty nor full, of the few values that stand for classes, and each with its own photo.
+
+Does a photo explain its own mask better than it does other masks? Let R^2 in [0, 1] be how much of a mask's thumbnail
+is a linear function of the colours of the photo's thumbnail and of their products; what place alone explains, and the
+mean mask, is taken out of both first: all lesions lie in the middle. The rank of a record's own R^2 among those of
+other masks with the same photo is 1/2 on average where masks and photos have nothing to do with each other. Other
+pictures, such as maps of labels in colours, are judged alike, by all of their channels.
+"""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 
-from jdiff.doctor.findings import Finding, Place, Suspect
-from jdiff.doctor.fit import FEWEST, Fit, fit
-from jdiff.doctor.reading import PictureScan, Scan
-from jdiff.doctor.words import MOST_SUSPECTS, listed, many, number, share, suspects
+from jdiff.doctor import thresholds as th
+from jdiff.doctor.findings import Finding, Suspect, judge
+from jdiff.doctor.scan import Scan
+from jdiff.doctor.words import listed, many, number, share
 
-USUAL = 0.2  # share of masks that may be empty before that seems meant
-COMMON = 0.05  # share of masks that a value must be in to stand for a class
-MOST_CLASSES = 32
-DRAWN = 100  # pixels of one value, and of others, of a mask that nobody draws twice alike
-ALIKE = 0.95  # of the masks, beyond which the sense of the others is odd
-DARKER = 0.2  # correlation of photo and mask that tells whether masks mark what is darker
+TURNS = {
+    "mirrored left to right": (0, True),
+    "upside down": (2, True),
+    "turned by 180 degrees": (2, False),
+    "turned by 90 degrees": (1, False),
+    "turned by 270 degrees": (3, False),
+}  # quarter turns, and whether left and right are exchanged
 
 
-def masks(scans: Sequence[Scan]) -> list[Finding]:
+def masks(scan: Scan) -> list[Finding]:
     """Findings "mask_empty", "mask_full" and "mask_values" of every picture that is a mask."""
-    names = [name for name, kept in scans[0].pictures.items() if kept.picture.kind == "mask"]
-    return [finding for name in names for finding in (*_filled(scans, name), *_values(scans, name))]
+    names = [name for name, kept in scan.pictures.items() if kept.picture.kind == "mask"]
+    return [one for name in names for one in (*_filled(scan, name), *_values(scan, name))]
 
 
-def partners(scans: Sequence[Scan], near: Collection[frozenset[Place]]) -> list[Finding]:
+def partners(scan: Scan, near: Collection[frozenset[int]]) -> list[Finding]:
     """Findings "mask_copies", "mask_fit" and "mask_inverted", of every picture beside the images, be it a mask or not.
-    near: places of images that are near copies of each other.
+    near: rows of images that are near copies of each other.
     """
     found: list[Finding | None] = []
-    for name, kept in scans[0].pictures.items():
-        if name != "image":
-            found += [_copies(scans, name, near), _fit(scans, name)]
-            found.append(_inverted(scans, name) if kept.picture.kind == "mask" else None)
+    for name, kept in scan.partners.items():
+        found += [_copies(scan, name, near), _fit(scan, name)]
+        found += [_inverted(scan, name)] if kept.picture.kind == "mask" else []
     return [finding for finding in found if finding]
 
 
-def _copies(scans: Sequence[Scan], name: str, near: Collection[frozenset[Place]]) -> Finding:
-    """The same mask with different photos."""
-    code = "mask_copies"
-    groups: dict[bytes, list[tuple[Scan, int]]] = defaultdict(list)
-    of = 0
-    for scan in scans:
-        kept = scan.pictures[name]
-        pixels = kept.height * kept.width
-        drawn = kept.read & scan.readable & (kept.contrast > 0)
-        if kept.picture.kind == "mask":
-            drawn &= (kept.share * pixels >= DRAWN) & ((1 - kept.share) * pixels >= DRAWN)
-        of += int(kept.read.sum())
-        for row in np.flatnonzero(drawn).tolist():
-            groups[kept.hashes[row].tobytes()].append((scan, row))
-    copied = []
-    for group in groups.values():
-        different = {scan.pictures["image"].hashes[row].tobytes(): scan.place(row) for scan, row in group}
-        places = tuple(different.values())
-        if len(places) > 1 and not all(frozenset((places[0], place)) in near for place in places[1:]):
-            copied.append(places)
-    count = sum(map(len, copied))
-    if not copied:
-        return Finding(code, "fine", f"no two images have the same {name}")
-    says = f"{many(count, 'image')} of {of:,} share their {name} with another"
-    if count > USUAL * of:
-        return Finding(code, "fine", f"{says}; so many seem to be meant")
-    shown = tuple(Suspect(places, f"one {name} for different images") for places in copied[:MOST_SUSPECTS])
-    first = listed([" = ".join(map(str, places[:3])) for places in copied], 2)
-    return Finding(code, "look", f"{says}: {first}", f"look which of them the {name} belongs to", count, shown)
+def _filled(scan: Scan, name: str) -> list[Finding]:
+    kept, found = scan.pictures[name], []
+    of = int(kept.rows.read.sum())
+    one_value = kept.rows.read & (np.array(list(map(len, kept.values))) == 1)
+    for what, whole in (("empty", 0.0), ("full", 1.0)):
+        code, shown = f"mask_{what}", scan.suspects(one_value & (kept.rows.share == whole), f"its {name} is {what}")
+        count = len(shown)
+        says = f"{many(count, name)} of {of:,} ({share(count / max(of, 1))}) {'is' if count == 1 else 'are'} {what}"
+        do = f"look whether these images show nothing, or their {name}s are lost"
+        if count == of:
+            do = f"there is nothing to learn from a {name} that is always {what}"
+        finding = judge(code, shown, f"no {name} is {what}", "refuse" if count == of else "look", says, do)
+        if th.MEANT * of < count < of:
+            finding = Finding(code, "fine", f"{finding.says}; so many seem to be meant")
+        found.append(finding)
+    return found
 
 
-def _fit(scans: Sequence[Scan], name: str) -> Finding | None:
-    """Whether photos fit their own masks better than those of others."""
-    fits = [(scan, found) for scan in scans if (found := fit(scan, name))]
-    told = [_all_wrong(scan, found, name) for scan, found in fits]
-    wrong = [one for one in told if one]
-    if wrong:
-        sure = any(sure for sure, _ in wrong)
-        do = f"look whether each {name} belongs to its image: names that are sorted in another way do this"
-        count = sum(len(found.rows) for (_, found), one in zip(fits, told, strict=True) if one)
-        return Finding("mask_fit", "refuse" if sure else "look", "; ".join(says for _, says in wrong), do, count)
-    shown = [suspect for scan, found in fits for suspect in _single(scan, found, name)]
-    if shown:
-        return Finding(
-            "mask_fit",
-            "look",
-            f"{many(len(shown), 'image')} may have the {name} of another, or a wrong one: "
-            f"{listed([f'{one.places[0]} ({one.why})' for one in shown])}",
-            f"look whether these {name}s belong to their images",
-            len(shown),
-            tuple(shown[:MOST_SUSPECTS]),
+def _values(scan: Scan, name: str) -> list[Finding]:
+    code, kept = "mask_values", scan.pictures[name]
+    of = int(kept.rows.read.sum())
+    counts = Counter(value for values in kept.values for value in values)
+    if not counts:
+        return []
+    common = sorted(value for value, count in counts.items() if count > max(1, th.COMMON * of) or count == of)
+    if len(counts) > th.MASK_CLASSES and len(common) > th.MASK_CLASSES:
+        says = (
+            f"{name}s hold {len(counts)} or more values, {number(min(counts))} .. {number(max(counts))}: these are no "
         )
-    ranks = [found.rank for _, found in fits if not found.by_chance]
-    if not ranks:
-        return None
-    mean = float(np.concatenate(ranks).mean())
-    return Finding("mask_fit", "fine", f"an image fits its {name} better than {share(mean)} of the {name}s of others")
+        says += "masks of classes, or they were saved as JPEG or resized with smoothing"
+        return [Finding(code, "refuse", says, "save masks as PNG with one value a class, or read them as pictures", of)]
+    odd = set(counts) - set(common)
+    shown = scan.suspects(
+        [row for row, values in enumerate(kept.values) if odd & set(values)],
+        lambda row: f"values {listed([number(value) for value in kept.values[row] if value in odd], 4)}",
+    )
+    values = listed([number(value) for value in common], 8)
+    says = f"{many(len(shown), name)} with values that hardly any other has (usual: {values})"
+    do = "save these masks again, as PNG and without smoothing"
+    classes = "two values" if len(common) == 2 else many(len(common), "value")
+    found = [judge(code, shown, f"{name}s hold {classes}: {values}", "look", says, do, named=2, why=True)]
+    if len(common) > 1 and max(common) < th.FAINT_MASK * kept.picture.high:
+        high = number(kept.picture.high)
+        says = f"{name}s hold {values} of the declared {number(kept.picture.low)} .. {high}: to the model they are all "
+        do = f"save them with {high} as the highest value, or declare {number(max(common))}"
+        found = [*(found if shown else []), Finding(code, "look", f"{says}but black", do, of)]
+    return found
 
 
-def _all_wrong(scan: Scan, found: Fit, name: str) -> tuple[bool, str] | None:
-    """(whether that is sure, what is wrong with all of a split)."""
-    if found.shift:
-        offset = f"{many(abs(found.shift), 'record')} {'later' if found.shift > 0 else 'earlier'}"
-        return True, f"the {scan.split} images fit the {name} that is {offset} and not their own"
-    if found.way:
-        return True, f"the {scan.split} {name}s fit their images better {found.way}"
-    if found.by_chance and scan.pictures[name].picture.kind == "mask":
-        says = f"the {scan.split} images fit their {name}s no better than those of others, as far as colours tell"
-        return False, says
-    return None
+def _copies(scan: Scan, name: str, near: Collection[frozenset[int]]) -> Finding:
+    """The same mask with different photos."""
+    kept, rows = scan.pictures[name], scan.pictures[name].rows
+    pixels = rows.height * rows.width
+    drawn = rows.read & scan.readable & (rows.contrast > 0)
+    if kept.picture.kind == "mask":
+        drawn &= (rows.share * pixels >= th.DRAWN) & ((1 - rows.share) * pixels >= th.DRAWN)
+    groups: dict[bytes, dict[bytes, int]] = defaultdict(dict)  # mask -> photo -> row
+    for row in np.flatnonzero(drawn).tolist():
+        groups[rows.digest[row].tobytes()][scan.image.rows.digest[row].tobytes()] = row
+    different = [list(group.values()) for group in groups.values() if len(group) > 1]
+    copied = [one for one in different if not all(frozenset((one[0], row)) in near for row in one[1:])]
+    count, of = sum(map(len, copied)), int(rows.read.sum())
+    says, fine = (
+        f"{many(count, 'image')} of {of:,} share their {name} with another",
+        f"no two images have the same {name}",
+    )
+    if count > th.MEANT * of:
+        return Finding("mask_copies", "fine", f"{says}; so many seem to be meant")
+    shown = [Suspect(tuple(map(scan.place, group)), f"one {name} for different images") for group in copied]
+    do = f"look which of them the {name} belongs to"
+    return judge("mask_copies", shown, fine, "look", says, do, named=2, count=count)
 
 
-def _single(scan: Scan, found: Fit, name: str) -> list[Suspect]:
-    whys = {row: f"fits the {name} of {scan.place(other)} better" for row, other in found.moved.items()}
-    whys |= {row: f"its {name} fits better {way}" for row, way in found.ways.items()}
-    for row in found.low.tolist():
-        whys.setdefault(row, f"fits the {name}s of most others better")
-    return [Suspect((scan.place(row),), why) for row, why in whys.items()]
-
-
-def _inverted(scans: Sequence[Scan], name: str) -> Finding | None:
+def _inverted(scan: Scan, name: str) -> Finding | None:
     """Masks of what the others leave out: the border of the picture, and the light where others mark the dark."""
-    code = "mask_inverted"
-    found: list[Suspect] = []
-    judged = False
-    for scan in scans:
-        kept = scan.pictures[name]
-        rows = np.flatnonzero(scan.readable & kept.read & (kept.contrast > 0))
-        if len(rows) < FEWEST:
+    kept = scan.pictures[name]
+    found, judged = [], False
+    for _, own in scan.splits:
+        rows = np.flatnonzero(own & scan.readable & kept.rows.read & (kept.rows.contrast > 0))
+        if len(rows) < th.FIT_FEWEST:
             continue
         judged = True
-        masks = kept.fine[rows, ..., 0] / 255.0
-        photos = scan.pictures["image"].fine[rows].mean(axis=-1)
+        masks, photos = kept.fine[rows, ..., 0] / 255.0, scan.image.fine[rows].mean(axis=-1)
         inside = masks[:, 1:-1, 1:-1].sum(axis=(1, 2))
         border = (masks.sum(axis=(1, 2)) - inside) / (4 * masks.shape[1] - 4) > 0.5
         masks, photos = (one - one.mean(axis=(1, 2), keepdims=True) for one in (masks, photos))
         norms = np.linalg.norm(masks, axis=(1, 2)) * np.linalg.norm(photos, axis=(1, 2))
         correlation = (masks * photos).sum(axis=(1, 2)) / np.maximum(norms, 1e-9)
-        usual = np.sign(np.median(correlation))
-        odd = (border != (border.mean() > 0.5)) & (usual * correlation < -DARKER)
-        if (usual * correlation > 0).mean() >= ALIKE - odd.mean() and odd.mean() <= USUAL:
-            found += suspects(scan, rows[odd].tolist(), f"its {name} seems inverted")
-    if not judged:
+        correlation *= np.sign(np.median(correlation))
+        odd = (border != (border.mean() > 0.5)) & (correlation < -th.DARKER)
+        if (correlation > 0).mean() >= th.SENSE - odd.mean() and odd.mean() <= th.MEANT:
+            found += scan.suspects(rows[odd], f"its {name} seems inverted")
+    says = f"{many(len(found), name)} seem inverted beside the others"
+    do = "look at them; if so exchange their values"
+    return judge("mask_inverted", found, f"no {name} seems inverted", "look", says, do) if judged else None
+
+
+def _fit(scan: Scan, name: str) -> Finding | None:
+    """Finding "mask_fit": whether photos fit their own partners better than those of others."""
+    fits = [one for split, own in scan.splits if (one := fit(scan, name, split, own))]
+    wrong = [one for one in fits if one.says]
+    if wrong:
+        do = f"look whether each {name} belongs to its image: names that are sorted in another way do this"
+        severity = "refuse" if any(one.sure for one in wrong) else "look"
+        says = "; ".join(one.says for one in wrong)
+        return Finding("mask_fit", severity, says, do, sum(len(one.rank) for one in wrong))  # type: ignore[arg-type]
+    whys = {row: why for one in fits for row, why in one.whys.items()}
+    ranks = [one.rank for one in fits if not _by_chance(one.rank)]
+    if not whys and not ranks:
         return None
-    if not found:
-        return Finding(code, "fine", f"no {name} seems inverted")
-    return Finding(
-        code,
-        "look",
-        f"{many(len(found), name)} seem inverted beside the others: {listed([str(one.places[0]) for one in found])}",
-        "look at them; if so exchange their values",
-        len(found),
-        tuple(found),
-    )
+    mean = float(np.concatenate(ranks).mean()) if ranks else 0
+    fine = f"an image fits its {name} better than {share(mean)} of the {name}s of others"
+    says = f"{many(len(whys), 'image')} may have the {name} of another, or a wrong one"
+    do = f"look whether these {name}s belong to their images"
+    return judge("mask_fit", scan.suspects(whys, whys.__getitem__), fine, "look", says, do, why=True)
 
 
-def _filled(scans: Sequence[Scan], name: str) -> list[Finding]:
-    found = []
-    for code, what, whole in (("mask_empty", "empty", 0.0), ("mask_full", "full", 1.0)):
-        rows = [(scan, np.flatnonzero(_plain(scan.pictures[name], whole)).tolist()) for scan in scans]
-        count = sum(len(own) for _, own in rows)
-        of = sum(int(scan.pictures[name].read.sum()) for scan in scans)
-        if not count:
-            found.append(Finding(code, "fine", f"no {name} is {what}"))
-            continue
-        shown = tuple(one for scan, own in rows for one in suspects(scan, own, f"its {name} is {what}"))
-        names = listed([str(one.places[0]) for one in shown])
-        says = f"{many(count, name)} of {of:,} ({share(count / of)}) {'is' if count == 1 else 'are'} {what}: {names}"
-        if count == of:
-            found.append(Finding(code, "refuse", says, f"there is nothing to learn from a {name} that is always {what}",
-                                 count, shown))  # fmt: skip
-        elif count > USUAL * of:
-            found.append(Finding(code, "fine", f"{says}; so many seem to be meant"))
-        else:
-            do = f"look whether these images show nothing, or their {name}s are lost"
-            found.append(Finding(code, "look", says, do, count, shown))
-    return found
+@dataclass(frozen=True)
+class Fit:
+    """How the partners of a split's images fit. rank [n]: of each. says: what is wrong with all of them, and whether
+    that is sure. whys: row -> what is wrong with it alone.
+    """
+
+    rank: Float[np.ndarray, " n"]
+    says: str = ""
+    sure: bool = True
+    whys: dict[int, str] = field(default_factory=dict)
 
 
-def _plain(kept: PictureScan, whole: float) -> np.ndarray:
-    one_value = np.array([len(values) == 1 for values in kept.values], bool)
-    return kept.read & one_value & (kept.share == whole)
+def fit(scan: Scan, name: str, split: str, own: Bool[np.ndarray, " n"]) -> Fit | None:
+    """Whether the pictures `name` are those of their images; None of too few."""
+    image, other = scan.image, scan.pictures[name]
+    seen = own & image.usable & other.usable & (image.rows.contrast > 0) & (other.rows.contrast > 0)
+    rows = np.flatnonzero(seen)
+    if len(rows) < th.FIT_FEWEST:
+        return None
+    pairs = _Pairs(image.fine[rows], other.fine[rows])
+    order = np.arange(len(rows))
+    references = order[:: -(-len(rows) // th.FIT_REFERENCES)]
+    matched = pairs.paired()
+    less = pairs.matrix(references) < matched[:, None]
+    rank = less.sum(axis=1) / (len(references) - np.isin(order, references))
+    usual = np.median(_log(matched))
+    gains = np.stack([(_log(pairs.paired(turn)) - _log(matched)) / usual for turn in TURNS.values()])
+    ways, shares = list(TURNS), (gains > th.GAIN).mean(axis=1)
+    if shares.max() >= th.ALL_TURNED:
+        return Fit(rank, f"the {split} {name}s fit their images better {ways[shares.argmax()]}")
+    if _by_chance(rank) and other.picture.kind == "mask":
+        says = f"the {split} images fit their {name}s no better than those of others, as far as colours tell"
+        return Fit(rank, says, sure=False)
+    if (rank >= th.HIGH).mean() < th.MOST_HIGH:
+        return Fit(rank)
+    turned = np.flatnonzero(gains.max(axis=0) > th.TURNED).tolist()
+    whys = {one: f"its {name} fits better {ways[gains[:, one].argmax()]}" for one in turned}
+    low = [one for one in np.argsort(rank).tolist() if rank[one] < th.LOW]
+    for one in low if len(low) > max(th.FEW_LOW, th.MOST_LOW * len(rank)) else ():
+        whys.setdefault(one, f"fits the {name}s of most others better")
+    return Fit(rank, whys={int(rows[one]): why for one, why in whys.items()})
 
 
-def _values(scans: Sequence[Scan], name: str) -> list[Finding]:
-    code = "mask_values"
-    kept = [scan.pictures[name] for scan in scans]
-    picture = kept[0].picture
-    counts = Counter(value for one in kept for values in one.values for value in values)
-    of = sum(int(one.read.sum()) for one in kept)
-    if not counts:
-        return []
-    common = sorted(value for value, count in counts.items() if count > max(1, COMMON * of) or count == of)
-    if len(counts) > MOST_CLASSES and len(common) > MOST_CLASSES:
-        return [
-            Finding(
-                code,
-                "refuse",
-                f"{name}s hold {len(counts)} or more values, {number(min(counts))} .. {number(max(counts))}: these are "
-                "no masks of classes, or they were saved as JPEG or resized with smoothing",
-                "save masks as PNG with one value a class, or read them as pictures",
-                of,
-            )
-        ]
-    odd = set(counts) - set(common)
-    rows = [
-        (scan, {row: f"values {listed([number(v) for v in values if v in odd], 4)}" for row, values in
-                enumerate(scan.pictures[name].values) if odd & set(values)})
-        for scan in scans
-    ]  # fmt: skip
-    found = [one for scan, whys in rows for one in suspects(scan, whys, whys)]
-    count = sum(len(whys) for _, whys in rows)
-    values = listed([number(value) for value in common], 8)
-    result = []
-    if count:
-        result.append(
-            Finding(
-                code,
-                "look",
-                f"{many(count, name)} with values that hardly any other has (usual: {values}): "
-                f"{listed([f'{one.places[0]} ({one.why})' for one in found], 2)}",
-                "save these masks again, as PNG and without smoothing",
-                count,
-                tuple(found),
-            )
-        )
-    if len(common) > 1 and max(common) < USUAL * picture.high:
-        result.append(
-            Finding(
-                code,
-                "look",
-                f"{name}s hold {values} of the declared {number(picture.low)} .. {number(picture.high)}: to the model "
-                "they are all but black",
-                f"save them with {number(picture.high)} as the highest value, or declare {number(max(common))}",
-                of,
-            )
-        )
-    classes = "two values" if len(common) == 2 else many(len(common), "value")
-    return result or [Finding(code, "fine", f"{name}s hold {classes}: {values}")]
+def _by_chance(rank: Float[np.ndarray, " n"]) -> bool:
+    """Whether the mean rank is within CHANCE standard errors of 1/2."""
+    return bool((rank.mean() - 0.5) * np.sqrt(12 * len(rank)) < th.CHANCE)
+
+
+def _log(explained: Float32[np.ndarray, "*n"]) -> Float32[np.ndarray, "*n"]:
+    return -np.log(1 - np.clip(explained, 1e-6, 0.999))
+
+
+class _Pairs:
+    """R^2 of partners, explained by photos. Both are kept as thumbnails, and photos are worked on a block at a time."""
+
+    def __init__(self, photos: UInt8[np.ndarray, "n f f c"], partners: UInt8[np.ndarray, "n f f c2"]) -> None:
+        self.photos, self.partners = photos, partners
+        x, y = (axis.ravel() for axis in np.meshgrid(*2 * [np.linspace(-1, 1, th.FINE)]))
+        known = np.stack([x**0, x, y, x * x, y * y, *partners.mean(axis=0).reshape(th.FINE**2, -1).T], axis=1)
+        self.known = _orthonormal(known[None] / np.linalg.norm(known, axis=0).clip(1e-9))[0].astype(np.float32)
+
+    def paired(self, turn: tuple[int, bool] = (0, False)) -> Float32[np.ndarray, " n"]:
+        """R^2 of every photo's own partner, turned first."""
+        explained = [((basis @ self._partners(rows, turn)) ** 2).sum(axis=(1, 2)) for rows, basis in self._blocks()]
+        return np.concatenate(explained)
+
+    def matrix(self, others: Int[np.ndarray, " k"]) -> Float32[np.ndarray, "n k"]:
+        """R^2 of every partner of `others` by every photo."""
+        columns = self._partners(others).transpose(1, 0, 2).reshape(th.FINE**2, -1)
+        explained = [((basis @ columns) ** 2).sum(axis=1) for _, basis in self._blocks()]
+        return np.concatenate(explained).reshape(len(self.photos), len(others), -1).sum(axis=-1)
+
+    def _blocks(self) -> Iterator[tuple[np.ndarray, Float32[np.ndarray, "k r p"]]]:
+        """(rows, bases of their photos' colours)."""
+        for rows in np.array_split(np.arange(len(self.photos)), -(-len(self.photos) // th.FIT_BLOCK)):
+            yield rows, self._colours(rows)
+
+    def _colours(self, rows: np.ndarray) -> Float32[np.ndarray, "k r p"]:
+        """An orthonormal basis of a photo's colours and their products, less what is known."""
+        photos = self.photos[rows].reshape(len(rows), th.FINE**2, -1).astype(np.float32)
+        photos -= photos.mean(axis=1, keepdims=True)
+        photos /= np.abs(photos).max(axis=(1, 2), keepdims=True).clip(1e-6)
+        first, second = np.triu_indices(photos.shape[-1])
+        features = self._unknown(np.concatenate([photos, photos[..., first] * photos[..., second]], axis=-1))
+        basis = _orthonormal(features / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-6))
+        return basis.transpose(0, 2, 1)
+
+    def _partners(self, rows: np.ndarray, turn: tuple[int, bool] = (0, False)) -> Float32[np.ndarray, "k p c2"]:
+        """Partners less what is known, of norm 1."""
+        partners = np.rot90(self.partners[rows], turn[0], axes=(1, 2))
+        partners = partners[:, :, ::-1] if turn[1] else partners
+        rest = self._unknown(partners.reshape(len(rows), th.FINE**2, -1).astype(np.float32))
+        return rest / np.linalg.norm(rest, axis=(1, 2), keepdims=True).clip(1e-3)
+
+    def _unknown(self, flat: Float32[np.ndarray, "k p f"]) -> Float32[np.ndarray, "k p f"]:
+        return flat - self.known @ (self.known.T @ flat)
+
+
+def _orthonormal(columns: Float[np.ndarray, "k p f"]) -> Float[np.ndarray, "k p f"]:
+    """Orthonormal columns that span the same, 0 in place of dependent ones."""
+    values, vectors = np.linalg.eigh(columns.transpose(0, 2, 1) @ columns)
+    use = values > th.NOISE * values[:, -1:].clip(1e-9)
+    return columns @ (vectors * np.where(use, 1 / np.sqrt(np.where(use, values, 1)), 0)[:, None])

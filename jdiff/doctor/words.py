@@ -1,13 +1,6 @@
-"""How the doctor words numbers and lists."""
+"""Numbers and lists in words."""
 
-from collections.abc import Iterable, Sequence
-from itertools import islice
-
-from jdiff.doctor.findings import Place, Suspect
-from jdiff.doctor.reading import Scan
-
-EVERYTHING = "findings.json"  # the file that names all suspects
-MOST_SUSPECTS = 10_000  # of a finding that are kept, each with its name and reason
+from collections.abc import Sequence
 
 
 def many(count: int, what: str, plural: str = "") -> str:
@@ -25,24 +18,12 @@ def share(part: float) -> str:
 
 
 def number(value: float) -> str:
-    """At most four digits that matter."""
+    """At most four significant digits."""
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def listed(names: Sequence[str], most: int = 3) -> str:
-    """ "a, b, c and 4 more"."""
+def listed(names: Sequence[str], most: int = 3, of: int = 0) -> str:
+    """ "a, b, c and 4 more", of `of` names (0: those given)."""
+    rest = max(of, len(names)) - most
     shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"
-
-
-def suspects(scan: Scan, rows: Iterable[int], why: dict[int, str] | str) -> tuple[Suspect, ...]:
-    """The first rows, one suspect each."""
-    return tuple(
-        Suspect((scan.place(row),), why if isinstance(why, str) else why[row]) for row in islice(rows, MOST_SUSPECTS)
-    )
-
-
-def places(found: Sequence[Suspect]) -> str:
-    """The first places of suspects, for a sentence."""
-    all_places: list[Place] = [place for suspect in found for place in suspect.places]
-    return ", ".join(str(place) for place in all_places[:3])
+    return f"{shown} and {rest:,} more" if rest > 0 else shown

@@ -50,7 +50,7 @@ def settings(config: ConfigDict) -> doctor.Settings:
     """What the doctor compares the data with."""
     data, network, train, objective = config.data, config.network, config.train, config.objective
     diffusion = config.task == "diffusion"
-    mean = -1.2 if objective.mean is None else objective.mean
+    mean = doctor.Settings().mean if objective.mean is None else objective.mean
     return doctor.Settings(
         image_size=data.image_size,
         resize=one_of("data.resize", data.resize, get_args(Rule)),  # type: ignore[arg-type]
