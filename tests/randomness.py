@@ -1,4 +1,4 @@
-"""Arrays in which all of jdiff's randomness shows; `python -m tests.randomness FILE` writes them."""
+"""Arrays in which all of jdiff's randomness shows; `python -m tests.randomness WORKDIR FILE` writes them."""
 
 import sys
 from functools import partial
@@ -8,7 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import jdiff
 from jdiff.common.keys import image_keys, named, normal, root_key
+from jdiff.common.ranges import Range
+from jdiff.conditions.label import Label
 from jdiff.diffusion import brownian
 from jdiff.diffusion.draws import LogNormal
 from jdiff.diffusion.objective import Objective
@@ -18,14 +21,15 @@ from jdiff.diffusion.weights import Simple
 from jdiff.networks.conditioning import Conditioner, LabelEmbedding
 from jdiff.networks.layers import Style
 from jdiff.networks.unet import UNet
+from jdiff.spaces import Pixels
 from jdiff.tasks.diffusion import DiffusionTask
 from jdiff.training.ema import Ema
 from jdiff.training.step import init_state, train_step
 
 
-def arrays() -> dict[str, np.ndarray]:
-    """The noise of some images, their Brownian paths, and a Fourier network before and after two steps of training,
-    with dropout and dropped conditions.
+def arrays(workdir: str) -> dict[str, np.ndarray]:
+    """The noise of some images, their Brownian paths, a Fourier network before and after two steps of training, with
+    dropout and dropped conditions, and samples of the run in `workdir`.
     """
     keys, like = image_keys(3, jnp.arange(4)), jnp.zeros((4, 3, 3, 1))
     made = {
@@ -48,8 +52,8 @@ def arrays() -> dict[str, np.ndarray]:
         network=network,
         parameterization=prediction,
         objective=Objective(LogNormal(), Simple(prediction)),
-        conditions=("label",),
-        drop_rates=(0.5,),
+        space=Pixels((4, 4, 1), Range("float32", -1.0, 1.0)),
+        conditions=(Label(class_names=("a", "b"), drop_rate=0.5),),
     )
     x0 = jnp.linspace(-1, 1, 8 * 4 * 4).reshape(8, 4, 4, 1)
     batch, key, optimizer = {"x0": x0, "cond": {"label": jnp.arange(8) % 2}}, root_key(0), optax.adam(1e-2)
@@ -66,6 +70,7 @@ def arrays() -> dict[str, np.ndarray]:
         state, _ = step(state, batch)
     made |= flat("trained", state.params)
     made["output"] = jax.jit(network.apply)({"params": state.params["network"]}, x0, jnp.arange(8.0), batch["cond"])
+    made["samples"] = jdiff.load(workdir).sample(4, sampler="dpmpp_sde", steps=3)
     return {name: np.asarray(values) for name, values in made.items()}
 
 
@@ -74,4 +79,4 @@ def flat(name: str, tree) -> dict[str, jax.Array]:
 
 
 if __name__ == "__main__":
-    np.savez(sys.argv[1], **arrays())
+    np.savez(sys.argv[2], **arrays(sys.argv[1]))

@@ -18,20 +18,21 @@ from tests.conftest import CACHE, REPOSITORY
 
 
 @pytest.fixture(scope="module")
-def usual():
+def usual(tiny_run):
     jax.config.update("jax_disable_most_optimizations", True)
-    yield randomness.arrays()
+    yield randomness.arrays(str(tiny_run.workdir))
     jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.mark.parametrize("partitionable", ["0", "1"])
-def test_settings_of_jax_change_no_random_number(usual, partitionable, tmp_path):
-    """The bits of noise, paths, initial weights, training and the Fourier features under other settings of JAX."""
+def test_settings_of_jax_change_no_random_number(usual, tiny_run, partitionable, tmp_path):
+    """The bits of noise, paths, initial weights, training, Fourier features and samples under other settings of JAX."""
     settings = {"JAX_DEFAULT_PRNG_IMPL": "rbg", "JAX_THREEFRY_PARTITIONABLE": partitionable}
     common = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_COMPILATION_CACHE_DIR": str(CACHE)}
     environment = {**os.environ, **settings, **common}
     file = tmp_path / "arrays.npz"
-    subprocess.run([sys.executable, "-m", "tests.randomness", file], check=True, env=environment, cwd=REPOSITORY)
+    command = [sys.executable, "-m", "tests.randomness", tiny_run.workdir, file]
+    subprocess.run(command, check=True, env=environment, cwd=REPOSITORY)
     with np.load(file) as others:
         assert set(others) == set(usual)
         for name in usual:
