@@ -104,7 +104,7 @@ PICTURES: list[Make] = [sample_grid, denoising_strip]
 
 
 def evaluators(family: list[Make], config: ConfigDict, task: Task, mesh: Mesh, held_out: Source | None) -> list[Due]:
-    """What a run of this config evaluates; those that are never due are left out."""
+    """The evaluators of a run of this config, without the ones never due."""
     made = [due for make in family for due in make(config, task, mesh, held_out)]
     return [(every, evaluate) for every, evaluate in made if every > 0]
 

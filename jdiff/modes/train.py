@@ -88,12 +88,13 @@ def train(config: ConfigDict, workdir: Path, out: Path | None = None) -> int:
                     meter = None
 
                 with clock.stopped():
-                    if stopping:  # whoever asks may not wait for long
+                    if stopping:  # saving comes first: whoever asks may not wait for long
                         checkpoints.save(state, config=config.to_dict(), holdout_loss=None)
                     scored = run(scores, state, step, last=last)
-                    if step % config.checkpoint.every == 0 or last:
-                        checkpoints.save(state, config=config.to_dict(), holdout_loss=scored.get("holdout_loss"))
                     if not stopping:
+                        if step % config.checkpoint.every == 0 or last:
+                            loss = scored.get("holdout_loss")
+                            checkpoints.save(state, config=config.to_dict(), holdout_loss=loss)
                         run(pictures, state, step, last=last)
                 if last:
                     break
