@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import jax.numpy as jnp
 
-from jdiff.interop.shared import attention_levels, resnet, self_attention, widths
 from jdiff.interop.settings import Settings
+from jdiff.interop.shared import attention_levels, resnet, self_attention, widths
 from jdiff.interop.table import Entry, layer, norm
 from jdiff.networks.autoencoder import KLAutoencoder, Layout, VQAutoencoder
 from jdiff.networks.layers import Style

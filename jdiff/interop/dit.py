@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import jax.numpy as jnp
 
-from jdiff.interop.shared import heads
 from jdiff.interop.settings import Settings
+from jdiff.interop.shared import heads
 from jdiff.interop.table import Entry, layer
 from jdiff.networks.conditioning import Conditioner, LabelEmbedding
 from jdiff.networks.transformer import DiT

@@ -6,8 +6,8 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jdiff.interop.shared import attention_levels, heads, resnet, self_attention, widths
 from jdiff.interop.settings import Settings
+from jdiff.interop.shared import attention_levels, heads, resnet, self_attention, widths
 from jdiff.interop.table import Conversion, Entry, layer, norm
 from jdiff.networks.conditioning import Conditioner, LabelEmbedding, TextTokens
 from jdiff.networks.layers import Style
