@@ -12,7 +12,7 @@ import pytest
 
 from jdiff.networks import attention
 from jdiff.networks.attention import CrossAttention, MultiHead, SelfAttention, SpatialTransformer, attend, head_count
-from jdiff.networks.convolution import _products, conv2d
+from jdiff.networks.convolution import _im2col, conv2d
 from jdiff.networks.layers import Conv, Norm, Style
 from jdiff.networks.resample import Downsample, Upsample, resample
 from jdiff.networks.unet import BLOCKS, UNet
@@ -276,7 +276,7 @@ def test_padded_convolutions_are_laxs(padding, sides):
         expected = convolved(x, kernel, stride=stride, padding=padding)
         out = jax.jit(partial(conv2d, stride=stride, padding=padding))(x, kernel)
         np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-4)
-        products = jax.jit(_products, static_argnums=(2, 3, 4))(x, kernel, stride, *padding)
+        products = jax.jit(_im2col, static_argnums=(2, 3, 4))(x, kernel, stride, *padding)
         np.testing.assert_allclose(products, expected, rtol=1e-4, atol=1e-4)
     layer, style = Conv(4, stride=2, padding=padding), Style()
     np.testing.assert_allclose(

@@ -5,12 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jdiff.config
+from jdiff.common.errors import UserError
+from jdiff.from_config.networks import unet
 from jdiff.networks.classifier import Classifier
 from jdiff.networks.conditioning import Conditioner, LabelEmbedding
-from jdiff.networks.convolution import _products, conv2d
+from jdiff.networks.convolution import _im2col, conv2d
 from jdiff.networks.layers import Style
 from jdiff.networks.unet import UNet
 from tests.arrays import perturbed
+from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 
@@ -118,7 +122,7 @@ def test_convolution_is_laxs_in_value_and_derivatives(size, stride, channels, si
         dimensions = ("NHWC", "HWIO", "NHWC")
         return jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=dimensions)
 
-    for form in (lambda x, k: conv2d(x, k, stride=stride), lambda x, k: _products(x, k, stride, size // 2, size // 2)):
+    for form in (lambda x, k: conv2d(x, k, stride=stride), lambda x, k: _im2col(x, k, stride, size // 2, size // 2)):
         np.testing.assert_allclose(form(x, kernel), reference(x, kernel), rtol=1e-4, atol=1e-4)
 
         def curvature(f):
@@ -128,3 +132,11 @@ def test_convolution_is_laxs_in_value_and_derivatives(size, stride, channels, si
         for ours, theirs in zip(jax.tree.leaves(curvature(form)), jax.tree.leaves(curvature(reference)), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=2e-3)
         assert form(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_more_fourier_features_than_there_are_frequencies_are_refused():
+    settings = jdiff.config.load(REPOSITORY / "configs" / "digits.py")
+    settings.data.shape = (8, 8, 1)
+    settings.network.update(noise_embedding="fourier", noise_channels=1026)
+    with pytest.raises(UserError, match=r"network\.noise_channels=1026; fourier has at most 1024"):
+        unet(settings)
