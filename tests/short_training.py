@@ -1,27 +1,38 @@
-"""A short training in this process, of what a config says."""
+"""A short training by the command, within this process."""
+
+import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from jdiff import from_config
-from jdiff.modes import train
-from jdiff.resolve import resolve
-from jdiff.training import sharding
-from jdiff.weights.start import begin
+from benchmarks import kinds
+from tests.conftest import TINY, config, run_here
+
+QUIET = {"log.every": 1, "log.tensorboard": False, "log.progress": False, "train.holdout_images": 0}
+# Compiled in a tenth of a UNet's time.
+SMALL_DIT = {
+    "network.name": "dit",
+    "network.width": 32,
+    "network.depth": 1,
+    "network.attention_heads": 2,
+    "network.patch_size": 2,
+    "train.learning_rate": 1e-2,
+}
+FAST = {"train.batch_size": 32, "train.warmup_images": 0, "train.learning_rate": 4e-3}
 
 
-def losses_fall(settings, source, workdir, *, steps=200):
-    """Train for so many steps; whether the losses are finite and the last fifth's median is well below the first's."""
-    settings = resolve(settings, source)
-    source, _ = train.with_texts(settings, workdir, source, None)
-    task = from_config.task(settings)
-    state = begin(settings, task, sharding.make_mesh(), None, 0)
-    step = train.make_step(settings, task, state)
-    batches, losses = train.open_batches(settings, source, 0), []
-    for _ in range(steps):
-        state, logs = step(state, next(batches))
-        losses.append(logs["loss"])
-    losses = np.array(losses)
-    assert np.isfinite(losses).all()
-    part = steps // 5
+def losses(settings: dict[str, Any], workdir: Path, *, steps: int = 60) -> np.ndarray:
+    """The loss of each step of the digits config with these keys changed."""
+    changed = kinds.flags({**QUIET, **FAST, "train.steps": steps, **settings})
+    result = run_here(config("digits"), *TINY, *changed, "--workdir=run", cwd=workdir)
+    assert result.status == 0, result.err
+    rows = [json.loads(line) for line in (workdir / "run" / "metrics.jsonl").read_text("utf-8").splitlines()]
+    return np.array([row["loss"] for row in rows if "loss" in row])
+
+
+def falls(losses: np.ndarray) -> bool:
+    """Whether the losses are finite, and the last quarter's median is well below the first's."""
+    part = len(losses) // 4
     first, last = np.median(losses[:part]), np.median(losses[-part:])
-    return last < first - 0.15 * abs(first)
+    return bool(np.isfinite(losses).all() and last < first - 0.15 * abs(first))

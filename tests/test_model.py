@@ -9,13 +9,14 @@ import pytest
 
 import jdiff
 import jdiff.config
+from benchmarks.kinds import flags
 from jdiff import from_config
 from jdiff.common.errors import UserError
 from jdiff.data.sources.digits import Digits
 from jdiff.diffusion.guidance import ClassifierFree
 from jdiff.resolve import resolve
-from tests.conftest import REPOSITORY, TINY, Run, config, run_command
-from tests.short_training import losses_fall
+from tests.conftest import REPOSITORY, TINY, Run, config, refusal, run_command, run_here
+from tests.short_training import SMALL_DIT, falls, losses
 
 SAMPLERS = [
     "ddpm",
@@ -45,7 +46,7 @@ def run(tmp_path_factory) -> Path:
     """A tiny model, trained until labels and noise matter."""
     folder = tmp_path_factory.mktemp("model")
     long = ["--config.train.steps=200", "--config.train.warmup_images=0", "--config.train.ema_halflife_images=500"]
-    result = run_command(config("digits"), *TINY, *long, "--workdir=run", cwd=folder)
+    result = run_here(config("digits"), *TINY, *long, "--workdir=run", cwd=folder)
     assert result.status == 0, result.err
     return folder / "run"
 
@@ -62,7 +63,7 @@ def table_model(tmp_path_factory) -> jdiff.Model:
     table = ["--config.model.schedule=linear", "--config.model.schedule_steps=50", "--config.model.prediction=v"]
     learned = ["--config.model.learned_variance=true", "--config.objective.draw=steps"]
     long = ["--config.train.steps=100", "--config.train.warmup_images=0", "--config.train.ema_halflife_images=500"]
-    result = run_command(config("digits"), *TINY, *table, *learned, *long, "--workdir=run", cwd=folder)
+    result = run_here(config("digits"), *TINY, *table, *learned, *long, "--workdir=run", cwd=folder)
     assert result.status == 0, result.err
     return jdiff.load(folder / "run")
 
@@ -124,10 +125,7 @@ def test_what_cannot_be_is_told_in_one_line(model, settings, said):
 
 def test_the_same_lines_come_from_the_command(run):
     arguments = ["--config.sample.sampler=ddpm", "--config.sample.variance=learned"]
-    result = run_command("--mode=sample", f"--workdir={run}", *arguments, cwd=run)
-    assert result.status == 1
-    assert result.err.count("\n") == 1
-    assert "this model learned none" in result.err
+    assert "this model learned none" in refusal("--mode=sample", f"--workdir={run}", *arguments, cwd=run)
 
 
 @pytest.mark.parametrize(
@@ -220,12 +218,14 @@ def test_bits_per_dim(which, digits, request):
     """A real digit needs fewer bits than noise does; the estimates of one number are near one another."""
     model = request.getfixturevalue(which)
     noise = np.random.default_rng(0).integers(0, 256, digits.shape).astype(np.uint8)
-    real = model.bits_per_dim(digits, labels=range(10))
+    coarse = {"rtol": 1e-2, "atol": 1e-2}
+    real = model.bits_per_dim(digits, labels=range(10), **coarse)
     assert real.shape == (12,)
-    assert real.mean() < model.bits_per_dim(noise).mean()
-    exact = model.bits_per_dim(digits, labels=range(10), exact=True)
+    assert real.mean() < model.bits_per_dim(noise, **coarse).mean()
+    exact = model.bits_per_dim(digits, labels=range(10), exact=True, **coarse)
     assert real.mean() == pytest.approx(exact.mean(), abs=0.5)
-    bound = model.bits_per_dim(digits, labels=range(10), method="bound")
+    steps = {} if which == "table_model" else {"steps": 50}  # a table's own are as many
+    bound = model.bits_per_dim(digits, labels=range(10), method="bound", **steps)
     assert np.isfinite(bound).all()
     with pytest.raises(UserError, match="it is one of ode, bound"):
         model.bits_per_dim(digits, method="exact")
@@ -236,7 +236,7 @@ def test_one_noise_in_several_numbers_of_steps(model, run, tmp_path):
     assert compared.shape == (2, 5, 8, 8, 1)
     np.testing.assert_array_equal(compared[1], model.sample(5, steps=4))
     out = ["--config.sample.compare_steps=(2,3,4)", f"--out={tmp_path / 'out'}"]
-    result = run_command("--mode=sample", f"--workdir={run}", *out, cwd=tmp_path)
+    result = run_here("--mode=sample", f"--workdir={run}", *out, cwd=tmp_path)
     assert result.status == 0, result.err
     assert (tmp_path / "out" / "steps.png").is_file()
 
@@ -282,7 +282,7 @@ def test_guidance_through_the_model(model, run, tmp_path):
         assert model.sample(6, sampler="ddim", guidance_scale=3.0, **other).shape == (6, 8, 8, 1)
 
     classifier = ["--config.train.steps=20", f"--config.machine.compilation_cache={tmp_path}", "--workdir=reader"]
-    assert run_command(config("digits_classifier"), *classifier, cwd=tmp_path).status == 0
+    assert run_here(config("digits_classifier"), *classifier, cwd=tmp_path).status == 0
     by_reader = {"method": "classifier", "classifier_workdir": str(tmp_path / "reader")}
     np.testing.assert_array_equal(model.sample(6, sampler="ddim", guidance_scale=0.0, **by_reader), plain)
     assert (model.sample(6, sampler="ddim", guidance_scale=20.0, **by_reader) != plain).any()
@@ -325,7 +325,7 @@ TRAININGS = {
         "objective.mean": 0.0,
     },
 }
-# What else changes the loss, for CI alone.
+# What else changes the loss.
 VARIANTS = {
     "learned variance": {**TRAININGS["eps, cosine"], "model.learned_variance": True},
     "learned uncertainty, stratified": {"objective.uncertainty": True, "objective.stratified": True},
@@ -338,16 +338,10 @@ VARIANTS = {
 }
 
 
-def flags(settings):
-    return [f"--config.{name}={value}" for name, value in settings.items()]
-
-
 @pytest.mark.parametrize("name", [*TRAININGS, *VARIANTS])
-def test_two_hundred_steps_of_each_lower_the_loss(name, tmp_path):
-    short = ["--config.train.batch_size=32", "--config.train.warmup_images=0", "--config.network.channels=8"]
-    overrides = [*TINY[:3], *short, *flags({**TRAININGS, **VARIANTS}[name])]
-    settings = jdiff.config.override(jdiff.config.load(REPOSITORY / "configs" / "digits.py"), overrides)
-    assert losses_fall(settings, Digits("train"), tmp_path)
+def test_sixty_steps_of_each_lower_the_loss(name, tmp_path):
+    """By a network that compiles in no time: what is predicted does not depend on it."""
+    assert falls(losses({**SMALL_DIT, **{**TRAININGS, **VARIANTS}[name]}, tmp_path))
 
 
 @pytest.mark.slow
@@ -355,8 +349,8 @@ def test_two_hundred_steps_of_each_lower_the_loss(name, tmp_path):
 def test_each_trained_to_the_end_draws_digits(name, tmp_path):
     from benchmarks.digits import distance, pixels, read_right
 
-    settings = [*flags(TRAININGS[name]), "--config.train.sample_every=0", "--config.train.trajectory_every=0"]
-    result = run_command(config("digits"), *settings, "--workdir=run", cwd=tmp_path, xla="", timeout=1200)
+    settings = {**TRAININGS[name], "train.sample_every": 0, "train.trajectory_every": 0}
+    result = run_command(config("digits"), *flags(settings), "--workdir=run", cwd=tmp_path, xla="", timeout=1200)
     assert result.status == 0, result.err
     images = pixels(jdiff.load(tmp_path / "run").sample(1000, guidance_scale=1.0))
     accuracy, frechet = read_right(images, np.arange(1000) % 10), distance(images)
