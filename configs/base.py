@@ -88,7 +88,7 @@ def get_config() -> ConfigDict:
     image.shape = ()  # filled in from the data when training starts, of the record's picture; so the next two
     image.dtype = "uint8"  # filled in likewise
     image.range = (0.0, 255.0)  # filled in likewise
-    image.factor = 4  # thumbnail: pixels are so many times as large
+    image.factor = 4  # thumbnail: the downsampling factor
     image.into = "concat"  # "concat": concatenated to the noisy image; "cross_attention": tokens for cross-attention
     image.width = 128  # cross_attention: features of a token
     image.downsamples = 2  # cross_attention: convolutions of stride 2 in the encoder
@@ -153,7 +153,7 @@ def get_config() -> ConfigDict:
     # config.json and safetensors); the network is then theirs
     train.initial_checkpoint = "latest"  # of that run: latest, best (lowest held-out loss) or a step; filled in with it
     train.batch_size = 128  # images a step, over all devices
-    train.accumulate = 1  # parts that a batch goes through in, to save memory
+    train.accumulate = 1  # microbatches a batch, to save memory
     train.optimizer = "adam"  # adam, adamw
     train.learning_rate = 2e-4
     train.warmup_images = 0  # the rate rises linearly over so many images, then stays
@@ -171,7 +171,7 @@ def get_config() -> ConfigDict:
 
     config.lora = lora = ConfigDict()  # train low-rank parts beside the kernels of train.initial, these being frozen
     lora.rank = 0  # 0: train all weights
-    lora.alpha = placeholder(float)  # the parts count alpha / rank; None: as the rank
+    lora.alpha = placeholder(float)  # the low-rank parts are scaled by alpha / rank; None: the rank
     lora.layers = ("attention", "convolution")  # whose kernels get a part
 
     config.sample = sample = ConfigDict()
@@ -213,8 +213,8 @@ def get_config() -> ConfigDict:
     guidance.weak_workdir = ""  # autoguidance: the run of the weaker model
     guidance.weak_checkpoint = "latest"  # of that run
     guidance.classifier_workdir = ""  # classifier: a run of task "classifier", which reads the denoised image
-    guidance.conditions = ()  # those of model.conditions that are guided towards, the others given throughout; (): all
-    guidance.rescale = 0.0  # phi: how far the image's spread is brought back to the unguided one's
+    guidance.conditions = ()  # the conditions that D_uncond lacks; (): all of model.conditions
+    guidance.rescale = 0.0  # phi in [0, 1]: how far D's standard deviation is brought back to D_cond's
     guidance.sigma_low = 0.0  # guided where sigma_low < sigma <= sigma_high alone
     guidance.sigma_high = placeholder(float)  # None: no upper end
     guidance.threshold = "none"  # of the denoised image: none, static (to [-1, 1]), dynamic

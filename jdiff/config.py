@@ -3,7 +3,6 @@
 A wrong key or value raises UserError with the nearest right name.
 """
 
-import difflib
 import importlib.util
 import json
 import sys
@@ -15,6 +14,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from jdiff.common.errors import UserError
+from jdiff.common.names import nearest
 from jdiff.migration import RENAMED_VALUES, VERSION, migrated, now_called
 
 FILE = "config.json"
@@ -328,20 +328,6 @@ def to_json(config: ConfigDict) -> str:
 def saved(config: ConfigDict) -> dict[str, Any]:
     """The config as config.json holds it, with the version of its keys."""
     return {"version": VERSION, **config.to_dict()}
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """ "; did you mean ...?" with the names nearest in their last part, then (where groups are given) as a whole."""
-
-    def likeness(other: str) -> float:
-        leaf = difflib.SequenceMatcher(None, name.rsplit(".", 1)[-1], other.rsplit(".", 1)[-1]).ratio()
-        whole = difflib.SequenceMatcher(None, name, other).ratio() if "." in name else leaf
-        return leaf + whole
-
-    scores = {other: likeness(other) for other in known}
-    best = max(scores.values(), default=0.0)
-    near = [repr(other) for other, score in scores.items() if score == best and best > 1.2]
-    return f"; did you mean {' or '.join(near[:3])}?" if near else ""
 
 
 def _one_line(error: Exception) -> str:

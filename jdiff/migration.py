@@ -36,7 +36,7 @@ def migrated(saved: dict[str, Any]) -> dict[str, Any]:
 
 
 def now_called(name: str, known: str = "") -> str:
-    """ "; it is called ... now" where `name`, a key or its last part, was renamed; else `known`."""
+    """A hint that gives the new name of `name`, a key or its last part; `known` where it was not renamed."""
     new = next((new for old, new in RENAMED.items() if name in (old, old.rsplit(".")[-1])), None)
     return f"; it is called {new} now" if new else known
 

@@ -1,7 +1,7 @@
 """A trained model as one object: what notebooks hold, and what the command's modes use."""
 
 from collections.abc import Iterator, Mapping, Sequence, Sized
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from jdiff.common.arrays import slerp
 from jdiff.common.errors import UserError
 from jdiff.common.keys import image_keys
 from jdiff.common.pictures import checked
+from jdiff.conditions import Condition
 from jdiff.diffusion import drivers
 from jdiff.diffusion.ladders import Ladder
 from jdiff.diffusion.schedules import Schedule
@@ -83,10 +84,12 @@ class Model:
 
     @property
     def params(self) -> PyTree:
+        """The averaged parameters."""
         return self.weights.params
 
     @property
     def schedule(self) -> Schedule:
+        """The schedule of the diffusion process."""
         return self._diffusion.parameterization.schedule
 
     # Images
@@ -101,8 +104,7 @@ class Model:
     ) -> Images:
         """New images. noise: what they start from, of unit variance, such as `invert` and `noise` give."""
         if num_images is None:
-            arguments = [kind.argument for kind in request.KINDS]
-            given = [settings[name] for name in arguments if isinstance(settings.get(name), Sized)]
+            given = [settings[name] for name in self._arguments if isinstance(settings.get(name), Sized)]
             num_images = max(map(len, [noise] if noise is not None else given), default=None)
         asked = self.request(num_images, **settings)
         if noise is None:
@@ -137,7 +139,7 @@ class Model:
         first, last: numbers of images of this seed, or images [h, w, c], which are inverted. label: of all frames,
         where the model has labels (default: the config's first, unless other conditions are given).
         """
-        if "label" in self.config.model.conditions and not any(kind.argument in settings for kind in request.KINDS):
+        if "label" in self.config.model.conditions and not self._arguments & settings.keys():
             settings["labels"] = (label if label is not None else (self.config.sample.labels or (0,))[0],)
 
         def start(end: Any) -> np.ndarray:
@@ -240,7 +242,7 @@ class Model:
         return self._upwards(asked, image, program)
 
     def nfe(self, **settings: Any) -> tuple[int, int]:
-        """(denoiser calls, network passes) for an image; of the adaptive solver, as counted on a batch of images."""
+        """(denoiser calls, network passes) for an image. The adaptive solver draws a batch of images to count them."""
         asked = request.read(self.config, self.schedule, settings, conditions=None)
         calls = asked.sampler.nfe(len(asked.sigmas) - 1)
         if calls is None:
@@ -251,10 +253,10 @@ class Model:
     # Other
 
     def classify(self, images: Num[Array | np.ndarray, "b h w c"]) -> np.ndarray:
-        """A classifier's probabilities [B, classes] for images, uint8 or float32 in [-1, 1]."""
+        """A classifier's probabilities [B, classes] for images."""
         if not isinstance(self.task, ClassifierTask):
             raise UserError(f"task={self.config.task!r} does not classify")
-        logits, _ = self._compiled.classify(self.weights, images)
+        logits, _ = self._compiled.classify(self.weights, self._images(images))
         return np.asarray(jax.nn.softmax(logits))
 
     def export(self, folder: str | Path, *, like: str | Path | None = None) -> None:
@@ -277,11 +279,20 @@ class Model:
 
     def request(self, num_images: int | None = None, **settings: Any) -> Request:
         """What a call with these settings asks for. Raises UserError for what cannot be."""
-        schedule, conditions = self.schedule, self._diffusion.conditions
-        at_home = [condition.in_folder(self.workdir) for condition in conditions]
+        conditions = self._conditions
         return request.read(
-            self.config, schedule, settings, conditions=at_home, workdir=self.workdir, num_images=num_images
+            self.config, self.schedule, settings, conditions=conditions, workdir=self.workdir, num_images=num_images
         )
+
+    @cached_property
+    def _conditions(self) -> tuple[Condition, ...]:
+        return tuple(condition.in_folder(self.workdir) for condition in self._diffusion.conditions)
+
+    @property
+    def _arguments(self) -> set[str]:
+        """A caller's keywords for conditions."""
+        kinds: list[Any] = [*request.KINDS, *self._conditions]
+        return {kind.argument for kind in kinds}
 
     @property
     def _diffusion(self) -> DiffusionTask:

@@ -86,7 +86,8 @@ def read(
     rest = {name: value for name, value in settings.items() if name not in (*arguments, "guidance_scale")}
     wanted = overridden(config, num_images=num_images, **rest)
     scale, guided = read_scale(wanted, settings.get("guidance_scale"))
-    check(wanted, schedule, scale, guided=guided)
+    solver, sigmas = from_config.sampler(wanted.sample), from_config.ladder(wanted.sample, schedule)
+    _check(wanted, solver, scale, guided=guided)
     cond: Rows = {}
     texts = None
     if conditions is not None:
@@ -94,8 +95,8 @@ def read(
         cond, texts = rows(wanted, conditions, asked, workdir, to_class=guided and wanted.guidance.method == TO_CLASSES)
     return Request(
         config=wanted,
-        sampler=from_config.sampler(wanted.sample),
-        sigmas=from_config.ladder(wanted.sample, schedule),
+        sampler=solver,
+        sigmas=sigmas,
         scale=scale,
         guided=guided,
         cond=cond,
@@ -116,7 +117,10 @@ def overridden(config: ConfigDict, **given: Any) -> ConfigDict:
                 config[group][name] = value.item() if isinstance(value, np.generic) else value
             except (KeyError, AttributeError, TypeError, ValueError) as error:
                 raise UserError(f"{group}.{name}={value!r}: {' '.join(str(error).split())}") from error
-    check_sample(config.sample)
+    try:
+        check_sample(config.sample)
+    except TypeError as error:
+        raise UserError(f"sample: a setting is of the wrong type: {error}") from error
     return config
 
 
@@ -138,22 +142,23 @@ def read_scale(config: ConfigDict, given: Any) -> tuple[Float[np.ndarray, " n"],
 
 
 def changes(config: ConfigDict, scale: float) -> bool:
-    """Whether guidance of this scale differs from the conditional model: a scale of 1 is that model, save where it is
-    the strength of a push (classifier: 0 is) or the direction changes in any case (cfg_plus_plus).
+    """Whether guidance of this scale differs from the conditional model, which is scale 1 of classifier_free and
+    autoguidance, scale 0 of classifier, and no scale of cfg_plus_plus, whose direction is the unconditional one.
     """
     return config.guidance.method == "cfg_plus_plus" or scale != (config.guidance.method != TO_CLASSES)
 
 
-def check(
-    config: ConfigDict, schedule: Schedule, scale: np.ndarray | None = None, *, guided: bool | None = None
-) -> None:
+def check(config: ConfigDict, schedule: Schedule) -> None:
     """Raises UserError where `config.sample` and `config.guidance` cannot work, so that this is told before the first
     picture is due.
     """
-    if scale is None or guided is None:
-        scale, guided = read_scale(config, None)
+    scale, guided = read_scale(config, None)
     solver = from_config.sampler(config.sample)
     from_config.ladder(config.sample, schedule)
+    _check(config, solver, scale, guided=guided)
+
+
+def _check(config: ConfigDict, solver: Sampler, scale: np.ndarray, *, guided: bool) -> None:
     _check_conditions(config)
     sample, wanted = config.sample, config.guidance
     if sample.sampler == "ddpm" and sample.variance == "learned" and not config.model.learned_variance:

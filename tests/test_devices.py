@@ -133,6 +133,9 @@ from jdiff import config, from_config
 from jdiff.modes import train
 from jdiff.networks.conditioning import LabelEmbedding
 from jdiff.networks.embeddings import NoiseEmbedding
+from jdiff.resolve import resolve
+from jdiff.training import sharding
+from jdiff.weights.start import begin
 
 
 class Perceptron(nn.Module):
@@ -146,7 +149,7 @@ class Perceptron(nn.Module):
 settings = config.load("configs/digits.py")
 settings.train.batch_size = 16
 source, _ = from_config.sources(settings)
-settings = from_config.resolve(settings, source)
+settings = resolve(settings, source)
 task = replace(from_config.task(settings), network=Perceptron())
 compiled = []
 jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name))
@@ -156,7 +159,7 @@ for devices in (1, 2, 4, 8):
         mesh = jax.make_mesh(shape, ("data", "fsdp"), types, devices=jax.devices()[:devices])
         state = begin(settings, task, mesh, None, 0)
         before = [leaf.sharding for leaf in jax.tree.leaves(state)]
-        split = sum(not sharding.is_fully_replicated for sharding in before)
+        split = sum(not where.is_fully_replicated for where in before)
         assert (split > 0) == (fsdp > 1), split
         next_state = train.make_step(settings, task, state)
         batches = sharding.on_devices(mesh, train.open_batches(settings, source, 0))

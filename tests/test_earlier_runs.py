@@ -47,12 +47,13 @@ def test_a_run_of_version_1_samples_as_it_did(runs, name):
 
 
 def test_a_run_of_version_1_goes_on(runs):
-    result = run_here(config("digits"), *TINY, *KEYS, "--config.train.steps=45", "--workdir=given", cwd=runs)
+    result = run_here(config("digits"), *TINY, *KEYS, "--config.train.steps=50", "--workdir=given", cwd=runs)
     assert result.status == 0, result.err
     rows = [json.loads(line) for line in (runs / "given" / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows if "loss" in row][-2:] == [40, 45]
+    assert [row["step"] for row in rows if "loss" in row][-3:] == [40, 45, 50]
+    assert [row["loss"] for row in rows if "loss" in row][-1] == pytest.approx(0.7632342576980591, rel=1e-4)  # there
     assert json.loads((runs / "given" / "config.json").read_text())["version"] == 2
-    assert jdiff.load(runs / "given").step == 45
+    assert jdiff.load(runs / "given").step == 50
 
 
 @pytest.mark.parametrize("old", RENAMED)

@@ -1,12 +1,11 @@
 """A run's own examples: the conditions of some held-out images, so that sampling needs no data."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jdiff.common.errors import UserError
 from jdiff.conditions import Condition
@@ -18,8 +17,11 @@ FORMAT = 2  # 1: condition images of float data were kept in [-1, 1]
 
 def save_examples(workdir: Path, cond: dict[str, Any], captions: Sequence[str]) -> None:
     """Raises OSError where the folder cannot be written."""
-    arrays = flatten_dict({**cond, **({"captions": np.array(captions)} if captions else {})}, sep="/")
-    np.savez(workdir / EXAMPLES, format=FORMAT, **arrays)
+    arrays: dict[str, Any] = {"captions": np.array(captions)} if captions else {}
+    for name, values in cond.items():
+        parts = values if isinstance(values, dict) else {"": values}
+        arrays |= {f"{name}/{part}".rstrip("/"): array for part, array in parts.items()}
+    np.savez(workdir / EXAMPLES, **{"format": np.int64(FORMAT), **arrays})
 
 
 def load_examples(workdir: Path | None, conditions: Sequence[Condition]) -> dict[str, Any]:
@@ -27,7 +29,7 @@ def load_examples(workdir: Path | None, conditions: Sequence[Condition]) -> dict
     file = (workdir or Path()) / EXAMPLES
     try:
         with np.load(file) as arrays:
-            saved = unflatten_dict(dict(arrays), sep="/")
+            saved = _nested(arrays)
     except (OSError, ValueError, EOFError, BadZipFile) as error:
         asked = ", ".join(condition.name for condition in conditions)
         raise UserError(f"say what to draw ({asked}): this run has no examples, cannot read {file}") from error
@@ -37,3 +39,15 @@ def load_examples(workdir: Path | None, conditions: Sequence[Condition]) -> dict
             if image.seen.dtype == "float32":
                 saved["image"] = image.seen.range.from_model(saved["image"])
     return saved
+
+
+def _nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """ "text/mask": array -> "text": {"mask": array}."""
+    nested: dict[str, Any] = {}
+    for name, array in arrays.items():
+        condition, _, part = name.partition("/")
+        if part:
+            nested.setdefault(condition, {})[part] = array
+        else:
+            nested[condition] = array
+    return nested

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from jdiff.common.errors import UserError
+from jdiff.common.names import nearest
 from jdiff.conditions import Condition
-from jdiff.config import nearest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Label(Condition):
     def of_record(self, record: Mapping[str, Any], pictures: Mapping[str, np.ndarray]) -> np.ndarray:
         return np.asarray(record["label"], np.int32)
 
-    def of_caller(self, values: Any, argument: str = argument) -> np.ndarray:
+    def of_caller(self, values: Any, argument: str = "labels") -> np.ndarray:
         labels = values.tolist() if hasattr(values, "tolist") else values  # of NumPy or JAX
         if isinstance(labels, str) or not isinstance(labels, Iterable):
             raise UserError(f"{argument}={labels!r} must be a sequence of labels, as in labels=[3, 3, 5]")

@@ -130,7 +130,7 @@ def dit(config: ConfigDict, shape: Shape, conditions: Sequence[Condition]) -> Di
     if network.width % 4:
         raise UserError(f"network.width={network.width} must be a multiple of 4, as positions in rows and columns are")
     vectors_only = network.embedder == "per_block"
-    if vectors_only and ("text" in config.model.conditions or "image" in config.model.conditions):
+    if vectors_only and any(condition.token_width or condition.pictures for condition in conditions):
         raise UserError("network.embedder='per_block' takes labels and scalars alone; set network.embedder='shared'")
     return DiT(
         out_channels=channels * (2 if config.model.learned_variance else 1),

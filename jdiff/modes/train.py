@@ -1,4 +1,4 @@
-"""--mode=train: the training loop. It knows a task by what `Task` says alone."""
+"""--mode=train: the training loop."""
 
 import math
 from collections.abc import Iterator
@@ -45,8 +45,8 @@ def train(config: ConfigDict, workdir: Path, out: Path | None = None) -> int:
     source, held_out = from_config.sources(config)
     config = with_pretrained_network(resolve(config, source), workdir)
     task = from_config.task(config)
-    if isinstance(task.sampled, DiffusionTask):
-        check(config, task.sampled.parameterization.schedule)
+    if isinstance(task.sampling_task, DiffusionTask):
+        check(config, task.sampling_task.parameterization.schedule)
     total = total_steps(config, len(source))
 
     folder = open_folder(workdir)
@@ -61,14 +61,14 @@ def train(config: ConfigDict, workdir: Path, out: Path | None = None) -> int:
             say(f"already trained to step {start}; a larger train.steps goes on from here")
             return 0
 
-        model = Model(config, task.sampled, mesh, Weights({}, {}), step=start, workdir=workdir)
+        model = Model(config, task.sampling_task, mesh, Weights({}, {}), step=start, workdir=workdir)
         scores = previews.evaluators(previews.SCORES, config, task, mesh, held_out)
         pictures = previews.evaluators(previews.PICTURES, config, task, mesh, held_out)
         next_state = make_step(config, task, state)
         batches = sharding.on_devices(mesh, open_batches(config, source, start))
         if not start:
             keep_examples(config, held_out or source, workdir)
-            draw_forward(model, source, workdir)
+            draw_forward(model.with_weights(task.merged(Weights(state.ema, state.task_state)), step=0), source, workdir)
         meter, clock = None, Clock(start)
 
         with Writers(config.log, workdir, config, start=start, total=total) as writers:
@@ -77,7 +77,7 @@ def train(config: ConfigDict, workdir: Path, out: Path | None = None) -> int:
                 state, logs = next_state(state, next_batch(batches, state, config, checkpoints))
                 meter = add_logs(meter, logs)
                 writers.advance()
-                stopping = interrupt.asked(step, config.log.every)
+                stopping = interrupt.asked(step, config.log.every) and step < total
                 last = step == total or stopping
 
                 if step % config.log.every == 0 or last:
@@ -90,6 +90,7 @@ def train(config: ConfigDict, workdir: Path, out: Path | None = None) -> int:
                 with clock.stopped():
                     if stopping:  # saving comes first: whoever asks may not wait for long
                         checkpoints.save(state, config=config.to_dict(), holdout_loss=None)
+                        checkpoints.wait()
                     scored = run(scores, state, step, last=last)
                     if not stopping:
                         if step % config.checkpoint.every == 0 or last:
@@ -123,7 +124,7 @@ def evaluate(
     wanted = [evaluator for every, evaluator in due if step % every == 0 or last]
     if not wanted:
         return {}
-    model = model.with_weights(task.whole(Weights(state.ema, state.task_state)), step=step)
+    model = model.with_weights(task.merged(Weights(state.ema, state.task_state)), step=step)
     scalars: dict[str, float] = {}
     for evaluator in wanted:
         report = evaluator(model, state, step)

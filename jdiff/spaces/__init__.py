@@ -18,7 +18,7 @@ class Space(Protocol):
     weights: a task's, which hold a space's own, if any. key: None where nothing is random.
 
     encode(weights, images [B, ...], key) -> x [B, h, w, c] float32
-    decode(weights, x) -> images in the pictures' dtype and range
+    decode(weights, x [..., h, w, c]) -> images in the pictures' dtype and range, with the same leading axes
     mask(mask [B, H, W, 1] bool) -> the mask in x's sides
     """
 

@@ -22,14 +22,15 @@ class Weights:
 @runtime_checkable
 class Task(Protocol):
     """space: what its x lives in. averaged: the top groups of params that are averaged and that samplers load; (): all.
-    sampled: the task that a sampler uses, which is this one for most.
+    sampling_task: the task that a sampler uses, which is this one for most.
 
     init(key, batch) -> params, state
     loss(params, state, batch, key, step, *, train) -> loss, (state, logs)
         The mean over the batch; logs are scalars by name. train=False: nothing is random but the objective's own draws
         from the key (no dropout, no dropped condition), which is how held-out images are scored.
-    whole(weights) -> the weights that `sampled` takes, from averaged ones
-    begin(weights, found) -> the weights to begin training with, `found` (those of `sampled`) taken over
+    merged(weights) -> the weights of `sampling_task`, given this task's averaged ones
+    init_from(weights, pretrained) -> initial weights for training, given random ones and pretrained ones of
+        `sampling_task`
     """
 
     @property
@@ -37,10 +38,10 @@ class Task(Protocol):
     @property
     def averaged(self) -> tuple[str, ...]: ...
     @property
-    def sampled(self) -> "Task": ...
+    def sampling_task(self) -> "Task": ...
     def init(self, key: Array, batch: Any) -> tuple[PyTree, PyTree]: ...
     def loss(
         self, params: PyTree, state: PyTree, batch: Any, key: Array, step: Array, *, train: bool = True
     ) -> tuple[Array, tuple[PyTree, dict[str, Array]]]: ...
-    def whole(self, weights: Weights) -> Weights: ...
-    def begin(self, weights: Weights, found: Weights) -> Weights: ...
+    def merged(self, weights: Weights) -> Weights: ...
+    def init_from(self, weights: Weights, pretrained: Weights) -> Weights: ...

@@ -24,7 +24,7 @@ class ClassifierTask:
     averaged: tuple[str, ...] = ()
 
     @property
-    def sampled(self) -> "ClassifierTask":
+    def sampling_task(self) -> "ClassifierTask":
         return self
 
     def init(self, key: Array, batch: PyTree) -> tuple[PyTree, PyTree]:
@@ -47,11 +47,11 @@ class ClassifierTask:
         """(logits [B, classes], features [B, F]) of images as the space has them."""
         return self.network.apply({"params": weights.params}, x)  # type: ignore[return-value]
 
-    def whole(self, weights: Weights) -> Weights:
+    def merged(self, weights: Weights) -> Weights:
         return weights
 
-    def begin(self, weights: Weights, found: Weights) -> Weights:
-        return found
+    def init_from(self, weights: Weights, pretrained: Weights) -> Weights:
+        return pretrained
 
 
 @struct.dataclass

@@ -41,7 +41,7 @@ class DiffusionTask:
     averaged: tuple[str, ...] = ("network",)
 
     @property
-    def sampled(self) -> "DiffusionTask":
+    def sampling_task(self) -> "DiffusionTask":
         return self
 
     def init(self, key: Array, batch: PyTree) -> tuple[PyTree, PyTree]:
@@ -80,11 +80,11 @@ class DiffusionTask:
         """D with these weights, as samplers see it."""
         return Denoiser(self, weights)
 
-    def whole(self, weights: Weights) -> Weights:
+    def merged(self, weights: Weights) -> Weights:
         return weights
 
-    def begin(self, weights: Weights, found: Weights) -> Weights:
-        return Weights({**weights.params, **found.params}, {**weights.state, **found.state})
+    def init_from(self, weights: Weights, pretrained: Weights) -> Weights:
+        return Weights({**weights.params, **pretrained.params}, {**weights.state, **pretrained.state})
 
     def _denoiser(self, weights: Weights, dropout_key: Array | None) -> Denoise:
         rngs = {} if dropout_key is None else {"dropout": dropout_key}

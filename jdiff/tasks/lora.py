@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from jdiff.common.keys import named
@@ -36,7 +35,7 @@ class LoRATask:
         return self.task.space
 
     @property
-    def sampled(self) -> DiffusionTask:
+    def sampling_task(self) -> DiffusionTask:
         return self.task
 
     def init(self, key: Array, batch: PyTree) -> tuple[PyTree, PyTree]:
@@ -52,18 +51,18 @@ class LoRATask:
         loss, (own, logs) = self.task.loss(self._merged(params, state[FROZEN]), own, batch, key, step, train=train)
         return loss, ({**own, FROZEN: state[FROZEN]}, logs)
 
-    def whole(self, weights: Weights) -> Weights:
+    def merged(self, weights: Weights) -> Weights:
         """The task's weights with the low-rank parts merged in."""
         own = {name: part for name, part in weights.state.items() if name != FROZEN}
-        return Weights(self._merge(weights.params, weights.state[FROZEN]), own)
+        return Weights(self._merge_compiled(weights.params, weights.state[FROZEN]), own)
 
-    def begin(self, weights: Weights, found: Weights) -> Weights:
-        """The parts stand beside `found`, which stays frozen; training goes on from copies of its embedders."""
-        params = {**weights.params, **jax.tree.map(jnp.copy, _conditioner(found.params["network"]))}
-        return Weights(params, {**weights.state, **found.state, FROZEN: found.params})
+    def init_from(self, weights: Weights, pretrained: Weights) -> Weights:
+        """The parts stand beside `pretrained`, which stays frozen; training goes on from copies of its embedders."""
+        params = {**weights.params, **_conditioner(pretrained.params["network"])}
+        return Weights(params, {**weights.state, **pretrained.state, FROZEN: pretrained.params})
 
     @cached_property
-    def _merge(self) -> Callable[[PyTree, PyTree], PyTree]:
+    def _merge_compiled(self) -> Callable[[PyTree, PyTree], PyTree]:
         return jax.jit(self._merged)  # traced once, not at every picture
 
     def _merged(self, params: PyTree, frozen: PyTree) -> PyTree:

@@ -37,7 +37,7 @@ def of_run(config: ConfigDict, workdir: Path, checkpoint: str, mesh: Mesh) -> tu
     """
     task, folder = from_config.task(config), workdir / "checkpoints"
     if (workdir / EXPORTED).is_file():
-        return task.sampled, *_exported(task.sampled, config, workdir, mesh)
+        return task.sampling_task, *_exported(task.sampling_task, config, workdir, mesh)
     nothing = f"{workdir} holds no checkpoint yet; train it first: --config=FILE --workdir={workdir}"
     if not folder.is_dir():
         raise UserError(nothing)
@@ -51,7 +51,7 @@ def of_run(config: ConfigDict, workdir: Path, checkpoint: str, mesh: Mesh) -> tu
     state = saved["task_state"]
     if FROZEN in abstract["task_state"]:
         state = {**state, FROZEN: pretrained_weights(config, mesh)[0].params}
-    return task.sampled, task.whole(Weights(saved["ema"], state)), step
+    return task.sampling_task, task.merged(Weights(saved["ema"], state)), step
 
 
 def _shapes(task: Task, config: ConfigDict) -> tuple[PyTree, PyTree]:
@@ -64,6 +64,8 @@ def _exported(task: Task, config: ConfigDict, workdir: Path, mesh: Mesh) -> tupl
     abstract = sharding.abstract(mesh, as_tensors(Weights(groups(params, task.averaged), state)))
     file = workdir / EXPORTED
     read, metadata = tensors.read_file(file)
+    not_averaged = set(params) - set(groups(params, task.averaged))  # exports of version 1 hold these too
+    read = {name: array for name, array in read.items() if name.split(".")[0] not in not_averaged}
     made = {}
     for name, leaf in abstract.items():
         if name not in read or read[name].shape != leaf.shape:
@@ -115,7 +117,7 @@ def other_conditions(config: ConfigDict, theirs: ConfigDict | None) -> dict[str,
         return {}
     other = {}
     for name in set(config.model.conditions) & set(theirs.model.conditions):
-        ours, has = config.condition[name], theirs.condition[name]
+        ours, has = config.condition.get(name, {}), theirs.condition.get(name, {})
         changed = [key for key in ours if key not in ("drop_rate", "on_long") and ours[key] != has[key]]
         if changed:
             other[name] = f"condition.{name}.{changed[0]} is {has[changed[0]]!r} there"
@@ -170,7 +172,7 @@ def _label_table(
 
 def pretrained_weights(config: ConfigDict, mesh: Mesh) -> tuple[Weights, list[str]]:
     """(the weights that training starts with, those of train.initial in place; notes of what is new)."""
-    task = from_config.task(config).sampled
+    task = from_config.task(config).sampling_task
     params, state = jax.jit(lambda: task.init(named(root_key(config.seed), "init"), from_config.example(config)))()
     start = read_pretrained(config.train.initial, config.train.initial_checkpoint)
     network, notes = overlaid(params["network"], start, config)

@@ -82,7 +82,7 @@ def begin(config: ConfigDict, task: Task, mesh: Mesh, checkpoints: Checkpoints |
         return replace(state, task_state={**state.task_state, FROZEN: found.params})
     for note in notes:
         say(note)
-    weights = task.begin(Weights(state.params, state.task_state), found)
+    weights = task.init_from(Weights(state.params, state.task_state), found)
     # Copies: the state is donated, and no buffer can be given away twice.
     params, average = _copied(weights.params), _copied(groups(weights.params, task.averaged))
     return replace(state, params=params, ema=average, task_state=weights.state)
