@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from jdiff.common.errors import UserError
+from jdiff.conditions.label import Label
 from jdiff.data.augment import Turn
 from jdiff.data.decode import decode
 from jdiff.data.pipeline import fixed_batch, train_batches
@@ -24,17 +25,20 @@ from jdiff.data.sources.wrapped import Wrapped
 from jdiff.data.views import View
 
 
-def view(shape, *, flip=False, **fields):
+def view(shape, *, flip=False, conditions=()):
     height, width, _ = shape
     resize, turn = Resize("centre", height, width), Turn(horizontal=flip)
-    return View(picture=Picture(shape), resize=resize, turn=turn, **fields)
+    return View(picture=Picture(shape), resize=resize, turn=turn, conditions=conditions)
+
+
+DIGIT = Label(class_names=tuple("0123456789"))
 
 
 def centred(image, height, width):
     return Resize("centre", height, width)({"image": image}, np.random.default_rng(0))["image"]
 
 
-VIEW = view((8, 8, 1), flip=True, labels=1)
+VIEW = view((8, 8, 1), flip=True, conditions=(DIGIT,))
 
 
 def digest(batch):
@@ -102,7 +106,7 @@ def test_a_workers_error_is_the_users():
 
 def test_every_example_once_an_epoch():
     source = Digits("train")
-    batches = train_batches(source, view((8, 8, 1), labels=1), batch_size=100, seed=0)
+    batches = train_batches(source, view((8, 8, 1), conditions=(DIGIT,)), batch_size=100, seed=0)
     expected = Counter(source[i]["image"].tobytes() for i in range(1500))
     orders = []
     for _ in range(2):
@@ -115,7 +119,7 @@ def test_every_example_once_an_epoch():
 def test_flips_mirror_half_of_the_images():
     source = Digits("train")
     flipped = take(20)
-    plain = train_batches(source, view((8, 8, 1), flip=False, labels=1), batch_size=64, seed=5)
+    plain = train_batches(source, view((8, 8, 1), flip=False, conditions=(DIGIT,)), batch_size=64, seed=5)
     mirrored = total = 0
     for batch in flipped:
         for ours, straight in zip(batch["x0"], next(plain)["x0"], strict=True):
