@@ -18,7 +18,7 @@ from jdiff.common.errors import UserError
 from jdiff.networks import lora
 from jdiff.weights.read import Pretrained, overlaid
 from jdiff.weights.start import pretrained_tokenizer
-from tests.conftest import TINY, config, run_command
+from tests.conftest import TINY, config, refusal, run_here
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 
@@ -32,7 +32,7 @@ def weights(workdir):
 
 
 def train(*arguments, cwd, workdir="run"):
-    result = run_command(*arguments, *TINY, f"--workdir={workdir}", cwd=cwd)
+    result = run_here(*arguments, *TINY, f"--workdir={workdir}", cwd=cwd)
     assert result.status == 0, result.err
     return cwd / workdir, result
 
@@ -74,13 +74,11 @@ def test_other_classes_and_another_size(tiny_run, three_classes, tmp_path):
 def test_the_network_is_taken_from_the_weights(tiny_run, tmp_path):
     """What the config says of the network does not count; a run of another prediction is refused."""
     wide = (config("digits"), f"--config.train.initial={tiny_run.workdir}", *STILL)
-    result = run_command(*wide, *TINY, "--config.network.channels=24", "--workdir=a", cwd=tmp_path)
+    result = run_here(*wide, *TINY, "--config.network.channels=24", "--workdir=a", cwd=tmp_path)
     assert result.status == 0, result.err
     assert weights(tmp_path / "a")["first/kernel"].shape[-1] == 8
-    result = run_command(*wide, *TINY, "--config.model.prediction=v", "--workdir=b", cwd=tmp_path)
-    assert result.status == 1
-    assert "model.prediction is 'edm' in train.initial=" in result.err
-    assert result.err.count("\n") == 1
+    line = refusal(*wide, *TINY, "--config.model.prediction=v", "--workdir=b", cwd=tmp_path)
+    assert "model.prediction is 'edm' in train.initial=" in line
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +224,7 @@ def test_parts_of_rank_r_reach_any_change_of_rank_r():
 
 def test_an_exported_run_samples_the_same_and_can_be_started_from(lora_run, tmp_path):
     """Low-rank parts merged; nothing but the folder is needed."""
-    result = run_command("--mode=export", f"--workdir={lora_run}", "--out=out", cwd=tmp_path)
+    result = run_here("--mode=export", f"--workdir={lora_run}", "--out=out", cwd=tmp_path)
     assert result.status == 0, result.err
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.json", "weights.safetensors"]
     again, run = jdiff.load(tmp_path / "out"), jdiff.load(lora_run)
@@ -240,9 +238,8 @@ def test_runs_and_exported_weights_do_not_mix(tiny_run, lora_run, tmp_path):
     with pytest.raises(UserError, match="holds a run"):
         jdiff.load(lora_run).export(tiny_run.workdir)
     jdiff.load(tiny_run.workdir).export(tmp_path)
-    result = run_command(config("digits"), *TINY, "--config.train.steps=1", f"--workdir={tmp_path}", cwd=tmp_path)
-    assert result.status == 1
-    assert f"train in another folder, with train.initial={tmp_path}" in result.err
+    line = refusal(config("digits"), *TINY, "--config.train.steps=1", f"--workdir={tmp_path}", cwd=tmp_path)
+    assert f"train in another folder, with train.initial={tmp_path}" in line
 
 
 def test_an_exported_folder_that_lacks_something(tiny_run, tmp_path):
@@ -319,10 +316,8 @@ def test_from_diffusers_and_back(tmp_path):
 def test_wrong_beginnings(arguments, message, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").write_text(json.dumps({"_class_name": "Kandinsky3UNet"}))
-    result = run_command(config("digits"), *arguments, *TINY, "--config.train.steps=1", "--workdir=run", cwd=tmp_path)
-    assert result.status == 1
-    assert message in result.err
-    assert result.err.count("\n") == 1
+    line = refusal(config("digits"), *arguments, *TINY, "--config.train.steps=1", "--workdir=run", cwd=tmp_path)
+    assert message in line
 
 
 def test_weights_of_another_network(tiny_run, tmp_path):
@@ -331,6 +326,5 @@ def test_weights_of_another_network(tiny_run, tmp_path):
         Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
     arguments = (config("folder"), f"--config.data.dir={tmp_path}", "--config.data.image_size=8")
     arguments += (f"--config.train.initial={tiny_run.workdir}", "--config.model.sigma_data=0.75")
-    result = run_command(*arguments, *TINY, "--config.train.steps=1", "--workdir=run", cwd=tmp_path)
-    assert result.status == 1
-    assert "first/kernel is [3, 3, 3, 8] here and [3, 3, 1, 8] there" in result.err
+    line = refusal(*arguments, *TINY, "--config.train.steps=1", "--workdir=run", cwd=tmp_path)
+    assert "first/kernel is [3, 3, 3, 8] here and [3, 3, 1, 8] there" in line

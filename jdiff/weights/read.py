@@ -91,7 +91,7 @@ class Pretrained:
 
     path: Path
     network: Mapping[str, Any]
-    params: dict[tuple[str, ...], np.ndarray]
+    params: dict[tuple[str, ...], Array | np.ndarray]
     config: ConfigDict | None
     step: int = 0
 
@@ -160,7 +160,9 @@ def overlaid(params: PyTree, start: Pretrained, config: ConfigDict) -> tuple[PyT
     return unflatten_dict(made), new
 
 
-def _label_table(new: Array, found: np.ndarray | None, start: Pretrained, config: ConfigDict) -> tuple[Array, str]:
+def _label_table(
+    new: Array, found: Array | np.ndarray | None, start: Pretrained, config: ConfigDict
+) -> tuple[Array, str]:
     """(a table of classes and the null for these classes; a note of what is new): of a class of the same name, and the
     null's row, as there. Where labels are new altogether, zeros, so that training starts with what is known without.
     """
