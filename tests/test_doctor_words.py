@@ -88,7 +88,7 @@ def test_odd_names_on_disk(tmp_path, capsys):
         (tmp_path / "data" / name).mkdir(parents=True)
         Image.fromarray(image).save(tmp_path / "data" / name / f"{name}.png")
         (tmp_path / "data" / name / f"{name}torn.png").write_bytes(b"torn")
-    assert inspect(small_config(tmp_path / "data"), tmp_path / "out") == 0
+    assert inspect(small_config(tmp_path / "data"), tmp_path, tmp_path / "out") == 0
     told = capsys.readouterr().out
     assert f"{len(ODD_NAMES)} files cannot be used" in told
     assert "PNG RGB 100 %" in told  # files are opened by their own names
@@ -129,7 +129,7 @@ def test_every_file_left_out_is_named(tmp_path, capsys):
         Image.fromarray(image).save(tmp_path / f"{i:02d}.png")
     for i in range(5):
         (tmp_path / f"{i:02d}.png").write_bytes(b"torn")
-    assert inspect(small_config(tmp_path), tmp_path / "out") == 0
+    assert inspect(small_config(tmp_path), tmp_path, tmp_path / "out") == 0
     told = capsys.readouterr().out
     assert told.index("MEND BEFORE TRAINING") < told.index("5 files cannot be used: ")
     assert all(f"{i:02d}.png" in told for i in range(5))
