@@ -239,6 +239,8 @@ def test_guidances_compose():
     class Strong:
         """A guidance made of two."""
 
+        passes = 4
+
         def __call__(self, denoise):
             return guidance.guided(denoise, (ClassifierFree(jnp.float32(2)), Autoguidance(jnp.float32(1.5), weak)))
 
