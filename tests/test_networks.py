@@ -136,7 +136,6 @@ def test_convolution_is_laxs_in_value_and_derivatives(size, stride, channels, si
 
 def test_more_fourier_features_than_there_are_frequencies_are_refused():
     settings = jdiff.config.load(REPOSITORY / "configs" / "digits.py")
-    settings.data.shape = (8, 8, 1)
     settings.network.update(noise_embedding="fourier", noise_channels=1026)
     with pytest.raises(UserError, match=r"network\.noise_channels=1026; fourier has at most 1024"):
-        unet(settings)
+        unet(settings, (8, 8, 1), ())

@@ -6,14 +6,15 @@ import pytest
 from PIL import Image
 
 from jdiff.common import pictures
+from jdiff.common.ranges import SCREEN
 
 
 def test_all_levels_survive_the_way_in_and_out():
     levels = jnp.arange(256, dtype=jnp.uint8)
-    inside = pictures.to_float(levels)
+    inside = SCREEN.to_model(levels)
     assert (float(inside.min()), float(inside.max())) == (-1, 1)
-    np.testing.assert_array_equal(pictures.to_uint8(inside), levels)
-    np.testing.assert_array_equal(pictures.to_uint8(jnp.array([-3.0, 3.0])), [0, 255])
+    np.testing.assert_array_equal(SCREEN.from_model(inside), levels)
+    np.testing.assert_array_equal(SCREEN.from_model(jnp.array([-3.0, 3.0])), [0, 255])
 
 
 @pytest.mark.parametrize(("channels", "shown"), [(1, 1), (2, 1), (3, 3), (4, 4), (7, 3)])
