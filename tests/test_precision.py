@@ -49,7 +49,11 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+# The transformer's blocks are of DiT's kind, and take a compilation of forty seconds.
+REMAT = [pytest.param(name, marks=[pytest.mark.slow] if name == "unet, transformer" else []) for name in NETWORKS]
+
+
+@pytest.mark.parametrize("name", REMAT)
 def test_remat_keeps_less_and_costs_no_gradient(name):
     """What the backward pass keeps of the forward one, in bytes. How much of that a compiler turns into memory is its
     own affair: on CPUs next to nothing (benchmarks/RESULTS.md).

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from PIL import Image
 
 from tests.conftest import config, run_here
@@ -45,6 +46,7 @@ def test_fashion_mnist_trains_and_resumes(test_data, tmp_path):
     assert sum(series[-5:]) < 0.7 * sum(series[:5])
 
 
+@pytest.mark.slow  # its first step is traced by test_shipped_configs, its data read by test_dataset_configs
 def test_cifar10_starts(test_data, tmp_path):
     arguments = [config("cifar10"), *SHORT, f"--config.data.dir={test_data / 'tfds'}"]
     result = run_here(*arguments, "--config.train.steps=10", cwd=tmp_path)
