@@ -1,243 +1,472 @@
-"""Every key with its default and its meaning. Other configs start from this one and change what they need.
-
-On resume, train.steps, sample.*, guidance.*, log.*, checkpoint.* and machine.* may differ from the run's config;
-nothing else may.
+"""Every key with its default, its meaning, the values that it may take, and what a change does to a run that goes on
+(jdiff/common/settings.py). Other configs start from this one and change what they need.
 """
+
+from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from jdiff.common.settings import IDENTITY, SILENT, TOLD, Setting, group
+
+TOP = group(
+    "",
+    TOLD,
+    seed=Setting(0, "of everything random in training: initial weights, order of the data, noise", "[0, 2^32)"),
+    task=Setting("diffusion", "what is trained: diffusion, classifier", resume=IDENTITY),
+)
+
+DATA = group(
+    "data",
+    TOLD,
+    name=Setting(
+        "digits",
+        "digits; folder; pairs; arrays; tfds:<name of a TensorFlow data set>; hf:<name or folder of a Hugging "
+        "Face data set>; array_record (written by --mode=prepare)",
+        resume=SILENT,
+    ),
+    dir=Setting(
+        "",
+        "folder of the data; for arrays also a .npz or .npy file; tfds: default ~/tensorflow_datasets",
+        resume=SILENT,
+    ),
+    target=Setting("image", "the picture of a record that is modelled: image, or another name, such as mask"),
+    image_size=Setting(0, "pixels; images are resized to a square of this side. 0: the source's size", "[0, 2^16]"),
+    resize=Setting(
+        "centre",
+        "centre (crop the largest central square), adm (ADM's centre crop), random_crop (ADM's, in training), pad "
+        "(no crop; fill with the darkest value), squash (no crop; the aspect changes)",
+    ),
+    channels=Setting(0, "1 grey, 3 RGB, 4 RGBA. 0: the source's number (folder, pairs, hf: 3)", "[0, 2^10]"),
+    bits=Setting(
+        8,
+        "folder, pairs, hf: 16 keeps the precision of 16-bit grey files; 8 scales them to 8 bits",
+        "[8, 16]",
+    ),
+    flip=Setting(False, "mirror left and right with probability 1/2 in training"),
+    flip_vertical=Setting(False, "mirror top and bottom likewise"),
+    quarter_turns=Setting(False, "rotate by 0, 90, 180 or 270 degrees in training"),
+    augment=Setting(0.0, "probability of EDM's augmentation, which conditions the network (CIFAR-10: 0.12)", "[0, 1]"),
+    holdout=Setting(0.05, "share of the images held out if the data have no test split", "[0, 1)", resume=SILENT),
+    on_bad_file=Setting(
+        "error",
+        '"error" refuses an unreadable image by name, "skip" leaves it out and counts it',
+        resume=SILENT,
+    ),
+    folders=Setting(("images", "masks"), "pairs: the two folders, matched by base name", resume=SILENT, of=str),
+    suffixes=Setting(
+        ("", ""),
+        'pairs: ends of base names to ignore in matching, such as "_segmentation"',
+        resume=SILENT,
+        of=str,
+    ),
+    halves=Setting("", 'pairs: both pictures in one file: "left,right" or "top,bottom"', resume=SILENT),
+    names=Setting(("image", "mask"), "pairs: names of the two pictures", resume=SILENT, of=str),
+    masks=Setting(
+        ("mask",),
+        "pairs, hf: names of masks, whose values are never interpolated; filled in from the data",
+        resume=IDENTITY,
+        of=str,
+    ),
+    mask_values=Setting((), "pairs, hf: allowed values of masks; (): the values of training masks", "[0, 2^16)"),
+    mask_snap=Setting(False, "pairs, hf: replace other values by the nearest allowed one; else such a mask is refused"),
+    low=Setting(
+        None,
+        "the value that maps to -1; None: the dtype's lowest, or the minimum of float data",
+        "(-inf, inf)",
+        kind=float,
+    ),
+    high=Setting(None, "the value that maps to 1, likewise", "(-inf, inf)", kind=float),
+    labels=Setting(
+        "",
+        'folder: the column of metadata.jsonl with a label or a list of labels; "": sub-folders are classes. hf: '
+        'the label\'s column; "": label, or the only ClassLabel',
+    ),
+    shape=Setting(
+        (),
+        "(height, width, channels); from here on filled in from the data when training starts",
+        "[1, 2^16]",
+        resume=IDENTITY,
+    ),
+    class_names=Setting((), "kept, as are the others, so that sampling needs no data", resume=IDENTITY, of=str),
+    labels_per_image=Setting(1, "more than 1: a list of labels", "[1, 2^16]", resume=IDENTITY),
+    dtype=Setting("uint8", "of the pictures", resume=IDENTITY),
+    range=Setting((0.0, 255.0), "the values that map to -1 and 1", "(-inf, inf)", resume=IDENTITY, of=float),
+    alpha=Setting((), "names of pictures whose last channel is opacity", resume=IDENTITY, of=str),
+    num_images=Setting(0, "training images", "[0, inf)", resume=SILENT),
+    text_width=Setting(0, "features per token of a frozen text encoder", "[0, 2^16]", resume=IDENTITY),
+    fingerprint=Setting(
+        "",
+        "of the data's names, sizes and contents: a run that resumes is told of other data",
+        resume=SILENT,
+    ),
+)
+
+MODEL = group(
+    "model",
+    IDENTITY,
+    space=Setting("pixels", "what x lives in: pixels"),
+    conditions=Setting(("label",), "what the model is given, of what the data carry; (): unconditional", of=str),
+    drop_rate=Setting(
+        0.1,
+        "how often a condition is dropped in training, for classifier-free guidance; each condition may have its "
+        "own below",
+        "[0, 1)",
+        resume=TOLD,
+    ),
+    schedule=Setting(
+        "edm",
+        "edm, ve, vp, cosine_continuous, flow; tables: linear, scaled_linear, sigmoid, cosine, sigmoid_alpha_bar",
+    ),
+    schedule_steps=Setting(1000, "T of a table", "[1, 2^20]"),
+    beta_start=Setting(1e-4, "linear, scaled_linear, sigmoid; vp takes both ends times 1000", "(0, 1)"),
+    beta_end=Setting(0.02, "likewise, the last step's", "(0, 1)"),
+    zero_terminal_snr=Setting(False, "tables: the last step has no signal left"),
+    flow_shift=Setting(1.0, "flow: above 1 spends more time at high noise", "[0.01, 100]"),
+    sigma_min=Setting(
+        None,
+        "edm, ve: the ends of the noise levels; None: 0.002 and 80, 0.01 and 50",
+        "(0, 1e5]",
+        kind=float,
+    ),
+    sigma_max=Setting(None, "likewise", "(0, 1e5]", kind=float),
+    prediction=Setting("edm", "what the network predicts: edm, eps, x0, v, flow"),
+    sigma_data=Setting(0.5, "edm: standard deviation of the data in [-1, 1]", "[1e-3, 1e3]"),
+    learned_variance=Setting(False, "tables: the network also predicts the variance of ddpm's steps"),
+)
+
+CONDITION_LABEL = group(
+    "condition.label",
+    IDENTITY,
+    drop_rate=Setting(None, "None: model.drop_rate", "[0, 1)", resume=TOLD, kind=float),
+)
+
+CONDITION_TEXT = group(
+    "condition.text",
+    IDENTITY,
+    encoder=Setting(
+        "transformer",
+        "transformer: trained along with the model; frozen: a pretrained one from text.path",
+    ),
+    path=Setting("", "frozen: a local folder that `transformers` reads", resume=TOLD),
+    length=Setting(32, "most tokens of a text", "[3, 2^16]"),
+    on_long=Setting("truncate", 'longer texts: "truncate" (with a warning) or "error"', resume=TOLD),
+    vocabulary=Setting(
+        2048,
+        "transformer: most tokens of the byte-pair tokenizer that is fitted to the captions",
+        "[1, 2^20]",
+    ),
+    width=Setting(128, "features of a token", "[1, 2^16]"),
+    depth=Setting(2, "transformer: layers", "[1, 2^8]"),
+    heads=Setting(4, "transformer: attention heads", "[1, 2^10]"),
+    projected=Setting(True, "frozen: a linear layer on the features; False: none, as in Stable Diffusion"),
+    drop_rate=Setting(None, "as of labels", "[0, 1)", resume=TOLD, kind=float),
+)
+
+CONDITION_IMAGE = group(
+    "condition.image",
+    IDENTITY,
+    of=Setting("", 'which of a record\'s pictures; "": the one that is modelled'),
+    view=Setting(
+        "thumbnail",
+        'how it is shown: "as_is", "thumbnail" (coarse pixels), "grey" (without its colours), or a sketch: "canny" '
+        '(extra `edges`), "xdog"',
+    ),
+    shape=Setting(
+        (),
+        "filled in from the data when training starts, of the record's picture; so the next two",
+        "[1, 2^16]",
+    ),
+    dtype=Setting("uint8", "filled in likewise"),
+    range=Setting((0.0, 255.0), "filled in likewise", "(-inf, inf)", of=float),
+    factor=Setting(4, "thumbnail: the downsampling factor", "[1, 2^16]"),
+    into=Setting("concat", '"concat": concatenated to the noisy image; "cross_attention": tokens for cross-attention'),
+    width=Setting(128, "cross_attention: features of a token", "[1, 2^16]"),
+    downsamples=Setting(2, "cross_attention: convolutions of stride 2 in the encoder", "[0, 16]"),
+    drop_rate=Setting(None, "as of labels", "[0, 1)", resume=TOLD, kind=float),
+)
+
+CONDITION_SCALARS = group(
+    "condition.scalars",
+    IDENTITY,
+    names=Setting((), "which numbers of a record; folder: columns of its metadata", of=str),
+    drop_rate=Setting(None, "as of labels", "[0, 1)", resume=TOLD, kind=float),
+)
+
+# Published ones by name: configs/networks.py.
+NETWORK = group(
+    "network",
+    IDENTITY,
+    name=Setting("unet", "unet; dit (a transformer over patches); convnet (the classifier's)"),
+    dropout=Setting(0.0, "rate of dropout in the blocks, in training", "[0, 1)", resume=TOLD),
+    dtype=Setting("float32", "compute in float32 or bfloat16; parameters stay float32", resume=TOLD),
+    remat=Setting(False, "recompute blocks in the backward pass: less memory, more time", resume=TOLD),
+    attention_heads=Setting(1, "unet, dit", "[1, 2^10]"),
+    channels=Setting(128, "unet, convnet: level i has channels * channel_mults[i]", "[1, 2^16]"),
+    channel_mults=Setting((1, 2, 2, 2), "one number a level; level i has sides / 2^i", "[1, 2^10]"),
+    blocks_per_level=Setting(2, "unet (and all below): in the encoder; one more in the decoder", "[1, 2^6]"),
+    block=Setting("residual", "residual, vgg, dense, inception"),
+    scale_shift=Setting(True, "the embedding scales and shifts (ADM), or only shifts (DDPM)"),
+    skip_rescale=Setting(False, "residual sums times sqrt(1/2), which keeps their variance"),
+    norm=Setting("group", "group, layer, rms, instance"),
+    norm_groups=Setting(0, "group: their number; 0: at most 32 of at least 4 channels", "[0, 2^16]"),
+    norm_eps=Setting(1e-6, "also of dit's norm before the mlp", "(0, 1]"),
+    attention=Setting("self", "self, cross (to the conditions' tokens), transformer (both and a feed-forward network)"),
+    attention_levels=Setting((1,), "levels with attention (0: full size)", "[0, 2^6]"),
+    head_channels=Setting(0, "channels of an attention head, instead of attention_heads", "[0, 2^16]"),
+    transformer_depth=Setting(1, "transformer: layers", "[1, 2^6]"),
+    middle_attention=Setting(True, "attention between encoder and decoder"),
+    up_attention=Setting("every", 'attention after "every" block of the decoder\'s level, or the "last"'),
+    resample=Setting("conv", "downsampling and upsampling: conv, residual (in a residual block), pool (no parameters)"),
+    resample_filter=Setting("box", "box (mean down, nearest up), fir ([1, 3, 3, 1])"),
+    project_resampled=Setting(True, "residual: a 1x1 convolution on the skip branch of blocks that resample"),
+    down_padding=Setting(
+        (),
+        "conv: zeros (before, after) of the strided convolution; (): one on either side",
+        "[0, 1]",
+    ),
+    input_skip=Setting(False, "the downsampled image is added at every level of the encoder (NCSN++)"),
+    noise_embedding=Setting("sinusoidal", "sinusoidal, fourier (at most 1,024 noise_channels)"),
+    noise_channels=Setting(0, "features of the noise level before its two layers; 0: channels", "[0, 2^16]"),
+    freq_shift=Setting(0, "sinusoidal: 1 makes the lowest frequency 1/10,000 exactly, as in DDPM's code", "[0, 1]"),
+    width=Setting(384, "dit (and all below): features of a token", "[1, 2^16]"),
+    depth=Setting(12, "blocks", "[1, 2^8]"),
+    patch_size=Setting(2, "pixels", "[1, 2^10]"),
+    grid_size=Setting(
+        0,
+        "patches that the positions span, whatever the image's sides; 0: patches are 1 apart",
+        "[0, 2^16]",
+    ),
+    embedder=Setting("shared", "shared (one embedding of noise level and label for all blocks), per_block (diffusers)"),
+)
+
+OBJECTIVE = group(
+    "objective",
+    TOLD,
+    draw=Setting(
+        "lognormal",
+        "how training draws sigma: lognormal, log_uniform, logit_normal (of flow's t), uniform (in the schedule's "
+        "time), steps (of a table, uniformly)",
+    ),
+    stratified=Setting(False, "spread a batch's draws evenly"),
+    mean=Setting(
+        None,
+        "lognormal: of ln sigma (None: -1.2); logit_normal: of logit t (None: 0)",
+        "[-20, 20]",
+        kind=float,
+    ),
+    std=Setting(None, "likewise (None: 1.2; 1)", "(0, 20]", kind=float),
+    weight=Setting("simple", "simple (1 on what the network predicts), edm, min_snr, soft_min_snr, p2, v_uniform"),
+    gamma=Setting(None, "min_snr, soft_min_snr (None: 5); p2 (None: 1)", "(0, 1e6]", kind=float),
+    loss=Setting("l2", "l2, l1, huber"),
+    huber_delta=Setting(1.0, "huber: the error beyond which it is linear", "(0, 1e6]"),
+    uncertainty=Setting(False, "learn how hard each noise level is, and weigh by it (EDM2)", resume=IDENTITY),
+    vlb=Setting(0.001, "weight of the variational term, with model.learned_variance", "[0, 1e6]"),
+)
+
+TRAIN = group(
+    "train",
+    TOLD,
+    steps=Setting(0, "how long to train, in steps; or else", "[0, 2^31)", resume=SILENT),
+    epochs=Setting(0.0, "in passes over the training images; or else", "[0, inf)", resume=SILENT),
+    images=Setting(0, "in images seen", "[0, inf)", resume=SILENT),
+    initial=Setting(
+        "",
+        "start from these weights: a run's folder, an exported one, or one of diffusers' (a model with "
+        "config.json and safetensors); the network is then theirs",
+        resume=IDENTITY,
+    ),
+    initial_checkpoint=Setting(
+        "latest",
+        "of that run: latest, best (lowest held-out loss) or a step; filled in with it",
+        resume=IDENTITY,
+    ),
+    batch_size=Setting(128, "images a step, over all devices", "[1, 2^31)"),
+    accumulate=Setting(1, "microbatches a batch, to save memory", "[1, 2^31)"),
+    optimizer=Setting("adam", "adam, adamw"),
+    learning_rate=Setting(2e-4, "the highest of the schedule", "[0, inf)"),
+    schedule=Setting(
+        "constant",
+        "the learning rate after its warm-up: constant; cosine and linear, to 0 at the end; inverse_sqrt, which "
+        "falls after train.decay_images (EDM2)",
+    ),
+    decay_images=Setting(0, "inverse_sqrt: images after which the rate falls; 0: the warm-up's", "[0, inf)"),
+    warmup_images=Setting(0, "the rate rises linearly over so many images, then stays", "[0, inf)"),
+    b1=Setting(0.9, "Adam's decay of the mean gradient", "[0, 1)"),
+    b2=Setting(0.999, "Adam's decay of the mean square", "[0, 1)"),
+    eps=Setting(1e-8, "Adam's epsilon", "(0, 1]"),
+    weight_decay=Setting(0.0, "adamw", "[0, inf)"),
+    clip_norm=Setting(1.0, "largest norm of the gradient; 0: not clipped", "[0, inf)"),
+    ema_halflife_images=Setting(500_000, "half-life of the weights' average, in images; 0: no average", "[0, inf)"),
+    ema_rampup=Setting(0.05, "the half-life is at most this share of the images seen", "[0, inf)"),
+    max_skipped_in_row=Setting(
+        50,
+        "the run stops after so many steps in a row without a finite loss and gradient",
+        "[1, 2^31)",
+        resume=SILENT,
+    ),
+    holdout_images=Setting(
+        512,
+        "held-out images scored, with fixed noise, at each checkpoint (tells the best)",
+        "[0, inf)",
+        resume=SILENT,
+    ),
+    sample_every=Setting(
+        0,
+        "steps between sample grids, drawn from the EMA weights; 0: never",
+        "[0, inf)",
+        resume=SILENT,
+    ),
+    trajectory_every=Setting(0, "steps between denoising strips; 0: never", "[0, inf)", resume=SILENT),
+)
+
+# Train low-rank parts beside the kernels of train.initial, these being frozen.
+LORA = group(
+    "lora",
+    IDENTITY,
+    rank=Setting(0, "0: train all weights", "[0, 2^16]"),
+    alpha=Setting(None, "the low-rank parts are scaled by alpha / rank; None: the rank", "(0, inf)", kind=float),
+    layers=Setting(("attention", "convolution"), "whose kernels get a part", of=str),
+)
+
+SAMPLE = group(
+    "sample",
+    SILENT,
+    name=Setting("samples", "--mode=sample writes to WORKDIR/samples/<name> unless --out is given"),
+    num_images=Setting(100, "how many images to draw", "[1, 2^31)"),
+    batch_size=Setting(100, "images at a time, over all devices", "[1, 2^31)"),
+    sampler=Setting(
+        "heun",
+        "ddpm, ddim, euler, euler_ancestral, heun, dpm2, dpmpp_2s_ancestral, dpmpp_2m, dpmpp_3m, dpmpp_2m_sde, "
+        "dpmpp_sde, lms, unipc, langevin, predictor_corrector, ode",
+    ),
+    steps=Setting(18, "rungs of the ladder; ode chooses its own steps between its ladder's two ends", "[1, 2^31)"),
+    eta=Setting(
+        None,
+        "noise, 0 none .. 1 ddpm's: ddim (None: 0), the ancestral and sde ones (None: 1)",
+        "[0, 1]",
+        kind=float,
+    ),
+    variance=Setting("small", "ddpm: small, large, learned (with model.learned_variance)"),
+    order=Setting(None, "unipc (None: 2), lms (None: 4)", "[1, 4]", kind=int),
+    langevin_step=Setting(
+        None,
+        "in units of sigma^2: langevin (None: 0.25), predictor_corrector (0.1)",
+        "(0, 1]",
+        kind=float,
+    ),
+    corrector_steps=Setting(1, "langevin, predictor_corrector: Langevin steps at each rung", "[1, 2^20]"),
+    rtol=Setting(2e-2, "ode: tolerated relative error of a step", "[1e-6, 1]"),
+    atol=Setting(2e-2, "absolute error, likewise", "[1e-6, 1]"),
+    s_churn=Setting(0.0, "heun: EDM's S_churn, the amount of noise", "[0, inf)"),
+    s_min=Setting(0.0, "heun: noise is added at sigmas of at least this", "[0, inf)"),
+    s_max=Setting(None, "heun: and at most this; None: no upper end", "(0, inf]", kind=float),
+    s_noise=Setting(1.0, "heun: EDM's S_noise, the noise's standard deviation", "(0, 10]"),
+    ladder=Setting(
+        "auto",
+        "karras, logsnr, flow, uniform (in the schedule's time), by_hand; leading, trailing, linspace, quadratic, "
+        "exponential (tables); auto: trailing for ddpm, ddim and euler on tables, else karras",
+    ),
+    rho=Setting(7.0, "karras", "[0.1, 100]"),
+    flow_shift=Setting(1.0, "flow", "[0.01, 100]"),
+    sigmas=Setting((), "by_hand: the sigmas themselves, falling", "[0, 1e5]", of=float),
+    sigma_min=Setting(None, "karras, logsnr: the lower end; None: the schedule's own", "(0, 1e5]", kind=float),
+    sigma_max=Setting(
+        None,
+        "all but by_hand: the upper end; None: the schedule's own, 160 at most",
+        "(0, 1e5]",
+        kind=float,
+    ),
+    guidance_scale=Setting(None, "w in w D_cond + (1 - w) D_uncond; None or 1: no guidance", "(-inf, inf)", kind=float),
+    labels=Setting((), "classes in turn, by number or name; (): every class in turn", of=(int, str, tuple)),
+    texts=Setting((), "texts in turn; (): those of some held-out images, with their other conditions", of=str),
+    seed=Setting(0, "of the noise; each image has its own", "[0, 2^32)"),
+    checkpoint=Setting("latest", "latest, best (lowest held-out loss), or a step"),
+    save_images=Setting(False, "also a PNG an image"),
+    trajectory=Setting(False, "also trajectory.png and trajectory.gif, of the first images"),
+    compare_steps=Setting(
+        (),
+        "also steps.png: the first images from the same noise in so many steps each, (5, 10, 20)",
+        "[1, 2^20]",
+    ),
+)
+
+# What sample.guidance_scale does.
+GUIDANCE = group(
+    "guidance",
+    SILENT,
+    method=Setting("classifier_free", "classifier_free, cfg_plus_plus (scale in [0, 1]), autoguidance, classifier"),
+    weak_workdir=Setting("", "autoguidance: the run of the weaker model"),
+    weak_checkpoint=Setting("latest", "of that run"),
+    classifier_workdir=Setting("", 'classifier: a run of task "classifier", which reads the denoised image'),
+    conditions=Setting((), "the conditions that D_uncond lacks; (): all of model.conditions", of=str),
+    rescale=Setting(0.0, "phi in [0, 1]: how far D's standard deviation is brought back to D_cond's", "[0, 1]"),
+    sigma_low=Setting(0.0, "guided where sigma_low < sigma <= sigma_high alone", "[0, inf)"),
+    sigma_high=Setting(None, "None: no upper end", "(0, inf]", kind=float),
+    threshold=Setting("none", "of the denoised image: none, static (to [-1, 1]), dynamic"),
+    quantile=Setting(0.995, "dynamic", "(0, 1]"),
+)
+
+LOG = group(
+    "log",
+    SILENT,
+    every=Setting(100, "steps between log points", "[1, inf)"),
+    progress=Setting(True, "the progress bar"),
+    pictures=Setting(True, "sample grids and strips"),
+    tensorboard=Setting(True, "write event files for TensorBoard"),
+    wandb=Setting(False, "Weights & Biases (extra `wandb`)"),
+    wandb_project=Setting("jdiff", "the project there"),
+)
+
+CHECKPOINT = group(
+    "checkpoint",
+    SILENT,
+    every=Setting(1000, "steps; besides, one is saved at the end and on Ctrl-C or SIGTERM", "[1, inf)"),
+    keep=Setting(3, "the last so many, and the best", "[1, inf)"),
+    resume_from=Setting(
+        0,
+        "go back to this step's checkpoint and train on from there; later ones are set aside. 0: the latest",
+        "[0, inf)",
+    ),
+)
+
+MACHINE = group(
+    "machine",
+    SILENT,
+    fsdp=Setting(1, "devices over which the parameters are split; the batch is split over all devices", "[1, 2^16]"),
+    distributed=Setting(False, "several processes, one a node or GPU, started by Slurm or the like"),
+    workers=Setting(0, "processes that read data; 0: threads of the main one", "[0, 2^10]"),
+    threads=Setting(2, "threads that read data, in each of them", "[1, 2^10]"),
+    prefetch=Setting(4, "batches read ahead", "[1, 2^16]"),
+    cache=Setting(2.0, "GiB of decoded images that are kept in memory (not with workers)", "[0, inf)"),
+    compilation_cache=Setting("~/.cache/jdiff/xla", 'compiled programs are kept here; "": nowhere'),
+)
+SETTINGS = {
+    **TOP,
+    **DATA,
+    **MODEL,
+    **CONDITION_LABEL,
+    **CONDITION_TEXT,
+    **CONDITION_IMAGE,
+    **CONDITION_SCALARS,
+    **NETWORK,
+    **OBJECTIVE,
+    **TRAIN,
+    **LORA,
+    **SAMPLE,
+    **GUIDANCE,
+    **LOG,
+    **CHECKPOINT,
+    **MACHINE,
+}
+
 
 def get_config() -> ConfigDict:
-    config = ConfigDict()
-    config.seed = 0  # of everything random in training: initial weights, order of the data, noise
-    config.task = "diffusion"  # what is trained: diffusion, classifier
-
-    config.data = data = ConfigDict()
-    data.name = "digits"  # digits; folder; pairs; arrays; tfds:<name of a TensorFlow data set>; hf:<name or folder of a
-    # Hugging Face data set>; array_record (written by --mode=prepare)
-    data.dir = ""  # folder of the data; for arrays also a .npz or .npy file; tfds: default ~/tensorflow_datasets
-    data.target = "image"  # the picture of a record that is modelled: image, or another name, such as mask
-    data.image_size = 0  # pixels; images are resized to a square of this side. 0: the source's size
-    data.resize = "centre"  # centre (crop the largest central square), adm (ADM's centre crop), random_crop (ADM's, in
-    # training), pad (no crop; fill with the darkest value), squash (no crop; the aspect changes)
-    data.channels = 0  # 1 grey, 3 RGB, 4 RGBA. 0: the source's number (folder, pairs, hf: 3)
-    data.bits = 8  # folder, pairs, hf: 16 keeps the precision of 16-bit grey files; 8 scales them to 8 bits
-    data.flip = False  # mirror left and right with probability 1/2 in training
-    data.flip_vertical = False  # mirror top and bottom likewise
-    data.quarter_turns = False  # rotate by 0, 90, 180 or 270 degrees in training
-    data.augment = 0.0  # probability of EDM's augmentation, which conditions the network (CIFAR-10: 0.12)
-    data.holdout = 0.05  # share of the images held out if the data have no test split
-    data.on_bad_file = "error"  # "error" refuses an unreadable image by name, "skip" leaves it out and counts it
-    data.folders = ("images", "masks")  # pairs: the two folders, matched by base name
-    data.suffixes = ("", "")  # pairs: ends of base names to ignore in matching, such as "_segmentation"
-    data.halves = ""  # pairs: both pictures in one file: "left,right" or "top,bottom"
-    data.names = ("image", "mask")  # pairs: names of the two pictures
-    data.masks = ("mask",)  # pairs, hf: names of masks, whose values are never interpolated; filled in from the data
-    data.mask_values = ()  # pairs, hf: allowed values of masks; (): the values of training masks
-    data.mask_snap = False  # pairs, hf: replace other values by the nearest allowed one; else such a mask is refused
-    data.low = placeholder(float)  # the value that maps to -1; None: the dtype's lowest, or the minimum of float data
-    data.high = placeholder(float)  # the value that maps to 1, likewise
-    data.labels = ""  # folder: the column of metadata.jsonl with a label or a list of labels; "": sub-folders are
-    # classes. hf: the label's column; "": label, or the only ClassLabel
-    data.shape = ()  # (height, width, channels); from here on filled in from the data when training starts
-    data.class_names = ()  # kept, as are the others, so that sampling needs no data
-    data.labels_per_image = 1  # more than 1: a list of labels
-    data.dtype = "uint8"  # of the pictures
-    data.range = (0.0, 255.0)  # the values that map to -1 and 1
-    data.alpha = ()  # names of pictures whose last channel is opacity
-    data.num_images = 0  # training images; a run resumes on the same number alone
-    data.text_width = 0  # features per token of a frozen text encoder
-
-    config.model = model = ConfigDict()
-    model.space = "pixels"  # what x lives in: pixels
-    model.conditions = ("label",)  # what the model is given, of what the data carry; (): unconditional
-    model.drop_rate = 0.1  # how often a condition is dropped in training, for classifier-free guidance; each condition
-    # may have its own below
-    model.schedule = "edm"  # edm, ve, vp, cosine_continuous, flow; tables: linear, scaled_linear, sigmoid, cosine,
-    # sigmoid_alpha_bar
-    model.schedule_steps = 1000  # T of a table
-    model.beta_start = 1e-4  # linear, scaled_linear, sigmoid; vp takes both ends times 1000
-    model.beta_end = 0.02
-    model.zero_terminal_snr = False  # tables: the last step has no signal left
-    model.flow_shift = 1.0  # flow: above 1 spends more time at high noise
-    model.sigma_min = placeholder(float)  # edm, ve: the ends of the noise levels; None: 0.002 and 80, 0.01 and 50
-    model.sigma_max = placeholder(float)
-    model.prediction = "edm"  # what the network predicts: edm, eps, x0, v, flow
-    model.sigma_data = 0.5  # edm: standard deviation of the data in [-1, 1]
-    model.learned_variance = False  # tables: the network also predicts the variance of ddpm's steps
-
-    config.condition = condition = ConfigDict()  # how each of model.conditions is given to the network
-    condition.label = ConfigDict()
-    condition.label.drop_rate = placeholder(float)  # None: model.drop_rate
-    condition.text = text = ConfigDict()
-    text.encoder = "transformer"  # transformer: trained along with the model; frozen: a pretrained one from text.path
-    text.path = ""  # frozen: a local folder that `transformers` reads
-    text.length = 32  # most tokens of a text
-    text.on_long = "truncate"  # longer texts: "truncate" (with a warning) or "error"
-    text.vocabulary = 2048  # transformer: most tokens of the byte-pair tokenizer that is fitted to the captions
-    text.width = 128  # features of a token
-    text.depth = 2  # transformer: layers
-    text.heads = 4  # transformer: attention heads
-    text.projected = True  # frozen: a linear layer on the features; False: none, as in Stable Diffusion
-    text.drop_rate = placeholder(float)  # as of labels
-    condition.image = image = ConfigDict()
-    image.of = ""  # which of a record's pictures; "": the one that is modelled
-    # "as_is", "thumbnail" (coarse pixels), "grey" (without its colours), or a sketch: "canny" (extra `edges`), "xdog"
-    image.view = "thumbnail"  # how it is shown
-    image.shape = ()  # filled in from the data when training starts, of the record's picture; so the next two
-    image.dtype = "uint8"  # filled in likewise
-    image.range = (0.0, 255.0)  # filled in likewise
-    image.factor = 4  # thumbnail: the downsampling factor
-    image.into = "concat"  # "concat": concatenated to the noisy image; "cross_attention": tokens for cross-attention
-    image.width = 128  # cross_attention: features of a token
-    image.downsamples = 2  # cross_attention: convolutions of stride 2 in the encoder
-    image.drop_rate = placeholder(float)  # as of labels
-    condition.scalars = ConfigDict()
-    condition.scalars.names = ()  # which numbers of a record; folder: columns of its metadata
-    condition.scalars.drop_rate = placeholder(float)  # as of labels
-
-    config.network = network = ConfigDict()  # published ones by name: configs/networks.py
-    network.name = "unet"  # unet; dit (a transformer over patches); convnet (the classifier's)
-    network.dropout = 0.0
-    network.dtype = "float32"  # compute in float32 or bfloat16; parameters stay float32
-    network.remat = False  # recompute blocks in the backward pass: less memory, more time
-    network.attention_heads = 1  # unet, dit
-    network.channels = 128  # unet, convnet: level i has channels * channel_mults[i]
-    network.channel_mults = (1, 2, 2, 2)  # one number a level; level i has sides / 2^i
-    network.blocks_per_level = 2  # unet (and all below): in the encoder; one more in the decoder
-    network.block = "residual"  # residual, vgg, dense, inception
-    network.scale_shift = True  # the embedding scales and shifts (ADM), or only shifts (DDPM)
-    network.skip_rescale = False  # residual sums times sqrt(1/2), which keeps their variance
-    network.norm = "group"  # group, layer, rms, instance
-    network.norm_groups = 0  # group: their number; 0: at most 32 of at least 4 channels
-    network.norm_eps = 1e-6  # also of dit's norm before the mlp
-    network.attention = "self"  # self, cross (to the conditions' tokens), transformer (both and a feed-forward network)
-    network.attention_levels = (1,)  # levels with attention (0: full size)
-    network.head_channels = 0  # channels of an attention head, instead of attention_heads
-    network.transformer_depth = 1  # transformer: layers
-    network.middle_attention = True  # attention between encoder and decoder
-    network.up_attention = "every"  # attention after "every" block of the decoder's level, or the "last"
-    network.resample = "conv"  # downsampling and upsampling: conv, residual (in a residual block), pool (no parameters)
-    network.resample_filter = "box"  # box (mean down, nearest up), fir ([1, 3, 3, 1])
-    network.project_resampled = True  # residual: a 1x1 convolution on the skip branch of blocks that resample
-    network.down_padding = ()  # conv: zeros (before, after) of the strided convolution; (): one on either side
-    network.input_skip = False  # the downsampled image is added at every level of the encoder (NCSN++)
-    network.noise_embedding = "sinusoidal"  # sinusoidal, fourier (at most 1,024 noise_channels)
-    network.noise_channels = 0  # features of the noise level before its two layers; 0: channels
-    network.freq_shift = 0  # sinusoidal: 1 makes the lowest frequency 1/10,000 exactly, as in DDPM's code
-    network.width = 384  # dit (and all below): features of a token
-    network.depth = 12  # blocks
-    network.patch_size = 2  # pixels
-    network.grid_size = 0  # patches that the positions span, whatever the image's sides; 0: patches are 1 apart
-    network.embedder = "shared"  # shared (one embedding of noise level and label for all blocks), per_block (diffusers)
-
-    config.objective = objective = ConfigDict()
-    objective.draw = "lognormal"  # how training draws sigma: lognormal, log_uniform, logit_normal (of flow's t),
-    # uniform (in the schedule's time), steps (of a table, uniformly)
-    objective.stratified = False  # spread a batch's draws evenly
-    objective.mean = placeholder(float)  # lognormal: of ln sigma (None: -1.2); logit_normal: of logit t (None: 0)
-    objective.std = placeholder(float)  # likewise (None: 1.2; 1)
-    objective.weight = "simple"  # simple (1 on what the network predicts), edm, min_snr, soft_min_snr, p2, v_uniform
-    objective.gamma = placeholder(float)  # min_snr, soft_min_snr (None: 5); p2 (None: 1)
-    objective.loss = "l2"  # l2, l1, huber
-    objective.huber_delta = 1.0
-    objective.uncertainty = False  # learn how hard each noise level is, and weigh by it (EDM2)
-    objective.vlb = 0.001  # weight of the variational term, with model.learned_variance
-
-    config.train = train = ConfigDict()
-    train.steps = 0  # how long to train, in steps; or else
-    train.epochs = 0.0  # in passes over the training images; or else
-    train.images = 0  # in images seen
-    train.initial = ""  # start from these weights: a run's folder, an exported one, or one of diffusers' (a model with
-    # config.json and safetensors); the network is then theirs
-    train.initial_checkpoint = "latest"  # of that run: latest, best (lowest held-out loss) or a step; filled in with it
-    train.batch_size = 128  # images a step, over all devices
-    train.accumulate = 1  # microbatches a batch, to save memory
-    train.optimizer = "adam"  # adam, adamw
-    train.learning_rate = 2e-4
-    train.warmup_images = 0  # the rate rises linearly over so many images, then stays
-    train.b1 = 0.9
-    train.b2 = 0.999
-    train.eps = 1e-8
-    train.weight_decay = 0.0  # adamw
-    train.clip_norm = 1.0  # largest norm of the gradient; 0: not clipped
-    train.ema_halflife_images = 500_000  # half-life of the weights' average, in images; 0: no average
-    train.ema_rampup = 0.05  # the half-life is at most this share of the images seen
-    train.max_skipped_in_row = 50  # the run stops after so many steps in a row without a finite loss and gradient
-    train.holdout_images = 512  # held-out images scored, with fixed noise, at each checkpoint (tells the best)
-    train.sample_every = 0  # steps between sample grids, drawn from the EMA weights; 0: never
-    train.trajectory_every = 0  # steps between denoising strips; 0: never
-
-    config.lora = lora = ConfigDict()  # train low-rank parts beside the kernels of train.initial, these being frozen
-    lora.rank = 0  # 0: train all weights
-    lora.alpha = placeholder(float)  # the low-rank parts are scaled by alpha / rank; None: the rank
-    lora.layers = ("attention", "convolution")  # whose kernels get a part
-
-    config.sample = sample = ConfigDict()
-    sample.name = "samples"  # --mode=sample writes to WORKDIR/samples/<name> unless --out is given
-    sample.num_images = 100
-    sample.batch_size = 100  # images at a time, over all devices
-    sample.sampler = "heun"  # ddpm, ddim, euler, euler_ancestral, heun, dpm2, dpmpp_2s_ancestral, dpmpp_2m, dpmpp_3m,
-    # dpmpp_2m_sde, dpmpp_sde, lms, unipc, langevin, predictor_corrector, ode
-    sample.steps = 18  # rungs of the ladder; ode chooses its own steps between its ladder's two ends
-    sample.eta = placeholder(float)  # noise, 0 none .. 1 ddpm's: ddim (None: 0), the ancestral and sde ones (None: 1)
-    sample.variance = "small"  # ddpm: small, large, learned (with model.learned_variance)
-    sample.order = placeholder(int)  # unipc (None: 2), lms (None: 4)
-    sample.langevin_step = placeholder(float)  # in units of sigma^2: langevin (None: 0.25), predictor_corrector (0.1)
-    sample.corrector_steps = 1  # langevin, predictor_corrector: Langevin steps at each rung
-    sample.rtol = 2e-2  # ode: tolerated error of a step, relative and absolute
-    sample.atol = 2e-2
-    sample.s_churn = 0.0  # heun: EDM's noise parameters
-    sample.s_min = 0.0
-    sample.s_max = placeholder(float)  # None: no upper end
-    sample.s_noise = 1.0
-    sample.ladder = "auto"  # karras, logsnr, flow, uniform (in the schedule's time), by_hand; leading, trailing,
-    # linspace, quadratic, exponential (tables); auto: trailing for ddpm, ddim and euler on tables, else karras
-    sample.rho = 7.0  # karras
-    sample.flow_shift = 1.0  # flow
-    sample.sigmas = ()  # by_hand: the sigmas themselves, falling
-    sample.sigma_min = placeholder(float)  # karras, logsnr: the lower end; None: the schedule's own
-    sample.sigma_max = placeholder(float)  # all but by_hand: the upper end; None: the schedule's own, 160 at most
-    sample.guidance_scale = placeholder(float)  # w in w D_cond + (1 - w) D_uncond; None or 1: no guidance
-    sample.labels = ()  # classes in turn, by number or name; (): every class in turn
-    sample.texts = ()  # texts in turn; (): those of some held-out images, with their other conditions
-    sample.seed = 0
-    sample.checkpoint = "latest"  # latest, best (lowest held-out loss), or a step
-    sample.save_images = False  # also a PNG an image
-    sample.trajectory = False  # also trajectory.png and trajectory.gif, of the first images
-    sample.compare_steps = ()  # also steps.png: the first images from the same noise in so many steps each, (5, 10, 20)
-
-    config.guidance = guidance = ConfigDict()  # what sample.guidance_scale does
-    guidance.method = "classifier_free"  # classifier_free, cfg_plus_plus (scale in [0, 1]), autoguidance, classifier
-    guidance.weak_workdir = ""  # autoguidance: the run of the weaker model
-    guidance.weak_checkpoint = "latest"  # of that run
-    guidance.classifier_workdir = ""  # classifier: a run of task "classifier", which reads the denoised image
-    guidance.conditions = ()  # the conditions that D_uncond lacks; (): all of model.conditions
-    guidance.rescale = 0.0  # phi in [0, 1]: how far D's standard deviation is brought back to D_cond's
-    guidance.sigma_low = 0.0  # guided where sigma_low < sigma <= sigma_high alone
-    guidance.sigma_high = placeholder(float)  # None: no upper end
-    guidance.threshold = "none"  # of the denoised image: none, static (to [-1, 1]), dynamic
-    guidance.quantile = 0.995  # dynamic
-
-    config.log = log = ConfigDict()
-    log.every = 100  # steps between log points
-    log.progress = True  # the progress bar
-    log.pictures = True  # sample grids and strips
-    log.tensorboard = True
-    log.wandb = False  # Weights & Biases (extra `wandb`)
-    log.wandb_project = "jdiff"
-
-    config.checkpoint = checkpoint = ConfigDict()
-    checkpoint.every = 1000  # steps; besides, one is saved at the end and on Ctrl-C or SIGTERM
-    checkpoint.keep = 3  # the last so many, and the best
-
-    config.machine = machine = ConfigDict()
-    machine.fsdp = 1  # devices over which the parameters are split; the batch is split over all devices
-    machine.distributed = False  # several processes, one a node or GPU, started by Slurm or the like
-    machine.workers = 0  # processes that read data; 0: threads of the main one
-    machine.threads = 2  # threads that read data, in each of them
-    machine.prefetch = 4  # batches read ahead
-    machine.cache = 2.0  # GiB of decoded images that are kept in memory (not with workers)
-    machine.compilation_cache = "~/.cache/jdiff/xla"  # compiled programs are kept here; "": nowhere
-    return config.lock()
+    values: dict[str, Any] = {}
+    for name, setting in SETTINGS.items():
+        *groups, key = name.split(".")
+        place = values
+        for part in groups:
+            place = place.setdefault(part, {})
+        place[key] = placeholder(setting.kind) if setting.default is None else setting.default
+    return ConfigDict(values).lock()

@@ -6,8 +6,10 @@ A wrong key or value raises UserError with the nearest right name.
 import importlib.util
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from absl import flags
@@ -15,96 +17,74 @@ from ml_collections import ConfigDict, config_flags
 
 from jdiff.common.errors import UserError
 from jdiff.common.names import nearest
+from jdiff.common.settings import IDENTITY, SILENT, Setting
 from jdiff.migration import RENAMED_VALUES, VERSION, migrated, now_called
 
 FILE = "config.json"
 FLAGS = ("config", "workdir", "mode", "out", "debug", "help")
+# Groups that may be overridden where a trained run is used.
+OF_SAMPLES = ("sample.", "guidance.", "log.", "checkpoint.", "machine.", "train.steps")
 DURATIONS = ("train.steps", "train.epochs", "train.images")
-# What may differ between a run and the command that resumes it.
-FREE_ON_RESUME = ("train.steps", "sample.", "guidance.", "eval.", "log.", "checkpoint.", "machine.")
-LEAST = {
-    "train.batch_size": 1,
-    "train.accumulate": 1,
-    "train.max_skipped_in_row": 1,
-    "train.holdout_images": 0,
-    "train.sample_every": 0,
-    "train.trajectory_every": 0,
-    "train.steps": 0,
-    "train.images": 0,
-    "train.epochs": 0,
-    "train.learning_rate": 0,
-    "train.warmup_images": 0,
-    "train.clip_norm": 0,
-    "train.ema_halflife_images": 0,
-    "train.ema_rampup": 0,
-    "seed": 0,
-    "data.image_size": 0,
-    "model.schedule_steps": 1,
-    "objective.vlb": 0,
-    "log.every": 1,
-    "checkpoint.every": 1,
-    "checkpoint.keep": 1,
-    "machine.fsdp": 1,
-    "machine.workers": 0,
-    "machine.threads": 1,
-    "machine.prefetch": 1,
-    "network.channels": 1,
-    "network.blocks_per_level": 1,
-    "network.attention_heads": 1,
-    "network.head_channels": 0,
-    "lora.rank": 0,
-    "network.transformer_depth": 1,
-    "network.norm_groups": 0,
-    "network.noise_channels": 0,
-    "network.width": 1,
-    "network.depth": 1,
-    "network.patch_size": 1,
-    "condition.text.length": 3,
-    "condition.text.width": 1,
-    "condition.text.depth": 1,
-    "condition.text.heads": 1,
-    "condition.image.factor": 1,
-    "condition.image.width": 1,
-    "condition.image.downsamples": 0,
-}
-# What must be above 0, where it is set at all.
-POSITIVE = (
-    "model.sigma_data",
-    "model.beta_start",
-    "model.beta_end",
-    "model.flow_shift",
-    "objective.std",
-    "objective.gamma",
-    "objective.huber_delta",
-    "network.norm_eps",
-    "lora.alpha",
+SHIPPED = next(  # beside the package in a repository, within it once installed
+    folder for folder in (Path(__file__).parent / "configs", Path(__file__).parents[1] / "configs") if folder.is_dir()
 )
 
 
+@cache
+def settings() -> Mapping[str, Setting]:
+    """Every key: configs/base.py's table."""
+    return _module(SHIPPED / "base.py").SETTINGS
+
+
 def defaults() -> ConfigDict:
-    """Every key with its default: configs/base.py, which lies beside the package."""
-    return load(Path(__file__).parents[1] / "configs" / "base.py")
+    """Every key with its default."""
+    return load(SHIPPED / "base.py")
 
 
-def load(path: str | Path) -> ConfigDict:
-    """The result of the file's get_config()."""
-    path = Path(path)
-    if not path.is_file():
-        near = sorted(other.name for other in path.parent.glob("*.py")) if path.parent.is_dir() else []
-        hint = nearest(path.name, near) or (f"; {path.parent} holds {', '.join(near)}" if near else "")
-        raise UserError(f"there is no config file {path}{hint}")
+def load(name: str | Path) -> ConfigDict:
+    """The result of get_config() of a config file (see `find`)."""
+    path = find(name)
+    try:
+        return _module(path).get_config()
+    except Exception as error:  # whatever the user's file does
+        raise UserError(f"{path}: {type(error).__name__}: {_one_line(error)}") from error
+
+
+def find(name: str | Path) -> Path:
+    """The file that `name` means: this path, or else a config that ships with jdiff: "digits", "configs/digits.py"."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    shipped = SHIPPED / f"{path.stem}.py"
+    if shipped.is_file() and path.parent in (Path("."), Path("configs")) and path.suffix in ("", ".py"):
+        return shipped
+    folder = path.parent if path.suffix and path.parent.is_dir() else SHIPPED
+    near = sorted(other.name if path.suffix else other.stem for other in folder.glob("[!_]*.py"))
+    hint = nearest(path.name, near) or (f"; {folder} holds {', '.join(near)}" if near else "")
+    raise UserError(f"there is no config file {path}{hint}")
+
+
+def _module(path: Path) -> ModuleType:
+    """The module of a config file, run anew. `from configs import base` finds a file beside it, or else one that ships
+    with jdiff, whatever package of that name the user has.
+    """
     spec = importlib.util.spec_from_file_location(f"jdiff_config_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is not a Python file; a config is one, with a function get_config()")
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.absolute().parent.parent))  # for `from configs import base`
+    configs = ModuleType("configs")
+    configs.__path__ = [str(path.absolute().parent), str(SHIPPED)]
+    theirs = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "configs"}
+    sys.modules["configs"] = configs
     try:
         spec.loader.exec_module(module)
-        return module.get_config()
+        return module
     except Exception as error:  # whatever the user's file does
         raise UserError(f"{path}: {type(error).__name__}: {_one_line(error)}") from error
     finally:
-        sys.path.pop(0)
+        for name in [name for name in sys.modules if name.partition(".")[0] == "configs"]:
+            del sys.modules[name]
+        sys.modules.update(theirs)
 
 
 def of_run(workdir: Path) -> ConfigDict:
@@ -131,7 +111,7 @@ def _update(config: ConfigDict, values: dict[str, Any]) -> None:
 def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
     """`config` with --config.group.key=value arguments applied, each value read by its key's type."""
     names = [name for name, _ in items(config)]
-    optional = [name for name, value in items(defaults()) if value is None]
+    optional = [name for name, setting in settings().items() if setting.default is None]
     last: dict[str, str] = {}  # of several values for a key the last one counts (config_flags would join tuples)
     for argument in _joined(arguments):
         flag = argument.split("=")[0].lstrip("-")
@@ -185,95 +165,37 @@ def items(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def check(config: ConfigDict) -> None:
     """Raises UserError where a value cannot be right whatever the data are."""
-    for name, value in items(config):
-        _check_elements(name, value)
     for (name, old), new in RENAMED_VALUES.items():
         if config_value(config, name) == old:
             raise UserError(f"{name}={old!r} is called {new!r} now")
-    for name, least in LEAST.items():
-        if config_value(config, name) < least:
-            raise UserError(f"{name}={config_value(config, name)} must be at least {least}")
-    if not 0 <= config.data.augment <= 1:
-        raise UserError(f"data.augment={config.data.augment} must lie in [0, 1]")
-    for name in ("model.drop_rate", "network.dropout", "data.holdout", "train.b1", "train.b2"):
-        if not 0 <= config_value(config, name) < 1:
-            raise UserError(f"{name}={config_value(config, name)} must lie in [0, 1)")
-    for condition, settings in config.condition.items():
-        if settings.drop_rate is not None and not 0 <= settings.drop_rate < 1:
-            raise UserError(f"condition.{condition}.drop_rate={settings.drop_rate} must lie in [0, 1)")
-    if config.condition.text.width % config.condition.text.heads:
-        raise UserError(
-            f"condition.text.width={config.condition.text.width} does not divide by "
-            f"condition.text.heads={config.condition.text.heads}"
-        )
-    if config.network.down_padding not in ((), (0, 1), (1, 1), (1, 0)):
-        raise UserError(f"network.down_padding={config.network.down_padding} must be (), (0, 1), (1, 1) or (1, 0)")
-    if config.network.noise_channels % 2:
-        raise UserError(f"network.noise_channels={config.network.noise_channels} must be even")
-    for name in POSITIVE:
-        if (value := config_value(config, name)) is not None and not value > 0:
-            raise UserError(f"{name}={value} must be above 0")
-    if config.seed >= 2**32:
-        raise UserError(f"seed={config.seed} must be below 2^32")
-    check_sample(config.sample)
-    train = config.train
+    check_values(config)
+    train, network, text = config.train, config.network, config.condition.text
     if not (train.steps or train.epochs or train.images):
         raise UserError("say how long to train: one of train.steps, train.epochs and train.images must be set")
     if train.batch_size % train.accumulate:
         raise UserError(f"train.batch_size={train.batch_size} does not divide by train.accumulate={train.accumulate}")
-    levels = len(config.network.channel_mults)
-    if not levels or min(config.network.channel_mults) < 1:
-        raise UserError(f"network.channel_mults={config.network.channel_mults} must hold whole numbers of at least 1")
-    if config.network.channels % 2:
-        raise UserError(f"network.channels={config.network.channels} must be even")
-    if any(level not in range(levels) for level in config.network.attention_levels):
+    if text.width % text.heads:
+        raise UserError(f"condition.text.width={text.width} does not divide by condition.text.heads={text.heads}")
+    if network.down_padding not in ((), (0, 1), (1, 1), (1, 0)):
+        raise UserError(f"network.down_padding={network.down_padding} must be (), (0, 1), (1, 1) or (1, 0)")
+    for name in ("channels", "noise_channels"):
+        if network[name] % 2:
+            raise UserError(f"network.{name}={network[name]} must be even")
+    levels = len(network.channel_mults)
+    if not levels:
+        raise UserError(f"network.channel_mults={network.channel_mults} must hold whole numbers of at least 1")
+    if any(level not in range(levels) for level in network.attention_levels):
         raise UserError(
-            f"network.attention_levels={config.network.attention_levels} must lie in 0..{levels - 1}: "
+            f"network.attention_levels={network.attention_levels} must lie in 0..{levels - 1}: "
             f"network.channel_mults has {levels} levels"
         )
 
 
-def check_sample(sample: ConfigDict) -> None:
-    """Raises UserError where a value of the group `sample` cannot be right."""
-    for name in ("num_images", "batch_size", "steps", "corrector_steps"):
-        if sample[name] < 1:
-            raise UserError(f"sample.{name}={sample[name]} must be at least 1")
-    for name in ("rtol", "atol"):
-        if sample[name] < 1e-6:
-            raise UserError(f"sample.{name}={sample[name]} is finer than float32 can tell; at least 1e-6")
-    for name in ("rho", "flow_shift", "langevin_step"):
-        if sample[name] is not None and not sample[name] > 0:
-            raise UserError(f"sample.{name}={sample[name]} must be above 0")
-    if not 0 <= sample.seed < 2**32:
-        raise UserError(f"sample.seed={sample.seed} must lie in 0..2^32 - 1")
-    if sample.eta is not None and not 0 <= sample.eta <= 1:
-        raise UserError(f"sample.eta={sample.eta} must lie in [0, 1]")
-    if sample.order is not None and sample.order not in (1, 2, 3, 4):
-        raise UserError(f"sample.order={sample.order} must be 1, 2, 3 or 4")
-
-
-def _check_elements(name: str, value: Any) -> None:
-    """Tuples of a config hold whole numbers, save a few."""
-    kinds: dict[str, tuple[tuple[type, ...], str]] = {
-        "model.conditions": ((str,), "names"),
-        "guidance.conditions": ((str,), "names"),
-        "condition.scalars.names": ((str,), "names"),
-        "lora.layers": ((str,), "names"),
-        "sample.texts": ((str,), "texts"),
-        "sample.labels": ((int, str, tuple), "whole numbers or names of classes"),
-        "data.class_names": ((str,), "names"),
-        "data.folders": ((str,), "names of folders"),
-        "data.suffixes": ((str,), "endings of names"),
-        "data.names": ((str,), "names"),
-        "data.masks": ((str,), "names"),
-        "data.range": ((float,), "numbers"),
-        "condition.image.range": ((float,), "numbers"),
-        "sample.sigmas": ((float, int), "numbers"),
-    }
-    kind, what = kinds.get(name, ((int,), "whole numbers"))
-    wrong = [element for element in value if type(element) not in kind] if isinstance(value, tuple) else []
-    if wrong:
-        raise UserError(f"{name}={value} must hold {what}; {wrong[0]!r} is none")
+def check_values(config: ConfigDict, *groups: str) -> None:
+    """Raises UserError for a value that base.py's table does not allow; of these groups alone, where some are named."""
+    for name, value in items(config):
+        if (not groups or name.partition(".")[0] in groups) and (fault := settings()[name].fault(value)):
+            raise UserError(f"{name}={value} {fault}")
 
 
 def config_value(config: ConfigDict, name: str) -> Any:
@@ -296,27 +218,46 @@ def known_as(name: str, known: Sequence[str]) -> None:
         raise UserError(f"unknown setting {name!r}{now_called(name, nearest(name, known))}")
 
 
-def check_resumable(saved: ConfigDict, given: ConfigDict, workdir: Path) -> None:
-    """Raises UserError that names what differs between the run in `workdir` and the config given."""
+def check_resumable(saved: ConfigDict, given: ConfigDict, workdir: Path) -> dict[str, tuple[Any, Any]]:
+    """What the config given changes of the run in `workdir`, name -> (there, here), of the keys whose changes are told.
+
+    Raises UserError that names what differs of the keys that say what its weights are.
+    """
     unlike = _differences(saved, given)
-    if unlike:
+    fixed = {name: both for name, both in unlike.items() if _stays(name, saved, given)}
+    if fixed:
         raise UserError(
-            f"{workdir} holds a run of another config: {unlike}; give another --workdir, or the run's own values"
+            f"{workdir} holds a run of another model: {_in_words(fixed)}; give another --workdir, or the run's own "
+            "values"
         )
+    return {name: both for name, both in unlike.items() if settings()[name].resume != SILENT}
+
+
+def _stays(name: str, saved: ConfigDict, given: ConfigDict) -> bool:
+    """Whether a run cannot go on with another value of this key."""
+    if name == "data.augment":  # the network is conditioned on it
+        return bool(saved.data.augment) != bool(given.data.augment)
+    if name.startswith("train.initial") and given.lora.rank:  # read again at each start, wherever it lies by now
+        return False
+    return settings()[name].resume == IDENTITY
 
 
 def check_same_model(saved: ConfigDict, given: ConfigDict, workdir: Path) -> None:
     """Raises UserError that names what cannot be overridden any more, the model being trained."""
-    unlike = _differences(saved, given)
+    unlike = {name: both for name, both in _differences(saved, given).items() if not name.startswith(OF_SAMPLES)}
     if unlike:
-        raise UserError(f"the model in {workdir} is trained already: {unlike}; override sample and guidance alone")
+        raise UserError(
+            f"the model in {workdir} is trained already: {_in_words(unlike)}; override sample and guidance alone"
+        )
 
 
-def _differences(saved: ConfigDict, given: ConfigDict) -> str:
-    """What differs of the keys that may not, in words; "" where nothing does."""
+def _differences(saved: ConfigDict, given: ConfigDict) -> dict[str, tuple[Any, Any]]:
     before, now = dict(items(saved)), dict(items(given))
-    unlike = [name for name in now if before.get(name) != now[name] and not name.startswith(FREE_ON_RESUME)]
-    facts = "; ".join(f"{name} is {before.get(name)!r} there, {now[name]!r} here" for name in unlike[:5])
+    return {name: (before.get(name), now[name]) for name in now if before.get(name) != now[name]}
+
+
+def _in_words(unlike: Mapping[str, tuple[Any, Any]]) -> str:
+    facts = "; ".join(f"{name} is {before!r} there, {now!r} here" for name, (before, now) in list(unlike.items())[:5])
     return facts + (f" and {len(unlike) - 5} more" if len(unlike) > 5 else "")
 
 

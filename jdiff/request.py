@@ -18,7 +18,7 @@ from jdiff.conditions.image import Image
 from jdiff.conditions.label import Label
 from jdiff.conditions.scalars import Scalars
 from jdiff.conditions.text import Text
-from jdiff.config import check_sample, known_as, one_of
+from jdiff.config import check_values, known_as, one_of
 from jdiff.diffusion.guidance import Guidance
 from jdiff.diffusion.ladders import Ladder
 from jdiff.diffusion.samplers import Sampler
@@ -118,7 +118,7 @@ def overridden(config: ConfigDict, **given: Any) -> ConfigDict:
             except (KeyError, AttributeError, TypeError, ValueError) as error:
                 raise UserError(f"{group}.{name}={value!r}: {' '.join(str(error).split())}") from error
     try:
-        check_sample(config.sample)
+        check_values(config, "sample", "guidance")
     except TypeError as error:
         raise UserError(f"sample: a setting is of the wrong type: {error}") from error
     return config

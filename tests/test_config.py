@@ -1,9 +1,12 @@
 """Configs: every one is whole, overrides are read by type, mistakes are told in one line."""
 
+import math
+
 import pytest
 
 from jdiff import config
 from jdiff.common.errors import UserError
+from jdiff.common.settings import IDENTITY, SILENT, TOLD
 from tests.conftest import REPOSITORY
 
 FILES = sorted(
@@ -22,29 +25,23 @@ def test_every_config_has_the_same_keys_and_passes_its_checks(name):
     config.check(settings)
 
 
-def test_every_key_says_what_it_means():
-    lines = (REPOSITORY / "configs" / "base.py").read_text().splitlines()
-    bare = [line.strip() for line in lines if " = " in line and "ConfigDict()" not in line and "#" not in line]
-    explained_by_the_line_above_or_the_field = {
-        "train.b1 = 0.9",
-        "train.b2 = 0.999",
-        "train.eps = 1e-8",
-        "train.learning_rate = 2e-4",
-        "network.attention_heads = 1",
-        "network.dropout = 0.0",
-        "model.beta_end = 0.02",
-        "model.sigma_max = placeholder(float)",
-        "objective.huber_delta = 1.0",
-        "sample.atol = 2e-2",
-        "sample.s_min = 0.0",
-        "sample.s_noise = 1.0",
-        "sample.sigma_max = placeholder(float)",
-        "sample.num_images = 100",
-        "sample.seed = 0",
-        "log.tensorboard = True",
-        'log.wandb_project = "jdiff"',
-    }
-    assert set(bare) <= explained_by_the_line_above_or_the_field
+def test_every_key_says_what_it_means_and_what_a_change_does():
+    for name, setting in config.settings().items():
+        assert setting.meaning, name
+        assert setting.resume in (IDENTITY, SILENT, TOLD), name
+
+
+def test_every_number_has_a_range_that_holds_its_default_and_neither_nan_nor_infinity():
+    defaults = dict(config.items(config.defaults()))
+    for name, setting in config.settings().items():
+        value = defaults[name]
+        several = setting.of in (int, float) and isinstance(value, tuple)
+        if not (several or setting.kind in (int, float) or type(value) in (int, float)):
+            continue
+        assert setting.allowed, name
+        assert not setting.fault(value), name
+        for bad in (math.nan, -math.inf, *(() if setting.allowed.endswith("inf]") else (math.inf,))):
+            assert setting.fault((bad,) if several else bad), (name, bad)
 
 
 def test_overrides_are_read_by_type():
@@ -106,7 +103,7 @@ def test_wrong_keys_and_types(argument, says):
         ("--config.train.accumulate=7", "does not divide by train.accumulate=7"),
         ("--config.network.attention_levels=(2,)", "must lie in 0..1"),
         ("--config.seed=-1", "seed=-1"),
-        (f"--config.sample.seed={2**32}", "must lie in 0..2^32 - 1"),
+        (f"--config.sample.seed={2**32}", "must lie in [0, 2^32)"),
         ("--config.network.channel_mults=()", "must hold whole numbers"),
         ("--config.network.channel_mults=(1,'a')", "must hold whole numbers; 'a' is none"),
     ],
@@ -136,12 +133,45 @@ def test_a_run_gives_back_its_config(tmp_path):
     assert config.override(again, ["--config.sample.guidance_scale=2.5"]).sample.guidance_scale == 2.5
 
 
-def test_only_what_is_free_may_differ_on_resume(tmp_path):
-    free = ["train.steps=9", "sample.steps=9", "log.every=9", "checkpoint.keep=9", "machine.threads=9"]
-    config.check_resumable(digits(), config.override(digits(), [f"--config.{item}" for item in free]), tmp_path)
-    for item in ("seed=9", "train.batch_size=64", "data.flip=true", "model.drop_rate=0.5", "train.learning_rate=0.1"):
-        with pytest.raises(UserError, match=item.split("=")[0] + " is "):
-            config.check_resumable(digits(), config.override(digits(), [f"--config.{item}"]), tmp_path)
+@pytest.mark.parametrize("name", [name for name, setting in config.settings().items() if setting.resume == SILENT])
+def test_what_does_not_change_the_weights_may_differ_on_resume(name, tmp_path):
+    assert config.check_resumable(digits(), another(name), tmp_path) == {}
+
+
+@pytest.mark.parametrize("name", [name for name, setting in config.settings().items() if setting.resume == TOLD])
+def test_what_changes_the_training_is_told_on_resume(name, tmp_path):
+    given = another(name)
+    if name == "data.augment":
+        with pytest.raises(UserError, match=r"data.augment is 0.0 there, 0.5 here"):
+            config.check_resumable(digits(), given, tmp_path)
+        return
+    told = config.check_resumable(digits(), given, tmp_path)
+    assert told == {name: (config.config_value(digits(), name), config.config_value(given, name))}
+
+
+@pytest.mark.parametrize("name", [name for name, setting in config.settings().items() if setting.resume == IDENTITY])
+def test_what_the_weights_are_is_refused_on_resume(name, tmp_path):
+    with pytest.raises(UserError, match=name + " is "):
+        config.check_resumable(digits(), another(name), tmp_path)
+
+
+def another(name):
+    """The digits' config with another value of a key."""
+    settings, setting = digits().copy_and_resolve_references(), config.settings()[name]
+    *groups, key = name.split(".")
+    place = settings[groups[0]] if groups else settings
+    for group in groups[1:]:
+        place = place[group]
+    value = place[key]
+    if isinstance(value, bool):
+        place[key] = not value
+    elif isinstance(value, tuple):
+        place[key] = (*value, {int: 1, float: 1.0, str: "other"}.get(setting.of, 1))
+    elif isinstance(value, str):
+        place[key] = value + "x"
+    else:
+        place[key] = type(value or (setting.kind or type(value))())(0.5 if value != 0.5 else 0.25) or 7
+    return settings
 
 
 def test_the_duration_given_goes_before_the_configs_own():

@@ -168,12 +168,3 @@ def test_keys_that_cannot_be_are_refused(pairs, data, says):
         data["dir"] = str(pairs)
     with pytest.raises(UserError, match=says):
         first(configured(**data))
-
-
-def test_other_data_are_known_by_their_number(pairs):
-    resolved, _ = first(configured(name="folder", dir=str(pairs / "images")))
-    assert resolved.data.num_images == 8
-    (pairs / "images" / "0.png").unlink()
-    fewer, _ = first(configured(name="folder", dir=str(pairs / "images")))
-    with pytest.raises(UserError, match=r"data\.num_images is 8 there, 7 here"):
-        jdiff.config.check_resumable(resolved, fewer, pairs)

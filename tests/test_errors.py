@@ -111,7 +111,7 @@ def test_a_run_of_another_config_is_left_alone(tiny_run):
         "--config.network.channels=24",
         cwd=tiny_run.workdir,
     )
-    assert "train.learning_rate is 0.002 there, 0.5 here" in line
+    assert "learning_rate" not in line
     assert "network.channels is 8 there, 24 here" in line
     assert before == {path: path.stat().st_mtime_ns for path in tiny_run.workdir.rglob("*") if path.is_file()}
 
