@@ -291,7 +291,7 @@ TRAIN = group(
         "falls after train.decay_images (EDM2)",
     ),
     decay_images=Setting(0, "inverse_sqrt: images after which the rate falls; 0: the warm-up's", "[0, inf)"),
-    warmup_images=Setting(0, "the rate rises linearly over so many images, then stays", "[0, inf)"),
+    warmup_images=Setting(0, "the rate rises linearly over so many images, then stays", "[0, 2^31)"),
     b1=Setting(0.9, "Adam's decay of the mean gradient", "[0, 1)"),
     b2=Setting(0.999, "Adam's decay of the mean square", "[0, 1)"),
     eps=Setting(1e-8, "Adam's epsilon", "(0, 1]"),

@@ -92,11 +92,16 @@ def of_run(workdir: Path) -> ConfigDict:
     file = workdir / FILE
     if not file.is_file():
         raise UserError(f"{workdir} holds no run (no {FILE}); train one with --config=FILE --workdir={workdir}")
-    config = defaults()
     try:
-        _update(config, migrated(json.loads(file.read_text())))
+        return read(json.loads(file.read_text()))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{file} is not a config of this version of jdiff: {_one_line(error)}") from error
+
+
+def read(values: dict[str, Any]) -> ConfigDict:
+    """The config of saved values of any version, over today's defaults."""
+    config = defaults()
+    _update(config, migrated(values))
     return config
 
 

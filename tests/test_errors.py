@@ -179,12 +179,40 @@ def test_a_workdir_that_turned_read_only(small_disk):
     assert jdiff.load(small_disk / "run").step == 4
 
 
-def test_a_loss_that_is_never_finite_stops_the_run(tmp_path):
-    """A learning rate that blows the weights up: the last good checkpoint stays, and the line says what to try."""
-    wild = [*DIGITS, "--config.train.steps=400", "--config.train.learning_rate=1e30", "--config.train.clip_norm=0"]
-    often = ["--config.train.warmup_images=0", "--config.checkpoint.every=5", "--config.train.max_skipped_in_row=20"]
-    line = refusal(*wild, *often, cwd=tmp_path)
+def test_after_a_loss_that_is_not_finite_the_advice_helps(tiny_run, tmp_path):
+    """A learning rate that blows the weights up, in a run that was good: only what was good is kept, and each of the
+    changes that the line names is taken.
+    """
+    shutil.copytree(tiny_run.workdir, tmp_path / "run")
+    start = jdiff.load(tmp_path / "run").step
+    wild = [
+        *DIGITS,
+        "--config.train.learning_rate=1e15",
+        "--config.train.clip_norm=0",
+        "--config.train.warmup_images=0",
+    ]
+    often = [f"--config.train.steps={start + 300}", "--config.train.max_skipped_in_row=20"]
+    line = refusal(*wild, *often, "--config.checkpoint.every=1", cwd=tmp_path)
     assert "not been finite for" in line
-    assert "try a lower train.learning_rate" in line
+    assert f"the last good checkpoint is of step {start}; the same command goes on from there" in line
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["skipped"] >= 20
+    assert jdiff.load(tmp_path / "run").step == start
+    assert list((tmp_path / "run" / "set_aside" / "not_finite").iterdir())
+    short = f"--config.train.steps={start + 2}"
+    for change in ("train.clip_norm=1.0", "train.warmup_images=2147483647", "train.learning_rate=0.002"):
+        assert change.split("=")[0] in line
+        again = run_here(*wild, *often, short, f"--config.{change}", cwd=tmp_path)
+        assert f"steps {start} to {start + 2}" in again.out
+    assert again.status == 0, again.err
+    assert jdiff.load(tmp_path / "run").step == start + 2
+
+
+def test_a_short_run_whose_steps_are_all_skipped_is_an_error(tmp_path):
+    wild = ["--config.train.steps=4", "--config.train.learning_rate=1e30", "--config.train.clip_norm=0"]
+    line = refusal(*DIGITS, *wild, "--config.train.warmup_images=0", cwd=tmp_path)
+    assert "not been finite for" in line
+    assert "there is no good checkpoint; the same command starts anew" in line
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+    mended = run_here(*DIGITS, "--config.train.steps=4", cwd=tmp_path)
+    assert mended.status == 0, mended.err

@@ -9,6 +9,7 @@ from jdiff.common.errors import UserError
 from jdiff.common.progress import progress_bar
 from jdiff.config import one_of
 from jdiff.data.sources import Source, SplitMissingError
+from jdiff.data.sources.wrapped import Noted
 from jdiff.from_config.names import pick
 
 
@@ -94,7 +95,9 @@ def sources(config: ConfigDict) -> tuple[Source, Source | None]:
         test = make(config, name, "test")
     except SplitMissingError:
         return train, None
-    return train, test if len(test) else None
+    if not len(test):  # what was left out of it is told all the same
+        return Noted(train, test.notes), None
+    return train, test
 
 
 def _files(config: ConfigDict, split: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from jdiff.common.progress import progress_bar
 from jdiff.conditions.examples import save_examples
 from jdiff.conditions.text import Text, encoded, fit_tokenizer
 from jdiff.data import pipeline
+from jdiff.data.fingerprint import fingerprint
 from jdiff.data.sources import Source
 from jdiff.model import Model
 from jdiff.previews import Due
@@ -26,15 +27,17 @@ from jdiff.request import check
 from jdiff.resolve import resolve
 from jdiff.tasks import Task, Weights
 from jdiff.tasks.diffusion import DiffusionTask
-from jdiff.training import sharding
+from jdiff.training import history, sharding
 from jdiff.training.checkpoints import Checkpoints
 from jdiff.training.clock import Clock
 from jdiff.training.interrupt import Interrupt
 from jdiff.training.step import TrainState, train_step
-from jdiff.training.writers import Writers, add_logs, replace_file, say
+from jdiff.training.writers import Writers, add_logs, check_logs, replace_file, say
 from jdiff.weights.export import EXPORTED
-from jdiff.weights.start import begin, pretrained_tokenizer, with_pretrained_network
+from jdiff.weights.resume import goes_on, last_good, total_steps
+from jdiff.weights.start import begin, pretrained_tokenizer, restored, with_pretrained_network
 
+LOSS = "holdout_loss"
 EXAMPLES = 100  # images whose conditions a run keeps to draw samples by
 
 
@@ -44,22 +47,22 @@ def train(config: ConfigDict, workdir: Path, out: Path | None = None) -> int:
     check_batch_size(config, mesh)
     source, held_out = from_config.sources(config)
     config = with_pretrained_network(resolve(config, source), workdir)
+    config.data.fingerprint = fingerprint(source)
     task = from_config.task(config)
     if isinstance(task.sampling_task, DiffusionTask):
         check(config, task.sampling_task.parameterization.schedule)
-    total = total_steps(config, len(source))
+    total = total_steps(config)
+    check_logs(config.log)
 
     folder = open_folder(workdir)
     source, held_out = with_texts(config, workdir, source, held_out)
     with Checkpoints(folder, keep_last=config.checkpoint.keep) as checkpoints, Interrupt() as interrupt:
-        start = checkpoints.latest() or 0
-        if start:
-            jdiff.config.check_resumable(jdiff.config.of_run(workdir), config, workdir)
-        state = begin(config, task, mesh, checkpoints, start)
-        announce(config, state, workdir, source, held_out, start, total)
+        start, changes = goes_on(config, workdir, checkpoints)
         if start >= total:
-            say(f"already trained to step {start}; a larger train.steps goes on from here")
+            say(already_trained(config, start, total))
             return 0
+        state = begin(config, task, mesh, checkpoints, start)
+        announce(config, state, workdir, source, held_out, start, total, changes)
 
         model = Model(config, task.sampling_task, mesh, Weights({}, {}), step=start, workdir=workdir)
         scores = previews.evaluators(previews.SCORES, config, task, mesh, held_out)
@@ -74,7 +77,8 @@ def train(config: ConfigDict, workdir: Path, out: Path | None = None) -> int:
         with Writers(config.log, workdir, config, start=start, total=total) as writers:
             run = partial(evaluate, task, model, workdir=workdir, writers=writers)
             for step in range(start + 1, total + 1):
-                state, logs = next_state(state, next_batch(batches, state, config, checkpoints))
+                batch = next_batch(batches, state, config, checkpoints)
+                state, logs = next_state(state, batch)
                 meter = add_logs(meter, logs)
                 writers.advance()
                 stopping = interrupt.asked(step, config.log.every) and step < total
@@ -84,18 +88,20 @@ def train(config: ConfigDict, workdir: Path, out: Path | None = None) -> int:
                     means = {name: float(average.compute()) for name, average in meter.items()}
                     speed = clock.speed(step, config.train.batch_size)
                     writers.scalars(step, {**means, **speed, "skipped": int(state.skipped)})
-                    stop_if_not_finite(state, step, config, checkpoints)
+                    if int(state.skipped_in_row) >= config.train.max_skipped_in_row:
+                        raise not_finite(config, task, mesh, state, checkpoints, next_state, batch, workdir)
                     meter = None
 
                 with clock.stopped():
                     if stopping:  # saving comes first: whoever asks may not wait for long
-                        checkpoints.save(state, config=config.to_dict(), holdout_loss=None)
+                        save(checkpoints, state, config)
                         checkpoints.wait()
                     scored = run(scores, state, step, last=last)
+                    if step == total and int(state.skipped_in_row) and not math.isfinite(scored.get(LOSS, math.nan)):
+                        raise not_finite(config, task, mesh, state, checkpoints, next_state, batch, workdir)
                     if not stopping:
                         if step % config.checkpoint.every == 0 or last:
-                            loss = scored.get("holdout_loss")
-                            checkpoints.save(state, config=config.to_dict(), holdout_loss=loss)
+                            save(checkpoints, state, config, scored.get(LOSS), last=step == total)
                         run(pictures, state, step, last=last)
                 if last:
                     break
@@ -152,12 +158,19 @@ def make_step(config: ConfigDict, task: Task, state: TrainState) -> Any:
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
 
 
-def total_steps(config: ConfigDict, images: int) -> int:
-    """How long to train: train.steps, or else train.epochs passes over `images`, or else train.images."""
-    train = config.train
-    if train.steps:
-        return train.steps
-    return max(1, math.ceil((train.epochs * images or train.images) / train.batch_size))
+def already_trained(config: ConfigDict, start: int, total: int) -> str:
+    """What to say of a run that has nothing left to do."""
+    duration = next(name for name in ("steps", "epochs", "images") if config.train[name])
+    asked = f", and train.{duration}={config.train[duration]} ends at step {total}" if start > total else ""
+    return f"already trained to step {start}{asked}; a larger train.{duration} goes on from here"
+
+
+def save(
+    checkpoints: Checkpoints, state: TrainState, config: ConfigDict, loss: float | None = None, *, last: bool = False
+) -> None:
+    """Start saving `state`; but for the last step's, not while steps are skipped: the weights may be at fault."""
+    if last or not int(state.skipped_in_row):
+        checkpoints.save(state, config=jdiff.config.saved(config), holdout_loss=loss)
 
 
 def check_batch_size(config: ConfigDict, mesh: Mesh) -> None:
@@ -220,7 +233,7 @@ def next_batch(batches: Iterator[PyTree], state: TrainState, config: ConfigDict,
     except UserError as error:
         if jax.process_count() > 1 or not state.step:  # a save takes all processes, and the others wait for this one
             raise
-        checkpoints.save(state, config=config.to_dict(), holdout_loss=None)
+        save(checkpoints, state, config)
         checkpoints.wait()
         raise UserError(f"{error}; step {state.step} is saved: mend the data, and the same command goes on") from error
 
@@ -233,8 +246,10 @@ def announce(
     held_out: Source | None,
     start: int,
     total: int,
+    changes: list[str],
 ) -> None:
-    """Write config.json; tell what is trained, on what and for how long."""
+    """Write config.json and the history; tell what is trained, on what and for how long, and what has changed."""
+    history.note(workdir, start, f"{'goes on' if start else 'starts'} on {history.here()}", *changes)
     with writing_to(workdir):
         replace_file(workdir / jdiff.config.FILE, jdiff.config.to_json(config))
     say(parameter_overview.get_parameter_overview(state.params, include_stats=False))
@@ -250,18 +265,36 @@ def announce(
         f"({images / len(source):,.1f} epochs, {images:,} images) on "
         f"{jax.device_count()} {jax.default_backend()} device(s); in {workdir}"
     )
+    for change in changes:
+        say(f"from step {start:,} on, {change} (kept in {workdir / history.FILE})")
 
 
-def stop_if_not_finite(state: TrainState, step: int, config: ConfigDict, checkpoints: Checkpoints) -> None:
-    """Raises UserError after too many skipped steps in a row."""
-    in_row = int(state.skipped_in_row)
-    if in_row >= config.train.max_skipped_in_row:
-        good = checkpoints.latest()
-        raise UserError(
-            f"loss or gradient has not been finite for {in_row} steps in a row, up to step {step}; "
-            + (f"the last good checkpoint is of step {good}" if good else "there is no checkpoint yet")
-            + "; try a lower train.learning_rate, a longer train.warmup_images or train.clip_norm=1.0"
-        )
+def not_finite(
+    config: ConfigDict,
+    task: Task,
+    mesh: Mesh,
+    state: TrainState,
+    checkpoints: Checkpoints,
+    next_state: Any,
+    batch: PyTree,
+    workdir: Path,
+) -> UserError:
+    """What to say where loss or gradient have not been finite for too many steps in a row. Later checkpoints than the
+    newest one that gives a finite loss are set aside.
+    """
+    in_row, step = int(state.skipped_in_row), int(state.step)
+
+    def is_good(saved: int) -> bool:
+        after, _ = next_state(restored(config, task, mesh, checkpoints, saved), batch)
+        return not int(after.skipped_in_row)
+
+    good = last_good(checkpoints, is_good, workdir)
+    return UserError(
+        f"loss or gradient has not been finite for {in_row} steps in a row, up to step {step}; "
+        + (f"the last good checkpoint is of step {good}" if good else "there is no good checkpoint")
+        + f"; the same command {'goes on from there' if good else 'starts anew'}: try a lower train.learning_rate, "
+        "a longer train.warmup_images or train.clip_norm=1.0"
+    )
 
 
 def keep_examples(config: ConfigDict, source: Source, workdir: Path) -> None:

@@ -10,11 +10,13 @@ The checkpoint of step k holds three items:
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
@@ -76,10 +78,35 @@ class Checkpoints:
         """The step of "latest", "best" or a number; None without any checkpoint. Raises UserError for other values."""
         if wanted in ("latest", "best"):
             return self.latest() if wanted == "latest" else self.best()
-        steps = sorted(self._manager.all_steps())
+        steps = self.steps()
         if not wanted.isdigit() or (steps and int(wanted) not in steps):
             raise UserError(f"checkpoint {wanted!r}: there are {', '.join(map(str, steps))}, and latest, best")
         return int(wanted) if steps else None
+
+    def steps(self) -> list[int]:
+        """The steps that there are, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def config(self, step: int) -> dict[str, Any]:
+        """The config that the checkpoint of `step` was saved with."""
+        return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]["config"]
+
+    def set_aside(self, steps: Iterable[int], reason: str) -> Path:
+        """Move the checkpoints of `steps` out of the run's way, into a folder beside this one that is named after the
+        reason; the folder.
+        """
+        self.wait()
+        folder = self.directory.parent / "set_aside" / reason
+        while folder.exists():
+            folder = folder.with_name(folder.name + "_again")
+        if jax.process_index() == 0:
+            folder.mkdir(parents=True)
+            for step in steps:
+                (self.directory / str(step)).rename(folder / str(step))
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("checkpoints are set aside")
+        self._manager.reload()
+        return folder
 
     def save(self, state: TrainState, *, config: Mapping[str, Any], holdout_loss: float | None) -> None:
         """Start saving `state`, after the save before. Raises UserError where the disk is full or not writable."""

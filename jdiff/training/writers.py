@@ -5,6 +5,7 @@ import math
 import os
 import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -100,15 +101,11 @@ class TensorBoard:
 
 
 class Wandb:
-    """Weights & Biases (extra `wandb`). A resumed run continues the same log. Raises UserError where it is not
-    installed.
-    """
+    """Weights & Biases (extra `wandb`). A resumed run continues the same log."""
 
     def __init__(self, project: str, workdir: Path, config: Mapping[str, Any]):
-        try:
-            import wandb
-        except ImportError as error:
-            raise UserError("log.wandb=True needs Weights & Biases: pip install -e '.[wandb]'") from error
+        import wandb
+
         self._wandb = wandb
         saved = workdir / "wandb_id.txt"
         if not saved.exists():
@@ -127,6 +124,12 @@ class Wandb:
     def close(self) -> None:
         """End the run there."""
         self._wandb.finish()
+
+
+def check_logs(log: Any) -> None:
+    """Raises UserError where a writer that `log` asks for is not installed: before hours of anything else."""
+    if log.wandb and find_spec("wandb") is None:
+        raise UserError("log.wandb=True needs Weights & Biases: pip install -e '.[wandb]'")
 
 
 class Progress:

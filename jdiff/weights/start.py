@@ -19,6 +19,7 @@ from jdiff.tasks import Task, Weights
 from jdiff.training import sharding
 from jdiff.training.checkpoints import Checkpoints
 from jdiff.training.ema import groups
+from jdiff.training.optimizer import carried_over
 from jdiff.training.step import FROZEN, TrainState, init_state
 from jdiff.training.writers import say
 from jdiff.weights.read import OWN_CHOICE, other_conditions, pretrained_weights, read_pretrained
@@ -69,11 +70,11 @@ def pretrained_tokenizer(config: ConfigDict) -> Path | None:
 
 def begin(config: ConfigDict, task: Task, mesh: Mesh, checkpoints: Checkpoints | None, step: int) -> TrainState:
     """The state of `step`: restored, or new where that is 0; born with its shards on their devices."""
-    initial = partial(initial_state, config, task)
-    abstract = sharding.abstract(mesh, jax.eval_shape(initial))
     if step and checkpoints:
-        state = checkpoints.restore(step, abstract)
+        state = restored(config, task, mesh, checkpoints, step)
     else:
+        initial = partial(initial_state, config, task)
+        abstract = sharding.abstract(mesh, jax.eval_shape(initial))
         state = jax.jit(initial, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))()
     if not config.train.initial or (step and FROZEN not in state.task_state):
         return state
@@ -86,6 +87,14 @@ def begin(config: ConfigDict, task: Task, mesh: Mesh, checkpoints: Checkpoints |
     # Copies: the state is donated, and no buffer can be given away twice.
     params, average = _copied(weights.params), _copied(groups(weights.params, task.averaged))
     return replace(state, params=params, ema=average, task_state=weights.state)
+
+
+def restored(config: ConfigDict, task: Task, mesh: Mesh, checkpoints: Checkpoints, step: int) -> TrainState:
+    """The state of the checkpoint of `step`; the optimizer's is brought to the form that `config` gives it."""
+    then = config.copy_and_resolve_references()
+    then.train = jdiff.config.read(checkpoints.config(step)).train
+    state = checkpoints.restore(step, sharding.abstract(mesh, jax.eval_shape(partial(initial_state, then, task))))
+    return replace(state, opt_state=carried_over(state.opt_state, from_config.optimizer(config), state.params))
 
 
 def initial_state(config: ConfigDict, task: Task) -> TrainState:

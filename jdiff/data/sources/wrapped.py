@@ -37,6 +37,11 @@ class Wrapped:
         return self._source.scalar_names
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The file of each record, where the source has files."""
+        return getattr(self._source, "names", ())
+
+    @property
     def notes(self) -> tuple[str, ...]:
         return self._source.notes
 
@@ -48,3 +53,15 @@ class Wrapped:
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         return self._source.__getitems__(indices)
+
+
+class Noted(Wrapped):
+    """`source` with more notes."""
+
+    def __init__(self, source: Source, notes: tuple[str, ...]):
+        super().__init__(source)
+        self._notes = notes
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return (*self._source.notes, *self._notes)

@@ -1,0 +1,226 @@
+"""What may change where a run goes on: its length, its data's place, the told keys; and what is refused."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import jdiff
+from jdiff.training import history, sharding
+from jdiff.training.checkpoints import Checkpoints
+from jdiff.training.optimizer import carried_over, make_optimizer
+from jdiff.weights.start import initial_state
+from tests.conftest import TINY, config, refusal, run_here
+
+QUIET = ("--config.log.tensorboard=false", "--config.log.pictures=false", "--config.log.progress=false")
+DIGITS = (config("digits"), *TINY, *QUIET, "--workdir=run")
+FOLDER = (config("folder"), *TINY, *QUIET, "--config.data.image_size=8", "--workdir=run")
+DURATIONS = {  # of 10 and of 20 steps of 16 of the 1,500 digits
+    "steps": ("--config.train.steps=10", "--config.train.steps=20"),
+    "images": ("--config.train.images=160", "--config.train.images=320"),
+    "epochs": (f"--config.train.epochs={160 / 1500}", f"--config.train.epochs={320 / 1500}"),
+}
+
+
+def trained(*arguments, cwd, status=0):
+    result = run_here(*arguments, cwd=cwd)
+    assert result.status == status, result.err
+    return result.out
+
+
+def final_state(workdir, step):
+    """Everything in the checkpoint of `step`."""
+    settings = jdiff.config.of_run(workdir)
+    task, mesh = jdiff.from_config.task(settings), sharding.make_mesh()
+    abstract = sharding.abstract(mesh, jax.eval_shape(lambda: initial_state(settings, task)))
+    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.latest() == step
+        return checkpoints.restore(step, abstract)
+
+
+def same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """A run of 20 steps, never interrupted."""
+    folder = tmp_path_factory.mktemp("straight")
+    trained(*DIGITS, DURATIONS["steps"][1], cwd=folder)
+    return final_state(folder / "run", 20)
+
+
+@pytest.fixture
+def run(short_run, tmp_path):
+    """A copy of a run of 10 steps with checkpoints at 5 and 10; its folder's parent."""
+    shutil.copytree(short_run, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def short_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("short")
+    trained(*DIGITS, "--config.train.steps=10", "--config.checkpoint.every=5", cwd=folder)
+    return folder
+
+
+@pytest.mark.parametrize(("first", "then"), [("steps", "images"), ("images", "epochs"), ("epochs", "steps")])
+def test_a_run_is_made_longer(first, then, straight, tmp_path):
+    trained(*DIGITS, DURATIONS[first][0], cwd=tmp_path)
+    said = trained(*DIGITS, DURATIONS[first][0], cwd=tmp_path)
+    assert f"already trained to step 10; a larger train.{first} goes on from here" in said
+    assert "steps 10 to 20" in trained(*DIGITS, DURATIONS[then][1], cwd=tmp_path)
+    same(final_state(tmp_path / "run", 20), straight)
+
+
+@pytest.mark.parametrize("duration", ["steps", "images", "epochs"])
+def test_a_shorter_duration_changes_nothing(duration, run):
+    before = (run / "run" / "config.json").read_text()
+    short = {"steps": "train.steps=5", "images": "train.images=80", "epochs": "train.epochs=0.05"}[duration]
+    said = trained(*DIGITS, f"--config.{short}", cwd=run)
+    assert f"already trained to step 10, and {short} ends at step 5; a larger train.{duration}" in said
+    assert (run / "run" / "config.json").read_text() == before
+
+
+def test_what_changes_the_training_is_told_and_kept(run):
+    """All at once; tests/test_config.py goes through every key."""
+    changes = {
+        "train.learning_rate": "1e-3",
+        "train.clip_norm": "0.0",
+        "train.warmup_images": "0",
+        "train.optimizer": "adamw",
+        "train.accumulate": "2",
+        "train.batch_size": "8",
+        "network.remat": "True",
+        "objective.loss": "huber",
+        "model.drop_rate": "0.3",
+        "seed": "4",
+    }
+    given = [f"--config.{name}={value}" for name, value in changes.items()]
+    said = trained(*DIGITS, "--config.train.steps=12", *given, cwd=run)
+    assert "steps 10 to 12" in said
+    kept = (run / "run" / history.FILE).read_text().splitlines()
+    assert sum("step 10: goes on on" in line for line in kept) == 1
+    for name in changes:
+        assert f"from step 10 on, {name} is " in said
+        assert sum(f"step 10: {name} is " in line for line in kept) == 1
+    assert "train.learning_rate is 0.001, 0.002 before" in said
+    assert "from step" not in trained(*DIGITS, "--config.train.steps=13", *given, cwd=run)
+    state = final_state(run / "run", 13)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
+KINDS = [
+    {"name": name, "clip_norm": clip, "warmup_steps": warmup}
+    for name in ("adam", "adamw")
+    for clip in (0.0, 1.0)
+    for warmup in (0, 4)
+]
+
+
+@pytest.mark.parametrize("before", KINDS, ids=str)
+@pytest.mark.parametrize("after", KINDS, ids=str)
+def test_moments_and_count_go_from_any_optimizer_to_any_other(before, after):
+    rest = {"learning_rate": 0.1, "b1": 0.9, "b2": 0.99, "eps": 1e-8, "weight_decay": 0.1}
+    one, other = make_optimizer(**before, **rest), make_optimizer(**after, **rest)
+    params = {"a": np.ones(3, np.float32), "b": {"c": np.zeros((2, 2), np.float32)}}
+    grads = jax.tree.map(lambda leaf: leaf + 0.5, params)
+    _, state = one.update(grads, one.init(params), params)
+    _, wanted = other.update(grads, other.init(params), params)
+    if before["clip_norm"] == after["clip_norm"]:  # else the moments themselves differ
+        same(carried_over(state, other, params), wanted)
+    assert jax.tree.structure(carried_over(state, other, params)) == jax.tree.structure(wanted)
+
+
+def test_what_does_not_change_the_weights_gives_the_same_ones(run, straight):
+    silent = ("train.max_skipped_in_row=9", "machine.prefetch=2", "train.holdout_images=16", "checkpoint.every=7")
+    trained(*DIGITS, "--config.train.steps=20", *(f"--config.{change}" for change in silent), cwd=run)
+    same(final_state(run / "run", 20), straight)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["network.channels=16", "model.prediction=v", "model.conditions=()", "data.augment=0.12"],
+)
+def test_another_model_is_refused_by_name(change, run):
+    before = {path: path.read_bytes() for path in (run / "run").iterdir() if path.is_file()}
+    line = refusal(*DIGITS, "--config.train.steps=20", f"--config.{change}", cwd=run)
+    assert f"{change.split('=')[0]} is " in line
+    assert before == {path: path.read_bytes() for path in (run / "run").iterdir() if path.is_file()}
+
+
+def test_going_back_gives_the_run_that_was_never_longer(run, straight):
+    trained(*DIGITS, "--config.train.steps=14", "--config.train.learning_rate=1.0", cwd=run)
+    back = (*DIGITS, "--config.train.steps=20", "--config.checkpoint.resume_from=5", "--config.checkpoint.every=5")
+    said = trained(*back, cwd=run)
+    assert "goes back to step 5; the checkpoints of 10, 14 lie in" in said
+    assert "steps 5 to 20" in said
+    same(final_state(run / "run", 20), straight)
+    rows = [json.loads(line) for line in (run / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == [5, 10, 15, 20]
+    assert sorted(path.name for path in (run / "run" / "set_aside" / "after_step_5").iterdir()) == [
+        "10",
+        "14",
+        "metrics.jsonl",
+    ]
+    assert "goes back to step 5" in (run / "run" / history.FILE).read_text()
+    said = trained(*back, "--config.train.steps=22", cwd=run)  # the same command goes on where it is
+    assert "steps 20 to 22" in said
+    line = refusal(*DIGITS, "--config.checkpoint.resume_from=7", cwd=run)
+    assert "checkpoint.resume_from=7: there are checkpoints of " in line
+
+
+def images(folder, seed=0, count=40):
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    for i in range(count):
+        Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).save(folder / f"{i:02}.png")
+
+
+def test_data_are_known_wherever_they_lie(tmp_path, monkeypatch):
+    images(tmp_path / "d")
+    arguments = (*FOLDER, "--config.log.every=1")
+    trained(*arguments, "--config.data.dir=d", "--config.train.steps=2", cwd=tmp_path)
+    said = trained(*arguments, f"--config.data.dir={tmp_path}/./d/", "--config.train.steps=3", cwd=tmp_path)
+    assert "steps 2 to 3" in said
+    assert "from step" not in said
+    (tmp_path / "d").rename(tmp_path / "moved")
+    (tmp_path / "elsewhere").mkdir()
+    other = [argument for argument in arguments if "workdir" not in argument]
+    said = trained(
+        *other, "--workdir=../run", "--config.data.dir=../moved", "--config.train.steps=4", cwd=tmp_path / "elsewhere"
+    )
+    assert "from step" not in said
+
+
+@pytest.mark.parametrize("change", ["pixels", "fewer", "more", "renamed"])
+def test_other_data_are_told(change, tmp_path):
+    images(tmp_path / "d")
+    trained(*FOLDER, "--config.data.dir=d", "--config.train.steps=2", cwd=tmp_path)
+    if change == "pixels":
+        shutil.rmtree(tmp_path / "d")
+        images(tmp_path / "d", seed=1)
+    elif change == "fewer":
+        (tmp_path / "d" / "39.png").unlink()
+        (tmp_path / "d" / "38.png").unlink()
+    elif change == "more":
+        shutil.copy(tmp_path / "d" / "00.png", tmp_path / "d" / "98.png")
+        shutil.copy(tmp_path / "d" / "01.png", tmp_path / "d" / "99.png")
+    else:
+        (tmp_path / "d" / "00.png").rename(tmp_path / "d" / "97.png")
+    said = trained(*FOLDER, "--config.data.dir=d", "--config.train.steps=4", cwd=tmp_path)
+    assert "from step 2 on, the data are others than before" in said
+    assert "the data are others" in (tmp_path / "run" / history.FILE).read_text()
+
+
+def test_all_held_out_images_left_out_are_told(tmp_path):
+    images(tmp_path / "d" / "train")
+    (tmp_path / "d" / "val").mkdir()
+    for i in range(4):
+        (tmp_path / "d" / "val" / f"{i}.png").write_bytes(b"not an image")
+    arguments = (*FOLDER, "--config.data.dir=d", "--config.data.on_bad_file=skip", "--config.train.steps=2")
+    result = run_here(*arguments, cwd=tmp_path)
+    assert "4 unreadable of 4" in result.out + result.err
