@@ -79,10 +79,12 @@ class Result:
 FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
-def start_command(*arguments: str, cwd: Path, xla: str = FAST_COMPILE, **environment: str) -> subprocess.Popen:
+def start_command(
+    *arguments: str, cwd: Path, xla: str = FAST_COMPILE, module: str = "jdiff.main", **environment: str
+) -> subprocess.Popen:
     environment["XLA_FLAGS"] = f"{xla} {environment.get('XLA_FLAGS', '')}".strip()
     environment["PYTHONUTF8"] = "1"  # what it says is read here, whatever the locale
-    command = [sys.executable, "-m", "jdiff.main", *arguments]
+    command = [sys.executable, "-m", module, *arguments]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, cwd=cwd, env={**os.environ, **environment}, encoding="utf-8", **pipes)
 

@@ -87,9 +87,11 @@ def test_samples_are_of_the_datas_kind(tmp_path, dtype, low, high):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_workers_have_no_jax(tmp_path):
-    """Each would take 120 MB more, and might take a share of the accelerator."""
+    """Each would take 120 MB more, and might take a share of the accelerator. They import anew what the
+    console script runs.
+    """
     options = (config("digits"), *TINY, "--config.train.steps=100000", "--config.machine.workers=1", "--workdir=run")
-    process = start_command(*options, "--config.log.progress=false", cwd=tmp_path)
+    process = start_command(*options, "--config.log.progress=false", cwd=tmp_path, module="jdiff")
     metrics = tmp_path / "run" / "metrics.jsonl"
     until = time.monotonic() + 120
     while time.monotonic() < until and not (metrics.exists() and metrics.read_text()):

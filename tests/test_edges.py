@@ -109,7 +109,9 @@ def test_brightness():
 
 def test_a_library_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "skimage.feature", None)
-    with pytest.raises(UserError, match=r'canny needs the library scikit-image .*pip install "jdiff\[edges\]"'):
+    with pytest.raises(
+        UserError, match=r'canny needs the library scikit-image .*pip install "jdiff-diffusion\[edges\]"'
+    ):
         Canny()(np.zeros((8, 8, 1), np.uint8))
     XDoG()(np.zeros((8, 8, 1), np.uint8))
 

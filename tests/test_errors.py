@@ -47,7 +47,7 @@ def refused(*arguments, cwd, status=1, **environment):
         (["--config.model.conditions=('txet',)"], "did you mean 'text'"),
         (["--config.objective.draw=steps"], "objective.draw='steps' needs a table"),
         (["--config.task=clasifier"], "did you mean 'classifier'"),
-        (["--config.log.wandb=true"], "pip install -e '.[wandb]'"),
+        (["--config.log.wandb=true"], 'pip install "jdiff-diffusion[wandb]"'),
         (["--config.machine.fsdp=5"], "machine.fsdp=5 does not divide the"),
         (["--config.train.steps=None"], "train.steps needs a value"),
         (["--config.network.attention_heads=5"], "8 channels do not divide by 5 attention heads: change"),

@@ -200,5 +200,5 @@ def test_what_is_missing_is_said_in_a_line(tmp_path, monkeypatch):
         HuggingFace(str(tmp_path / "torn.parquet"), "train")
     assert "\n" not in str(caught.value)
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UserError, match=r"needs the library datasets: pip install -e '\.\[hf\]'"):
+    with pytest.raises(UserError, match=r'needs the library datasets: pip install "jdiff-diffusion\[hf\]"'):
         HuggingFace("mnist", "train")

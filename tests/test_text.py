@@ -498,9 +498,9 @@ def test_without_the_libraries(frozen, fitted, minilm, tokenizer, monkeypatch):
     tokenizer._load.cache_clear()
     for name in ("transformers", "tokenizers"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(UserError, match=r'pip install "jdiff\[text\]"'):
+    with pytest.raises(UserError, match=r'pip install "jdiff-diffusion\[text\]"'):
         frozen.FrozenEncoder(minilm, 12).features(["x"])
-    with pytest.raises(UserError, match=r'pip install "jdiff\[text\]"'):
+    with pytest.raises(UserError, match=r'pip install "jdiff-diffusion\[text\]"'):
         tokenizer.BytePairEncoder(fitted, 12)(["x"])
 
 

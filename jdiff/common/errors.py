@@ -13,6 +13,14 @@ class UserError(ValueError):
     """
 
 
+DISTRIBUTION = "jdiff-diffusion"  # what pip calls this package
+
+
+def install(extra: str) -> str:
+    """The command that installs an extra of pyproject.toml beside this package."""
+    return f'pip install "{DISTRIBUTION}[{extra}]"'
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, at most 200 characters; its type's name if it is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

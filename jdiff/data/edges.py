@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from jdiff.common.errors import UserError
+from jdiff.common.errors import UserError, install
 from jdiff.data.sources import Picture
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -31,7 +31,7 @@ class Canny:
         try:
             from skimage.feature import canny
         except ImportError as error:
-            raise UserError(f'canny needs the library scikit-image ({error}): pip install "jdiff[edges]"') from error
+            raise UserError(f"canny needs the library scikit-image ({error}): {install('edges')}") from error
         lines = canny(brightness(photo), self.sigma, SOBEL * self.low, SOBEL * self.high)
         return np.where(lines, 0, 255).astype(np.uint8)[..., None]
 

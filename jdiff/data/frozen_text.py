@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 
-from jdiff.common.errors import UserError, first_line
+from jdiff.common.errors import UserError, first_line, install
 from jdiff.data.sources.files import Progress, no_progress
 from jdiff.data.tokenizer import OnLong, check_lengths, check_unicode
 
@@ -248,7 +248,5 @@ def _library() -> Any:
         import torch  # noqa: F401
         import transformers
     except ImportError as error:
-        raise UserError(
-            f'a pretrained text encoder needs more libraries ({error}): pip install "jdiff[text]"'
-        ) from error
+        raise UserError(f"a pretrained text encoder needs more libraries ({error}): {install('text')}") from error
     return transformers

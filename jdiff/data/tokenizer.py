@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int32
 
-from jdiff.common.errors import UserError
+from jdiff.common.errors import UserError, install
 
 PAD, START, END = 0, 1, 2
 SPECIAL = ("<pad>", "<start>", "<end>")
@@ -145,5 +145,5 @@ def _library() -> Any:
     try:
         import tokenizers
     except ImportError as error:
-        raise UserError(f'text needs the library tokenizers ({error}): pip install "jdiff[text]"') from error
+        raise UserError(f"text needs the library tokenizers ({error}): {install('text')}") from error
     return tokenizers

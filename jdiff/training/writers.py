@@ -16,7 +16,7 @@ from clu import metrics as clu_metrics
 from jaxtyping import Array, UInt8
 from tqdm import tqdm
 
-from jdiff.common.errors import UserError
+from jdiff.common.errors import UserError, install
 
 
 @runtime_checkable
@@ -129,7 +129,7 @@ class Wandb:
 def check_logs(log: Any) -> None:
     """Raises UserError where a writer that `log` asks for is not installed: before hours of anything else."""
     if log.wandb and find_spec("wandb") is None:
-        raise UserError("log.wandb=True needs Weights & Biases: pip install -e '.[wandb]'")
+        raise UserError(f"log.wandb=True needs Weights & Biases: {install('wandb')}")
 
 
 class Progress:

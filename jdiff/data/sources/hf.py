@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jdiff.common.errors import UserError, first_line
+from jdiff.common.errors import UserError, first_line, install
 from jdiff.data.decode import load, of_files, to_array
 from jdiff.data.masks import MaskSummary, MaskValues, checked, fitted, to_mask
 from jdiff.data.resize import same_aspect
@@ -194,7 +194,7 @@ def _load(name: str) -> dict[str, Any]:
     try:
         import datasets
     except ImportError as error:
-        raise UserError("data.name='hf:...' needs the library datasets: pip install -e '.[hf]'") from error
+        raise UserError(f"data.name='hf:...' needs the library datasets: {install('hf')}") from error
     path = Path(name).expanduser()
     if not path.exists() and name.startswith(("/", ".", "~")):
         raise UserError(f"{name} does not exist: give a folder, a .parquet file or a name on huggingface.co")

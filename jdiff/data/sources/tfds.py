@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jdiff.common.errors import UserError, first_line
+from jdiff.common.errors import UserError, first_line, install
 from jdiff.data.sources import HIGHEST, Picture
 from jdiff.data.sources.files import TEST_NAMES, share_of
 
@@ -81,6 +81,6 @@ def _not_prepared(name: str, data_dir: str, error: Exception) -> str:
     where = f" --data_dir={data_dir}" if data_dir else ""
     return (
         f"data set {name!r} is not prepared as array_record in {data_dir or '~/tensorflow_datasets'}"
-        f" ({first_line(error)}); prepare it once with: pip install -e '.[prepare]' && "
+        f" ({first_line(error)}); prepare it once with: {install('prepare')} && "
         f"tfds build {name} --file_format=array_record{where}"
     )
