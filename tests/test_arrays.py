@@ -178,6 +178,27 @@ def test_damaged_files_are_refused_by_name(tmp_path):
         Arrays(str(tmp_path / "p.npy"), "train")
 
 
+@pytest.mark.parametrize("free", [ValueError("unrecognized configuration name"), None, -1, 0, 1])
+def test_compressed_images_are_read_where_the_system_does_not_tell_its_free_memory(tmp_path, monkeypatch, free):
+    """macOS knows no SC_AVPHYS_PAGES, Windows no sysconf; -1 is "not told". Too little memory is refused."""
+
+    def sysconf(name):
+        if isinstance(free, Exception):
+            raise free
+        return 4096 if name == "SC_PAGE_SIZE" else free
+
+    if free is None:
+        monkeypatch.delattr("os.sysconf")
+    else:
+        monkeypatch.setattr("os.sysconf", sysconf)
+    np.savez_compressed(tmp_path / "c.npz", images=np.zeros((64, 32, 32, 3), np.uint8))
+    if isinstance(free, int) and free >= 0:
+        with pytest.raises(UserError, match="0.0 GiB of memory are free: save it with np.savez"):
+            Arrays(str(tmp_path / "c.npz"), "train")
+        return
+    assert len(Arrays(str(tmp_path / "c.npz"), "train", holdout=0.0)) == 64
+
+
 @pytest.mark.parametrize("save", [np.save, np.savez, np.savez_compressed])
 def test_any_damage_is_read_as_it_stands_or_refused_in_one_line(tmp_path, save):
     """Bytes changed in the header and in a zip's directory: 100 files a format."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from jdiff.common.errors import UserError, first_line
+from jdiff.common.paths import expanded
 from jdiff.data.sources import HIGHEST, Picture, Shape
 from jdiff.data.sources.files import share_of
 
@@ -54,9 +55,15 @@ class Stored:
         return mapped.view(np.ndarray)  # np.memmap's own indexing is slow
 
     def _check_fits(self) -> None:
-        """Raises UserError if the array exceeds half of the free memory, as the header of a small file may claim."""
-        size, free = self.dtype.itemsize * prod(self.shape), os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if size > free / 2:
+        """Raises UserError if the array exceeds half of the free memory, as the header of a small file may claim; where
+        the system does not tell what is free (macOS, Windows), the array is tried.
+        """
+        try:
+            free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        except (ValueError, AttributeError, OSError):
+            return
+        size = self.dtype.itemsize * prod(self.shape)
+        if size > free / 2 >= 0:
             raise UserError(
                 f"{self} takes {size / 2**30:.1f} GiB, compressed, and {free / 2**30:.1f} GiB of memory are free: save "
                 "it with np.savez, so that it is read from the disk on demand"
@@ -96,7 +103,7 @@ class Arrays:
     def __init__(
         self, path: str, split: str, *, low: float | None = None, high: float | None = None, holdout: float = 0.05
     ):
-        top = Path(path).expanduser()
+        top = expanded(path)
         if not path or not top.exists():
             raise UserError(f"data.dir={path!r} does not exist; give an .npy or .npz file, or a folder of train.npz")
         train, test = _parts(top)
