@@ -17,6 +17,7 @@ from ml_collections import ConfigDict, config_flags
 
 from jdiff.common.errors import UserError
 from jdiff.common.names import nearest
+from jdiff.common.paths import expanded
 from jdiff.common.settings import IDENTITY, SILENT, Setting
 from jdiff.migration import RENAMED_VALUES, VERSION, migrated, now_called
 
@@ -52,7 +53,7 @@ def load(name: str | Path) -> ConfigDict:
 
 def find(name: str | Path) -> Path:
     """The file that `name` means: this path, or else a config that ships with jdiff: "digits", "configs/digits.py"."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_file():
         return path
     shipped = SHIPPED / f"{path.stem}.py"

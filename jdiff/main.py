@@ -18,6 +18,7 @@ from typing import Any
 from absl import flags
 
 from jdiff.common.errors import UserError
+from jdiff.common.paths import expanded
 
 if __name__ == "__mp_main__":  # a data worker: devices are not for it, and Grain does without JAX
     sys.modules["jax"] = None  # type: ignore[assignment]
@@ -68,7 +69,7 @@ def run(options: flags.FlagValues, overrides: Sequence[str]) -> int:
         if mode.of_run:
             raise UserError(f"--mode={name} needs --workdir=DIR, the folder of a trained run")
         raise UserError(f"--mode={name} needs --config=FILE, such as --config=configs/digits.py")
-    workdir = Path(options.workdir or f"runs/{Path(options.config).stem}")
+    workdir = expanded(options.workdir or f"runs/{Path(options.config).stem}")
     saved = jdiff.config.of_run(workdir) if mode.of_run else jdiff.config.load(options.config)
     config = jdiff.config.override(saved, overrides)
     if mode.of_run:
@@ -77,7 +78,7 @@ def run(options: flags.FlagValues, overrides: Sequence[str]) -> int:
     if mode.computes:
         prepare_jax(config)
     function = getattr(importlib.import_module(f"jdiff.modes.{name}"), name)
-    return function(config, workdir, Path(options.out) if options.out else None)
+    return function(config, workdir, expanded(options.out) if options.out else None)
 
 
 def prepare_jax(config: Any) -> None:
@@ -92,8 +93,7 @@ def prepare_jax(config: Any) -> None:
         use_all_cores(config.train.batch_size // config.train.accumulate)
     keep_freed_memory()
     if config.machine.compilation_cache:
-        folder = Path(config.machine.compilation_cache).expanduser()
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_compilation_cache_dir", str(expanded(config.machine.compilation_cache)))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 

@@ -17,6 +17,7 @@ from jdiff import compiled, from_config, request
 from jdiff.common.arrays import slerp
 from jdiff.common.errors import UserError
 from jdiff.common.keys import image_keys
+from jdiff.common.paths import expanded
 from jdiff.common.pictures import checked
 from jdiff.conditions import Condition
 from jdiff.diffusion import drivers
@@ -44,7 +45,7 @@ def load(workdir: str | Path, checkpoint: str | int | None = None) -> "Model":
     checkpoint: "latest", "best" (lowest held-out loss) or a step; by default what the run's config says.
     Raises UserError where `workdir` holds no run or not that checkpoint.
     """
-    workdir = Path(workdir)
+    workdir = expanded(workdir)
     return restore(jdiff.config.of_run(workdir), workdir, checkpoint)
 
 
@@ -265,7 +266,7 @@ class Model:
 
         Raises UserError where the folder cannot be written, or the network is another than that of `like`.
         """
-        export(self.weights, self.config, Path(folder), step=self.step, workdir=self.workdir, like=like)
+        export(self.weights, self.config, expanded(folder), step=self.step, workdir=self.workdir, like=like)
 
     def shown(self, images: Images) -> UInt8[np.ndarray, "n h w c"]:
         """Images as they are on a screen, whatever the data's range."""

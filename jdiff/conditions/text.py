@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jdiff.common.errors import UserError, writing_to
+from jdiff.common.paths import expanded
 from jdiff.conditions import Condition, Values
 from jdiff.data import frozen_text, tokenizer
 from jdiff.data.frozen_text import FrozenEncoder
@@ -124,6 +125,6 @@ def encoded(
     encoder: Callable[[Sequence[str]], Values] = text.encoder
     if text.frozen_width:
         own = workdir / "text"
-        folder = Path(data_dir).expanduser() / CACHE if data_dir else own
+        folder = expanded(data_dir) / CACHE if data_dir else own
         encoder = partial(frozen_text.cached, text.frozen, folder=folder, otherwise=own, progress=progress)
     return list(encode(sources, encoder))

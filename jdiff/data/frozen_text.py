@@ -19,6 +19,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from jdiff.common.errors import UserError, first_line, install
+from jdiff.common.paths import expanded
 from jdiff.data.sources.files import Progress, no_progress
 from jdiff.data.tokenizer import OnLong, check_lengths, check_unicode
 
@@ -105,7 +106,7 @@ class FrozenEncoder:
 
     @property
     def _folder(self) -> Path:
-        return Path(self.path).expanduser()
+        return expanded(self.path)
 
 
 def cached(

@@ -18,6 +18,7 @@ from jaxtyping import PyTree
 
 from jdiff.common.errors import UserError
 from jdiff.common.keys import root_key
+from jdiff.common.paths import expanded
 from jdiff.interop import autoencoders, dit, table, tensors, unets
 from jdiff.interop.settings import Settings
 from jdiff.interop.table import Entry
@@ -79,7 +80,7 @@ def load(folder: str | Path) -> tuple[nn.Module, PyTree]:
     """(network, parameters) of the diffusers model in `folder`. Raises UserError for unknown settings, and for unknown,
     missing or misshapen tensors.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     model = describe(tensors.read_config(folder))
     return model.network, table.to_params(tensors.read(folder), model.entries, model.shapes)
 
@@ -88,7 +89,7 @@ def save(params: PyTree, config: Config, folder: str | Path) -> None:
     """Write parameters as the diffusers model that `config` (the contents of a config.json) describes. Raises UserError
     where they do not fit it.
     """
-    _save(params, config, Path(folder), f"the config's {config.get('_class_name')}")
+    _save(params, config, expanded(folder), f"the config's {config.get('_class_name')}")
 
 
 def save_like(params: PyTree, like: Path, folder: Path) -> None:

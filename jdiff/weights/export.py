@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from jdiff import interop
 from jdiff.common.errors import UserError
+from jdiff.common.paths import expanded
 from jdiff.conditions.examples import EXAMPLES
 from jdiff.conditions.text import TOKENIZER
 from jdiff.config import saved
@@ -37,7 +38,7 @@ def export(
     if (folder / "checkpoints").is_dir():
         raise UserError(f"{folder} holds a run, which weights written there would hide; give another folder")
     if like is not None:
-        interop.save_like(weights.params["network"], Path(like), folder)
+        interop.save_like(weights.params["network"], expanded(like), folder)
         return
     arrays = {name: np.asarray(leaf) for name, leaf in as_tensors(weights).items()}
     merged = config.copy_and_resolve_references()

@@ -14,6 +14,7 @@ import jdiff.config
 from jdiff import from_config
 from jdiff.common.errors import UserError
 from jdiff.common.keys import named, root_key
+from jdiff.common.paths import expanded
 from jdiff.conditions.text import TOKENIZER
 from jdiff.tasks import Task, Weights
 from jdiff.training import sharding
@@ -39,7 +40,7 @@ def with_pretrained_network(config: ConfigDict, workdir: Path) -> ConfigDict:
     if not config.train.initial:
         return config
     config = config.copy_and_resolve_references()
-    config.train.initial = str(Path(config.train.initial).expanduser().resolve())  # read again from other folders
+    config.train.initial = str(expanded(config.train.initial).resolve())  # read again from other folders
     if (workdir / jdiff.config.FILE).is_file():
         own = jdiff.config.of_run(workdir)
         if own.train.initial == config.train.initial:
@@ -62,7 +63,7 @@ def with_pretrained_network(config: ConfigDict, workdir: Path) -> ConfigDict:
 
 def pretrained_tokenizer(config: ConfigDict) -> Path | None:
     """The tokenizer of the run that training starts from, where texts mean here what they mean there."""
-    file = Path(config.train.initial) / TOKENIZER
+    file = expanded(config.train.initial) / TOKENIZER
     if not config.train.initial or not file.is_file():
         return None
     return None if "text" in other_conditions(config, jdiff.config.of_run(file.parent)) else file

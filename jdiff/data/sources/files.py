@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from jdiff.common.errors import UserError
+from jdiff.common.paths import expanded
 from jdiff.data.decode import NOT_IMAGES
 
 TRAIN_NAMES = ("train", "training")  # of folders and splits, in any case
@@ -100,7 +101,7 @@ def subfolders(top: Path) -> list[Path]:
 
 def folder_of(root: str) -> Path:
     """data.dir as a path, ~ expanded. Raises UserError if it is not a folder."""
-    top = Path(os.path.expanduser(root))
+    top = expanded(root)
     if not root or not os.path.isdir(top):
         raise UserError(f"data.dir={root!r} is not a folder; give one with --config.data.dir=PATH")
     return top

@@ -3,13 +3,13 @@
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from jdiff.common.errors import UserError, first_line, install
+from jdiff.common.paths import expanded
 from jdiff.data.decode import load, of_files, to_array
 from jdiff.data.masks import MaskSummary, MaskValues, checked, fitted, to_mask
 from jdiff.data.resize import same_aspect
@@ -195,7 +195,7 @@ def _load(name: str) -> dict[str, Any]:
         import datasets
     except ImportError as error:
         raise UserError(f"data.name='hf:...' needs the library datasets: {install('hf')}") from error
-    path = Path(name).expanduser()
+    path = expanded(name)
     if not path.exists() and name.startswith(("/", ".", "~")):
         raise UserError(f"{name} does not exist: give a folder, a .parquet file or a name on huggingface.co")
     try:

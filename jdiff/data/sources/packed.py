@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jdiff.common.errors import UserError, first_line
+from jdiff.common.paths import expanded
 from jdiff.data.sources import Picture, Shape, Source, SplitMissingError
 from jdiff.data.sources.files import Progress, ahead, no_progress
 from jdiff.data.sources.parts import MOST_BYTES, decoded_bytes
@@ -45,7 +46,7 @@ def pack(
     test set is omitted. Raises UserError if `folder` is not empty or not writable, and ValueError if a record differs
     from its source's description.
     """
-    target = Path(folder).expanduser().absolute()
+    target = expanded(folder).absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{folder} exists already: remove it, or pack into another folder")
     partial = target.with_name(f".{target.name}.partial")
@@ -92,7 +93,7 @@ class Packed:
     """
 
     def __init__(self, folder: str, split: str):
-        top = Path(folder).expanduser()
+        top = expanded(folder)
         if not folder or not top.is_dir():
             raise UserError(f"data.dir={folder!r} is not a folder; --mode=prepare packs one")
         splits = _index(top)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from jdiff.common.errors import UserError, first_line, install
+from jdiff.common.paths import expanded
 from jdiff.data.sources import HIGHEST, Picture
 from jdiff.data.sources.files import TEST_NAMES, share_of
 
@@ -31,7 +32,7 @@ class Tfds:
 
         self._where = f"data set {name!r} in {data_dir or '~/tensorflow_datasets'}"
         try:
-            builder = tfds.builder(name, data_dir=data_dir or None)
+            builder = tfds.builder(name, data_dir=str(expanded(data_dir)) if data_dir else None)
             info = builder.info
             if not info.splits:
                 raise FileNotFoundError("nothing is there")
