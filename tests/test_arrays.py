@@ -193,7 +193,7 @@ def test_compressed_images_are_read_where_the_system_does_not_tell_its_free_memo
         monkeypatch.setattr("os.sysconf", sysconf)
     np.savez_compressed(tmp_path / "c.npz", images=np.zeros((64, 32, 32, 3), np.uint8))
     if isinstance(free, int) and free >= 0:
-        with pytest.raises(UserError, match="0.0 GiB of memory are free: save it with np.savez"):
+        with pytest.raises(UserError, match=r"0\.0 GiB of memory are free: save it with np\.savez"):
             Arrays(str(tmp_path / "c.npz"), "train")
         return
     assert len(Arrays(str(tmp_path / "c.npz"), "train", holdout=0.0)) == 64

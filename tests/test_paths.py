@@ -100,7 +100,7 @@ def test_data(home):
     commanded(config("digits"), "--mode=prepare", "--out=~/packed")
     assert len(Packed("~/packed", "train")) == 1500
     (home / "encoder").mkdir()
-    with pytest.raises(UserError, match="~/encoder holds no config.json"):  # it is found
+    with pytest.raises(UserError, match=r"~/encoder holds no config\.json"):  # it is found
         FrozenEncoder("~/encoder", 8, "error").width  # noqa: B018
 
 
