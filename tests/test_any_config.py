@@ -23,7 +23,6 @@ from jdiff.resolve import resolve
 from jdiff.tasks import Weights
 from jdiff.tasks.diffusion import DiffusionTask
 from jdiff.training import sharding
-from jdiff.weights.resume import total_steps
 from jdiff.weights.start import with_pretrained_network
 from tests.test_shipped_configs import StandIn, stand_in
 
@@ -114,7 +113,7 @@ def traced(arguments):
     data = StandIn(data.pictures, scalar_names=("age",))
     config = with_pretrained_network(resolve(config, data), Path("nowhere"))
     task = from_config.task(config)
-    assert total_steps(config) > 0
+    assert from_config.total_steps(config) > 0
     batch = from_config.example(config, 2)
     key = jax.random.key(0)
     params, state = jax.eval_shape(task.init, key, batch)

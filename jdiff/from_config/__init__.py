@@ -10,7 +10,7 @@ from jdiff.from_config.sampling import ladder, sampler
 from jdiff.from_config.sources import sources
 from jdiff.from_config.spaces import space
 from jdiff.from_config.tasks import diffusion, task
-from jdiff.from_config.training import ema, optimizer
+from jdiff.from_config.training import ema, optimizer, rate, total_steps
 from jdiff.from_config.views import example, view
 
 __all__ = [
@@ -22,9 +22,11 @@ __all__ = [
     "helper_runs",
     "ladder",
     "optimizer",
+    "rate",
     "sampler",
     "sources",
     "space",
     "task",
+    "total_steps",
     "view",
 ]

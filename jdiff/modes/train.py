@@ -1,6 +1,5 @@
 """--mode=train: the training loop."""
 
-import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -31,10 +30,11 @@ from jdiff.training import history, sharding
 from jdiff.training.checkpoints import Checkpoints
 from jdiff.training.clock import Clock
 from jdiff.training.interrupt import Interrupt
+from jdiff.training.optimizer import rate_of
 from jdiff.training.step import TrainState, train_step
 from jdiff.training.writers import Writers, add_logs, check_logs, replace_file, say
 from jdiff.weights.export import EXPORTED
-from jdiff.weights.resume import goes_on, last_good, total_steps
+from jdiff.weights.resume import goes_on, last_good
 from jdiff.weights.start import begin, pretrained_tokenizer, restored, with_pretrained_network
 
 LOSS = "holdout_loss"
@@ -51,7 +51,7 @@ def train(config: ConfigDict, workdir: Path, out: Path | None = None) -> int:
     task = from_config.task(config)
     if isinstance(task.sampling_task, DiffusionTask):
         check(config, task.sampling_task.parameterization.schedule)
-    total = total_steps(config)
+    total, rate = from_config.total_steps(config), from_config.rate(config)
     check_logs(config.log)
 
     folder = open_folder(workdir)
@@ -87,7 +87,9 @@ def train(config: ConfigDict, workdir: Path, out: Path | None = None) -> int:
                 if step % config.log.every == 0 or last:
                     means = {name: float(average.compute()) for name, average in meter.items()}
                     speed = clock.speed(step, config.train.batch_size)
-                    writers.scalars(step, {**means, **speed, "skipped": int(state.skipped)})
+                    skipped = int(state.skipped)
+                    used = rate_of(rate, max(0, step - 1 - skipped))  # a skipped step does not move the schedule
+                    writers.scalars(step, {**means, **speed, "learning_rate": used, "skipped": skipped})
                     if int(state.skipped_in_row) >= config.train.max_skipped_in_row:
                         raise not_finite(config, task, mesh, state, checkpoints, next_state, batch, workdir)
                     meter = None

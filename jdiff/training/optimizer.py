@@ -1,34 +1,70 @@
-"""Optimizers, from optax."""
+"""Optimizers and learning-rate schedules, from optax."""
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
+Schedule = Literal["constant", "cosine", "linear", "inverse_sqrt"]
+
+
+def learning_rate(
+    name: Schedule, *, peak: float, warmup_steps: int, total_steps: int, decay_steps: float
+) -> optax.ScalarOrSchedule:
+    """The rate of step t = 0, 1, ...; a number where it never changes.
+
+    It rises as peak (t + 1) / w for w = warmup_steps. Then, with u = (t - w) / (total_steps - w):
+
+        constant       peak
+        cosine         peak (1 + cos(pi u)) / 2
+        linear         peak (1 - u)
+        inverse_sqrt   peak / sqrt(max(t / decay_steps, 1)), during the warm-up too (Karras et al., arXiv 2312.02696)
+    """
+    if name == "constant" and not warmup_steps:
+        return peak
+    rest = max(1, total_steps - warmup_steps)
+    after: dict[str, Callable[[], optax.Schedule]] = {
+        "constant": lambda: optax.constant_schedule(peak),
+        "cosine": lambda: optax.cosine_decay_schedule(peak, rest),
+        "linear": lambda: optax.linear_schedule(peak, 0.0, rest),
+        "inverse_sqrt": lambda: optax.constant_schedule(peak),
+    }
+    rate = after[name]()
+    if warmup_steps:
+        rise = optax.linear_schedule(peak / warmup_steps, peak, max(1, warmup_steps - 1))
+        rate = rise if name in ("constant", "inverse_sqrt") else optax.join_schedules([rise, rate], [warmup_steps])
+    if name == "inverse_sqrt":
+        return lambda count: rate(count) / jnp.sqrt(jnp.maximum(count / decay_steps, 1.0))
+    return rate
+
+
+def rate_of(rate: optax.ScalarOrSchedule, step: int) -> float:
+    """The rate of step t = `step`."""
+    return float(rate(step)) if callable(rate) else float(rate)
+
 
 def make_optimizer(
     name: Literal["adam", "adamw"],
     *,
-    learning_rate: float,
-    warmup_steps: int,
+    rate: optax.ScalarOrSchedule,
     b1: float,
     b2: float,
     eps: float,
     weight_decay: float,
     clip_norm: float,
 ) -> optax.GradientTransformation:
-    """Adam (Kingma & Ba, arXiv 1412.6980) or AdamW (Loshchilov & Hutter, 1711.05101) with a linear warmup to a constant
-    learning rate, after clipping of the gradient's global norm to clip_norm (0: no clipping).
+    """Adam (Kingma & Ba, arXiv 1412.6980) or AdamW (Loshchilov & Hutter, 1711.05101), whose weight decay spares what
+    `is_decayed` says, after clipping of the gradient's global norm to clip_norm (0: no clipping).
     """
-    rate: optax.ScalarOrSchedule = learning_rate
-    if warmup_steps:
-        rate = optax.linear_schedule(learning_rate / warmup_steps, learning_rate, max(1, warmup_steps - 1))
     if name == "adam":
         rule = optax.adam(rate, b1=b1, b2=b2, eps=eps)
     else:
-        rule = optax.adamw(rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
+        # optax.adamw(mask=...) would do, but for its state: another tree than that of runs without a mask.
+        adam, scaled = optax.scale_by_adam(b1=b1, b2=b2, eps=eps), optax.scale_by_learning_rate(rate)
+        rule = optax.chain(adam, _decay(weight_decay), scaled)
     return optax.chain(optax.clip_by_global_norm(clip_norm), rule) if clip_norm else rule
 
 
@@ -42,3 +78,22 @@ def carried_over(state: PyTree, optimizer: optax.GradientTransformation, params:
     parts = {name: optax.tree_utils.tree_get_all_with_path(state, name)[0][1] for name in ("mu", "nu", "count")}
     # Copies: the state is donated, and no buffer can be given away twice.
     return jax.tree.map(jnp.copy, optax.tree_utils.tree_set(wanted, **parts))
+
+
+def is_decayed(path: tuple[Any, ...]) -> bool:
+    """Whether weight decay shrinks the parameters at this path: kernels and their low-rank parts alone, so neither
+    biases, norms' scales, nulls nor tables of labels, tokens and positions.
+    """
+    return any(getattr(part, "key", part) == "kernel" for part in path)
+
+
+def _decay(weight_decay: float) -> optax.GradientTransformation:
+    """update + weight_decay * parameter where it is decayed."""
+
+    def update(updates: PyTree, params: PyTree) -> PyTree:
+        def decayed(path: tuple[Any, ...], one: Any, parameter: Any) -> Any:
+            return one + weight_decay * parameter if is_decayed(path) else one
+
+        return jax.tree_util.tree_map_with_path(decayed, updates, params)
+
+    return optax.stateless(update)

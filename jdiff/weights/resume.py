@@ -1,6 +1,5 @@
 """Where a run goes on: what may change there, and which checkpoint it goes on from."""
 
-import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 import jdiff.config
+from jdiff import from_config
 from jdiff.common.errors import UserError
 from jdiff.training import history
 from jdiff.training.checkpoints import Checkpoints
@@ -37,7 +37,7 @@ def goes_on(config: ConfigDict, workdir: Path, checkpoints: Checkpoints) -> tupl
             f"the data are others than before, by their names, sizes or contents: {config.data.num_images:,} images in "
             f"{config.data.dir or config.data.name}, {saved.data.num_images:,} in {saved.data.dir or saved.data.name}"
         )
-    before, now = total_steps(saved), total_steps(config)
+    before, now = from_config.total_steps(saved), from_config.total_steps(config)
     if before != now and config.train.schedule in ("cosine", "linear"):
         lines.append(f"train.schedule={config.train.schedule!r} ends at step {now:,}, {before:,} before")
     return step, lines
@@ -84,11 +84,3 @@ def last_good(checkpoints: Checkpoints, is_good: Callable[[int], Any], workdir: 
         history.note(workdir, max(bad), line)
         say(line)
     return checkpoints.latest() or 0
-
-
-def total_steps(config: ConfigDict) -> int:
-    """How long to train: train.steps, or else train.epochs passes over the training images, or else train.images."""
-    train = config.train
-    if train.steps:
-        return train.steps
-    return max(1, math.ceil((train.epochs * config.data.num_images or train.images) / train.batch_size))
