@@ -190,6 +190,13 @@ CONDITION_SCALARS = group(
     "condition.scalars",
     IDENTITY,
     names=Setting((), "which numbers of a record; folder: columns of its metadata", of=str),
+    mean=Setting(
+        (),
+        "of each number, which the network gets as (number - mean) / std; filled in from the data when training starts",
+        "(-inf, inf)",
+        of=float,
+    ),
+    std=Setting((), "of each, likewise", "(0, inf)", of=float),
     drop_rate=Setting(None, "as of labels", "[0, 1)", resume=TOLD, kind=float),
 )
 

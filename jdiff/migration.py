@@ -25,6 +25,9 @@ def migrated(saved: dict[str, Any]) -> dict[str, Any]:
     if version < 2:
         flat = {RENAMED.get(name, name): value for name, value in flat.items()}
         flat = {name: RENAMED_VALUES.get((name, str(value)), value) for name, value in flat.items()}
+    if "condition.scalars.mean" not in flat:  # before they were standardised
+        count = len(flat.get("condition.scalars.names", ()))
+        flat |= {"condition.scalars.mean": [0.0] * count, "condition.scalars.std": [1.0] * count}
     nested: dict[str, Any] = {}
     for name, value in flat.items():
         *groups, leaf = name.split(".")

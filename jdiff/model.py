@@ -68,11 +68,11 @@ class Model:
 
     The methods' keyword `settings` are keys of the config's groups `sample` and `guidance` (sampler, steps, seed, eta,
     ladder, guidance_scale, rescale, ...); what is not given is as in the config. The conditions are given as labels
-    (numbers or names of classes), texts, cond_images [n, h, w, c] and scalars [n, k]: one an image, or fewer, taken in
-    turn; those left out where others are given are dropped. guidance_scale: w in w D_cond + (1 - w) D_uncond, a number
-    or one an image; 1 is no guidance. Image i depends on its conditions, the seed and i alone. Images are given as
-    uint8, or as floats in [-1, 1]; where the data's values are others (16 bits, floats), as the data have them, and so
-    are samples. workdir: the run's folder, where its tokenizer and examples are.
+    (numbers or names of classes), texts, cond_images [n, h, w, c] and scalars [n, k] (as the data have them): one an
+    image, or fewer, taken in turn; those left out where others are given are dropped. guidance_scale: w in w D_cond +
+    (1 - w) D_uncond, a number or one an image; 1 is no guidance. Image i depends on its conditions, the seed and i
+    alone. Images are given as uint8, or as floats in [-1, 1]; where the data's values are others (16 bits, floats), as
+    the data have them, and so are samples. workdir: the run's folder, where its tokenizer and examples are.
     """
 
     def __init__(

@@ -1,10 +1,13 @@
 """What the data decide of a config: filled in when training starts, so that sampling needs no data."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from ml_collections import ConfigDict
 
+import jdiff.config
 from jdiff.common.errors import UserError
+from jdiff.conditions.scalars import spread
 from jdiff.data.sources import Picture, Source
 from jdiff.data.transforms import CHANNEL_CHANGES
 from jdiff.from_config.conditions import frozen_text
@@ -61,6 +64,20 @@ def resolve(config: ConfigDict, source: Source) -> ConfigDict:
         raise UserError(f"data.quarter_turns turns square pictures alone, and these are {height}x{width}")
     if not config.model.conditions and config.guidance.method in ("classifier_free", "cfg_plus_plus"):
         config.sample.guidance_scale = None
+    return config
+
+
+def with_scale(config: ConfigDict, source: Source, workdir: Path) -> ConfigDict:
+    """The config with the mean and standard deviation of its scalars: as it gives them, or as the run in `workdir` has
+    them, or else those of these data.
+    """
+    if "scalars" not in config.model.conditions or config.condition.scalars.mean or config.condition.scalars.std:
+        return config
+    config = config.copy_and_resolve_references()
+    scalars = config.condition.scalars
+    own = jdiff.config.of_run(workdir).condition.scalars if (workdir / jdiff.config.FILE).is_file() else scalars
+    known = own.mean and own.names == scalars.names
+    scalars.mean, scalars.std = (own.mean, own.std) if known else spread(source, tuple(scalars.names))
     return config
 
 

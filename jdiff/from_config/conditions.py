@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
+from jdiff.common.errors import UserError
 from jdiff.conditions import Condition
 from jdiff.conditions.image import Image
 from jdiff.conditions.label import Label
@@ -74,7 +75,14 @@ def image(config: ConfigDict, drop_rate: float) -> Image:
 
 def scalars(config: ConfigDict, drop_rate: float) -> Scalars:
     """Numbers of a record."""
-    return Scalars(names=tuple(config.condition.scalars.names), drop_rate=drop_rate)
+    wanted = config.condition.scalars
+    names, mean, std = tuple(wanted.names), tuple(wanted.mean), tuple(wanted.std)
+    if not len(mean) == len(std) in (0, len(names)):
+        raise UserError(
+            f"condition.scalars.mean={mean} and .std={std} must hold a number for each of condition.scalars.names="
+            f"{names}, or nothing, and the data's own are taken"
+        )
+    return Scalars(names=names, mean=mean, std=std, drop_rate=drop_rate)
 
 
 # A kind of condition: (config, drop rate) -> the condition. Its own keys are the config's group condition.<kind>.

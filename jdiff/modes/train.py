@@ -1,5 +1,6 @@
 """--mode=train: the training loop."""
 
+import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from jdiff.data.sources import Source
 from jdiff.model import Model
 from jdiff.previews import Due
 from jdiff.request import check
-from jdiff.resolve import resolve
+from jdiff.resolve import resolve, with_scale
 from jdiff.tasks import Task, Weights
 from jdiff.tasks.diffusion import DiffusionTask
 from jdiff.training import history, sharding
@@ -46,7 +47,7 @@ def train(config: ConfigDict, workdir: Path, out: Path | None = None) -> int:
     mesh = sharding.make_mesh(fsdp=config.machine.fsdp)
     check_batch_size(config, mesh)
     source, held_out = from_config.sources(config)
-    config = with_pretrained_network(resolve(config, source), workdir)
+    config = with_scale(with_pretrained_network(resolve(config, source), workdir), source, workdir)
     config.data.fingerprint = fingerprint(source)
     task = from_config.task(config)
     if isinstance(task.sampling_task, DiffusionTask):

@@ -52,6 +52,8 @@ def with_pretrained_network(config: ConfigDict, workdir: Path) -> ConfigDict:
     config.train.initial_checkpoint = str(start.step)  # where low-rank parts stand, whatever that run does later
     for name, value in start.network.items():
         config.network[name] = value
+    if start.config is not None:
+        _take_scale(config.condition.scalars, start.config.condition.scalars)
     for name in PROCESS:
         if start.config is not None and config.model[name] != start.config.model[name]:
             raise UserError(
@@ -59,6 +61,12 @@ def with_pretrained_network(config: ConfigDict, workdir: Path) -> ConfigDict:
                 f"{config.model[name]!r} here; start from weights of the same kind, or set it alike"
             )
     return config
+
+
+def _take_scale(ours: ConfigDict, theirs: ConfigDict) -> None:
+    """The weights know the same numbers by the mean and deviation that they were trained with."""
+    if theirs.names == ours.names and not (ours.mean or ours.std):
+        ours.mean, ours.std = theirs.mean, theirs.std
 
 
 def pretrained_tokenizer(config: ConfigDict) -> Path | None:

@@ -137,6 +137,10 @@ class Folder:
     def pictures(self) -> dict[str, Picture]:
         return {"image": of_files(self.shape, self._bits)}
 
+    def scalar_values(self, rows: np.ndarray) -> np.ndarray:
+        """float64 [len(rows), k]."""
+        return np.array(self._scalars, np.float64)[rows]
+
     def __len__(self) -> int:
         return len(self._files)
 

@@ -134,6 +134,10 @@ class HuggingFace:
     def shape(self) -> Shape:
         return self.pictures["image"].shape
 
+    def scalar_values(self, rows: np.ndarray) -> np.ndarray:
+        """float64 [len(rows), k]."""
+        return np.stack([np.asarray(self._scalars[name], np.float64)[rows] for name in self.scalar_names], axis=1)
+
     def __len__(self) -> int:
         return len(self._rows)
 

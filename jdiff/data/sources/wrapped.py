@@ -1,9 +1,29 @@
 """The base of sources that wrap another source."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
 
 from jdiff.data.sources import Picture, Shape, Source
+from jdiff.data.sources.parts import in_parts
+
+
+@runtime_checkable
+class TellsScalars(Protocol):
+    """A source that tells the scalars of its records without reading these: float [len(rows), k], in the order of
+    scalar_names.
+    """
+
+    def scalar_values(self, rows: np.ndarray) -> np.ndarray: ...
+
+
+def scalar_values(source: Source, rows: np.ndarray) -> np.ndarray:
+    """The scalars of these records: float [len(rows), k], in the order of source.scalar_names."""
+    if isinstance(source, TellsScalars):
+        return source.scalar_values(rows)
+    parts = in_parts(source, rows.tolist(), source.__getitems__)
+    return np.array([[record[name] for name in source.scalar_names] for _, part in parts for record in part])
 
 
 class Wrapped:
@@ -44,6 +64,9 @@ class Wrapped:
     @property
     def notes(self) -> tuple[str, ...]:
         return self._source.notes
+
+    def scalar_values(self, rows: np.ndarray) -> np.ndarray:
+        return scalar_values(self._source, rows)
 
     def __len__(self) -> int:
         return len(self._source)
