@@ -6,7 +6,7 @@ A wrong key or value raises UserError with the nearest right name.
 import importlib.util
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -128,6 +128,8 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
             raise UserError(f"unknown config key {name!r}{now_called(name, nearest(name, names))}")
         if argument.endswith("=None") and name not in optional:
             raise UserError(f"--{flag}=None: {name} needs a value")
+        if fault := _unreadable(settings().get(name), argument):
+            raise UserError(f"{name}={argument.partition('=')[2]!r} {fault}")
         last[name] = argument
     none = [argument for argument in last.values() if argument.endswith("=None")]
     rest = [argument for argument in last.values() if argument not in none]
@@ -148,6 +150,33 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
         if name not in durations:
             changed.train[name.removeprefix("train.")] = 0
     return changed
+
+
+def _unreadable(setting: Setting | None, argument: str) -> str:
+    """What is wrong with a number or a truth value as it stands on the command line; "" where nothing is."""
+    _, given, text = argument.partition("=")
+    kind = (setting.kind or type(setting.default)) if setting else str
+    if not given or text == "None" or kind not in READERS:
+        return ""
+    read, what = READERS[kind]
+    try:
+        read(text)
+    except ValueError:
+        return f"must be {what}"
+    return ""
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in ("true", "false", "t", "f", "1", "0"):
+        raise ValueError(text)
+    return text.lower() in ("true", "t", "1")
+
+
+READERS: dict[type, tuple[Callable[[str], Any], str]] = {
+    int: (int, "a whole number"),
+    float: (float, "a number"),
+    bool: (_truth, "true or false"),
+}
 
 
 def _joined(arguments: Sequence[str]) -> Iterator[str]:

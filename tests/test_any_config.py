@@ -87,9 +87,9 @@ def texts_of(name, setting):
     """How a user may write a value of this key on the command line."""
     default = setting.default
     if isinstance(default, bool):
-        return st.sampled_from(["true", "false", "1", "maybe"])
+        return st.sampled_from(["true", "false", "true", "false", "true", "false", "1", "maybe"])
     if name in CHOICES:
-        return st.sampled_from([*CHOICES[name], "hune", ""])
+        return st.sampled_from([*CHOICES[name] * 3, "hune", ""])
     if isinstance(default, tuple):
         each = numbers(setting) if setting.allowed else st.sampled_from(["'label'", "'a'", "3"])
         return st.lists(each, max_size=3).map(lambda parts: f"({','.join(parts)}{',' if parts else ''})")

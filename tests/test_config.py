@@ -174,6 +174,21 @@ def another(name):
     return settings
 
 
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ("train.steps=ten", "train.steps='ten' must be a whole number"),
+        ("train.steps=1e3", "train.steps='1e3' must be a whole number"),
+        ("train.learning_rate=fast", "train.learning_rate='fast' must be a number"),
+        ("data.flip=maybe", "data.flip='maybe' must be true or false"),
+        ("sample.order=", "sample.order='' must be a whole number"),
+    ],
+)
+def test_what_is_no_number_is_told_in_words(argument, says):
+    with pytest.raises(UserError, match=says):
+        config.override(digits(), [f"--config.{argument}"])
+
+
 def test_the_duration_given_goes_before_the_configs_own():
     train = config.override(digits(), ["--config.train.epochs=2"]).train
     assert (train.steps, train.epochs, train.images) == (0, 2.0, 0)

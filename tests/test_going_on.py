@@ -10,6 +10,8 @@ from optax import constant_schedule
 from PIL import Image
 
 import jdiff
+from jdiff.data.fingerprint import fingerprint
+from jdiff.data.sources.folder import Folder
 from jdiff.training import history, sharding
 from jdiff.training.checkpoints import Checkpoints
 from jdiff.training.optimizer import carried_over, make_optimizer
@@ -197,24 +199,38 @@ def test_data_are_known_wherever_they_lie(tmp_path, monkeypatch):
     assert "from step" not in said
 
 
-@pytest.mark.parametrize("change", ["pixels", "fewer", "more", "renamed"])
-def test_other_data_are_told(change, tmp_path):
+def test_other_data_are_told(tmp_path):
     images(tmp_path / "d")
     trained(*FOLDER, "--config.data.dir=d", "--config.train.steps=2", cwd=tmp_path)
-    if change == "pixels":
-        shutil.rmtree(tmp_path / "d")
-        images(tmp_path / "d", seed=1)
-    elif change == "fewer":
-        (tmp_path / "d" / "39.png").unlink()
-        (tmp_path / "d" / "38.png").unlink()
-    elif change == "more":
-        shutil.copy(tmp_path / "d" / "00.png", tmp_path / "d" / "98.png")
-        shutil.copy(tmp_path / "d" / "01.png", tmp_path / "d" / "99.png")
-    else:
-        (tmp_path / "d" / "00.png").rename(tmp_path / "d" / "97.png")
-    said = trained(*FOLDER, "--config.data.dir=d", "--config.train.steps=4", cwd=tmp_path)
+    shutil.rmtree(tmp_path / "d")
+    images(tmp_path / "d", seed=1)
+    said = trained(*FOLDER, "--config.data.dir=d", "--config.train.steps=3", cwd=tmp_path)
     assert "from step 2 on, the data are others than before" in said
     assert "the data are others" in (tmp_path / "run" / history.FILE).read_text()
+
+
+@pytest.mark.parametrize("change", ["moved", "pixels", "fewer", "more", "renamed", "another class"])
+def test_a_fingerprint_is_of_names_sizes_and_contents(change, tmp_path):
+    images(tmp_path / "d" / "a")
+    images(tmp_path / "d" / "b", seed=1)
+    before = fingerprint(Folder(str(tmp_path / "d"), "train", holdout=0.0))
+    if change == "moved":
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "d").rename(tmp_path / "elsewhere" / "e")
+    elif change == "pixels":
+        shutil.rmtree(tmp_path / "d" / "a")
+        images(tmp_path / "d" / "a", seed=2)
+    elif change == "fewer":
+        (tmp_path / "d" / "a" / "07.png").unlink()
+    elif change == "more":
+        shutil.copy(tmp_path / "d" / "a" / "00.png", tmp_path / "d" / "b" / "99.png")
+    elif change == "renamed":
+        (tmp_path / "d" / "a" / "00.png").rename(tmp_path / "d" / "a" / "97.png")
+    else:
+        (tmp_path / "d" / "a").rename(tmp_path / "d" / "c")
+    now = tmp_path / ("elsewhere/e" if change == "moved" else "d")
+    after = fingerprint(Folder(str(now), "train", holdout=0.0))
+    assert (after == before) == (change == "moved")
 
 
 def test_all_held_out_images_left_out_are_told(tmp_path):
