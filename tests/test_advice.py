@@ -1,0 +1,286 @@
+"""A message that gives advice is a promise: the keys, modes and extras that messages name exist, and what they tell the
+user to set is set here and works.
+"""
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import jdiff.config
+from jdiff import from_config
+from jdiff.common.errors import UserError
+from jdiff.main import MODES
+from jdiff.resolve import resolve
+from tests.conftest import REPOSITORY
+from tests.test_any_config import traced
+
+GROUPS = "data|model|condition|network|objective|train|lora|sample|guidance|log|checkpoint|machine"
+KEY = re.compile(rf"\b({GROUPS})(\.[a-z_][a-z_0-9]*)+(?![a-z_0-9]*[{{(/])")
+NO_KEYS = {"train.npz", "train.npy", "data.set", "config.json", "metadata.jsonl", "metadata.csv"}
+SETS = re.compile(rf"\b(?:set|try|use|give|leave|lower|raise|change|needs|is one of)[^;]*?\b(?:{GROUPS})\.[a-z_.]+")
+
+
+def words_of(node):
+    """A string as written, with {} for what is filled in."""
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, str) else ""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(words_of(part) if isinstance(part, ast.Constant) else "{}" for part in node.values)
+    if isinstance(node, ast.BinOp):
+        return words_of(node.left) + words_of(node.right)
+    if isinstance(node, ast.IfExp):
+        return f"{words_of(node.body)} {words_of(node.orelse)}"
+    return "{}"
+
+
+def messages():
+    """Every text that an error, a note or a finding is made of."""
+    for file in sorted((REPOSITORY / "jdiff").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
+                yield file.relative_to(REPOSITORY), words_of(node.exc.args[0])
+            elif (
+                isinstance(node, ast.Call)
+                and getattr(node.func, "id", "") in ("UserError", "say", "warn")
+                and node.args
+            ):
+                yield file.relative_to(REPOSITORY), words_of(node.args[0])
+
+
+MESSAGES = list(messages())
+
+
+def test_keys_that_messages_name_exist():
+    known = set(jdiff.config.settings())
+    named = [(file, match[0]) for file, text in MESSAGES for match in KEY.finditer(text) if match[0] not in NO_KEYS]
+    assert len(named) > 60
+    known |= {key.rpartition(".")[0] for key in known}  # a group as a whole
+    wrong = [(str(file), key) for file, key in named if key not in known]
+    assert not wrong
+
+
+def test_modes_flags_and_extras_that_messages_name_exist():
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    installs = [
+        name
+        for file in (REPOSITORY / "jdiff").rglob("*.py")
+        for name in re.findall(r"install\(['\"](\w+)", file.read_text())
+    ]
+    assert installs
+    assert set(installs) <= set(extras)
+    for _, text in MESSAGES:
+        assert set(re.findall(r"--mode=(\w+)", text)) <= set(MODES)
+        assert set(re.findall(r"--(\w+)=", text)) <= {"config", "workdir", "mode", "out", "debug"}
+
+
+# (what is asked for, what the line says, what it tells the user to change): by the config alone.
+FOLLOWED = [
+    (["network.attention=cross"], "use self or transformer", ["network.attention=self"]),
+    (["network.attention=cross"], "use self or transformer", ["network.attention=transformer"]),
+    (
+        ["model.conditions=('label','image')", "condition.image.into=cross_attention"],
+        "set network.attention to cross or transformer, and network.attention_levels",
+        ["network.attention=cross", "network.attention_levels=(0,)"],
+    ),
+    (
+        ["network.name=dit", "network.embedder=per_block", "model.conditions=('label','image')"],
+        "set network.embedder='shared'",
+        ["network.embedder=shared"],
+    ),
+    (
+        ["network.attention_heads=5", "network.attention_levels=(0,)"],
+        "change data.image_size",
+        ["network.attention_heads=4"],
+    ),
+    (["network.name=dit", "network.patch_size=3"], "network.patch_size", ["network.patch_size=2"]),
+    (["network.attention_levels=(2,)"], "must lie in 0..0", ["network.attention_levels=(0,)"]),
+    (["network.channels=9"], "must be even", ["network.channels=8"]),
+    (["train.batch_size=10", "train.accumulate=4"], "does not divide by train.accumulate=4", ["train.batch_size=12"]),
+    (["train.steps=0"], "train.steps, train.epochs and train.images", ["train.epochs=1"]),
+    (["train.schedule=inverse_sqrt", "train.warmup_images=0"], "set train.decay_images", ["train.decay_images=100"]),
+    (["lora.rank=2", "objective.uncertainty=true"], "with lora.rank set it to False", None),
+    (["lora.rank=2"], "set train.initial", None),
+    (
+        ["model.zero_terminal_snr=true"],
+        "needs a table (linear, scaled_linear",
+        ["model.schedule=linear", "model.prediction=v"],
+    ),
+    (
+        ["model.schedule=linear", "model.prediction=v", "model.zero_terminal_snr=true", "model.schedule_steps=1"],
+        "needs model.schedule_steps of at least 2",
+        ["model.schedule_steps=4"],
+    ),
+    (["objective.draw=steps"], "needs a table", ["model.schedule=linear", "model.prediction=eps"]),
+    (
+        ["model.schedule=linear", "model.prediction=eps", "model.learned_variance=true"],
+        "set objective.draw='steps'",
+        ["objective.draw=steps"],
+    ),
+    (["sample.variance=learned", "sample.sampler=ddpm"], "use small or large", ["sample.variance=large"]),
+    (["sample.ladder=trailing"], "use karras", ["sample.ladder=karras"]),
+    (["sample.sigma_max=0.001"], "sample.sigma_max=0.001, must rise", ["sample.sigma_max=10.0"]),
+    (["sample.sigma_max=100.0"], "lower sample.sigma_max", ["sample.sigma_max=80.0"]),
+    (
+        ["sample.sigma_min=10.0", "sample.sigma_max=10.00001", "sample.steps=1000"],
+        "take fewer sample.steps, or sigmas further apart",
+        ["sample.sigma_max=20.0"],
+    ),
+    (["sample.sampler=huen"], "did you mean 'heun'?", ["sample.sampler=heun"]),
+    (
+        ["guidance.method=cfg_plus_plus", "sample.sampler=ddim", "sample.guidance_scale=3.0"],
+        "must lie in [0, 1]",
+        ["sample.guidance_scale=0.5"],
+    ),
+    (
+        ["guidance.method=cfg_plus_plus", "sample.guidance_scale=0.5", "sample.sampler=heun"],
+        "goes with the samplers ddpm",
+        ["sample.sampler=ddim"],
+    ),
+    (
+        ["guidance.sigma_low=5.0", "guidance.sigma_high=2.0"],
+        "must be below guidance.sigma_high=2.0",
+        ["guidance.sigma_high=9.0"],
+    ),
+    (["condition.text.width=18"], "does not divide by condition.text.heads=4", ["condition.text.heads=3"]),
+    (
+        ["model.conditions=('image',)", "condition.image.view=canny", "data.target=image", "condition.image.of=mask"],
+        "condition.image.of='mask': these data have image",
+        ["condition.image.of=image", "condition.image.view=thumbnail"],
+    ),
+    (
+        ["model.conditions=('scalars',)", "condition.scalars.names=('year',)"],
+        "has age",
+        ["condition.scalars.names=('age',)", "condition.scalars.mean=(1.0,)", "condition.scalars.std=(1.0,)"],
+    ),
+    (
+        ["model.schedule=linear", "model.prediction=eps", "model.zero_terminal_snr=true"],
+        "model.zero_terminal_snr=False",
+        ["model.zero_terminal_snr=False"],
+    ),
+    (["data.channels=2"], "leave it at 0", ["data.channels=0"]),
+]
+
+
+@pytest.mark.parametrize(("asked", "says", "advised"), FOLLOWED, ids=lambda value: str(value)[:60])
+def test_what_a_line_tells_to_set_is_taken(asked, says, advised):
+    arguments = [f"--config.{change}" for change in asked]
+    with pytest.raises(UserError) as error:
+        traced(arguments)
+    assert says in " ".join(str(error.value).split())
+    if advised is not None:  # else the weights of another run: tests/test_finetuning.py
+        traced([*arguments, *(f"--config.{change}" for change in advised)])
+
+
+def resolved(*changes):
+    config = jdiff.config.override(jdiff.config.load("folder"), [f"--config.{change}" for change in changes])
+    source, _ = from_config.sources(config)
+    return resolve(config, source)
+
+
+def picture(path, size=(8, 8), mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.zeros((*size, 3), np.uint8)).convert(mode).save(path)
+
+
+def torn(folder):
+    picture(folder / "a.png")
+    (folder / "b.png").write_bytes((folder / "a.png").read_bytes()[:40])
+
+
+def loose_and_nested(folder):
+    picture(folder / "a.png")
+    picture(folder / "cats" / "b.png")
+
+
+def many_sizes(folder):
+    picture(folder / "a.png")
+    picture(folder / "b.png", (9, 12))
+
+
+def captioned_without_some(folder):
+    picture(folder / "a.png")
+    picture(folder / "b.png")
+    (folder / "metadata.csv").write_text("file_name,text\na.png,a cat\n")
+
+
+def nothing(folder):
+    folder.mkdir()
+
+
+# (a folder, keys, what the line says, how the user follows it: on the folder, by keys)
+FOLDERS = [
+    (torn, ["data.image_size=8"], "set data.on_bad_file=skip", None, ["data.on_bad_file=skip"]),
+    (torn, ["data.image_size=8"], "mend or remove it", lambda folder: (folder / "b.png").unlink(), []),
+    (
+        captioned_without_some,
+        ["data.image_size=8"],
+        "set data.on_bad_file=skip",
+        None,
+        ["data.on_bad_file=skip"],
+    ),
+    (
+        loose_and_nested,
+        ["data.image_size=8"],
+        "or all into one folder",
+        lambda folder: (folder / "cats" / "b.png").rename(folder / "b.png"),
+        [],
+    ),
+    (
+        loose_and_nested,
+        ["data.image_size=8"],
+        "put each into the sub-folder of its class",
+        lambda folder: (folder / "a.png").rename(folder / "cats" / "a.png"),
+        [],
+    ),
+    (many_sizes, ["data.image_size=0"], "give one with --config.data.image_size=64", None, ["data.image_size=64"]),
+    (nothing, ["data.image_size=8"], "it must hold files such as .png", lambda folder: picture(folder / "a.png"), []),
+    (
+        many_sizes,
+        ["data.image_size=8", "model.conditions=('text',)"],
+        "a folder has them in metadata.jsonl or metadata.csv (file_name, text)",
+        lambda folder: (folder / "metadata.csv").write_text("file_name,text\na.png,a cat\nb.png,a dog\n"),
+        [],
+    ),
+    (many_sizes, ["data.image_size=8", "data.bits=16", "data.channels=3"], "leave it at 0", None, ["data.channels=0"]),
+]
+
+
+@pytest.mark.parametrize(("make", "asked", "says", "mend", "advised"), FOLDERS, ids=lambda value: str(value)[:40])
+def test_what_a_line_tells_about_a_folder_helps(make, asked, says, mend, advised, tmp_path):
+    folder = tmp_path / "images"
+    make(folder)
+    asked = [f"data.dir={folder}", *asked]
+    with pytest.raises(UserError) as error:
+        resolved(*asked)
+    assert says in " ".join(str(error.value).split())
+    if mend:
+        mend(folder)
+    assert resolved(*asked, *advised).data.num_images >= 1
+
+
+def test_every_line_that_gives_a_value_is_followed():
+    """A literal key=value in a message stands in a case above, or in the tests named here."""
+    elsewhere = {
+        "train.clip_norm=1.0": "test_errors",
+        "train.initial": "test_finetuning",
+        "condition.text.on_long=truncate": "test_text",
+        "condition.image.view=as_is": "test_data_from_config",
+        "data.dir=PATH": "test_errors",
+        "train.steps=100": "test_config",
+    }
+    followed = " ".join([*(says for _, says, _ in FOLLOWED), *(says for _, _, says, *_ in FOLDERS)])
+    advised = {change for _, _, changes in FOLLOWED for change in changes or ()}
+    advised |= {change for *_, changes in FOLDERS for change in changes}
+    given = re.compile(rf"(?:set|try|or|with|like|give one with) (?:--config\.)?((?:{GROUPS})\.[a-z_.]+=[\w'.]+)")
+    for file, text in MESSAGES:
+        for change in given.findall(text):
+            plain = change.replace("'", "").rstrip(".")
+            known = plain in advised or change in followed or any(plain.startswith(key) for key in elsewhere)
+            assert known, f"{file}: nothing follows the advice {change}"
+    for test in set(elsewhere.values()):
+        assert (Path(__file__).parent / f"{test}.py").is_file()
