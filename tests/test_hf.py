@@ -128,6 +128,21 @@ def test_splits_saved_to_disk(tmp_path):
         HuggingFace(str(tmp_path / "test_alone"), "train")
 
 
+@pytest.mark.parametrize(
+    ("kind", "values", "names"),
+    [("string", ["b", "a", "b", "c", "a", "a"], ("a", "b", "c")), ("int64", [10, 2, 2, 2, 10, 7], ("2", "7", "10"))],
+)
+def test_a_column_of_values_is_taken_as_classes_where_it_is_named(kind, values, names, tmp_path):
+    root = written(tmp_path, label=(datasets.Value(kind), values))
+    source = HuggingFace(root, "train")
+    assert source.class_names == ()
+    (said,) = [note for note in source.notes if "is not a ClassLabel" in note]
+    assert "set data.labels=label" in said
+    source = HuggingFace(root, "train", labels="label")
+    assert source.class_names == names
+    assert [source.class_names[source[i]["label"]] for i in range(6)] == list(map(str, values))
+
+
 def test_columns_are_found_or_asked_for(tmp_path):
     pictures = [encoded(picture(i)) for i in range(6)]
     two = {"fine": (CLASSES, [0] * 6), "coarse": (CLASSES, [1] * 6)}

@@ -46,7 +46,8 @@ class HuggingFace:
     "label", "text" and scalars if the data have them. The constructor decodes every picture once, so that a damaged one
     is found before training.
 
-    split: "train" or "test". labels: the column of the label; "": "label", or the only ClassLabel. scalars: columns of
+    split: "train" or "test". labels: the column of the label, a ClassLabel or strings or whole
+    numbers; "": "label", or the only ClassLabel. scalars: columns of
     numbers. masks: picture columns that hold masks; mask_values, mask_snap: as in Pairs. holdout, on_bad_file,
     progress: as in Folder. Raises UserError if the library or the data set is missing, and for unreadable rows.
     """
@@ -70,6 +71,8 @@ class HuggingFace:
         progress: Progress = no_progress,
     ):
         splits = _load(name)
+        if labels and "train" in splits:
+            splits = _with_classes(splits, labels)
         if "train" not in splits:
             raise UserError(f"hf:{name} has no split 'train'; it has {', '.join(splits)}")
         own_test = next((test for test in TEST_NAMES if test in splits), None)
@@ -234,6 +237,27 @@ def _with_images(data: Any) -> Any:
     return data
 
 
+def _with_classes(splits: dict[str, Any], column: str) -> dict[str, Any]:
+    """The splits with `column`, of strings or whole numbers, as a ClassLabel of its values in training, sorted."""
+    import datasets
+
+    feature = splits["train"].features.get(column)
+    kind = getattr(feature, "dtype", "")
+    if isinstance(feature, datasets.ClassLabel) or not (kind in STRINGS or "int" in kind):
+        return splits
+    values = sorted(value for value in splits["train"].unique(column) if value is not None)
+    classes = datasets.ClassLabel(names=[str(value) for value in values])
+    cast = {}
+    for split, data in splits.items():
+        if column in data.features:
+            data = data.cast_column(column, datasets.Value("string"))
+            if unknown := set(data.unique(column)) - {*classes.names, None}:
+                raise UserError(f"{split}: data.labels={column!r} holds {min(unknown)!r}, which no training row has")
+            data = data.cast_column(column, classes)
+        cast[split] = data
+    return cast
+
+
 @dataclass(frozen=True)
 class _Fields:
     """The columns of each kind. pictures: name in records -> column."""
@@ -254,7 +278,9 @@ def _fields(features: Any, name: str, labels: str, scalars: tuple[str, ...]) -> 
         raise UserError(f"hf:{name} has no column 'image' of pictures; it has {columns}")
     classes = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     if labels and labels not in classes:
-        raise UserError(f"data.labels={labels!r}: hf:{name} has the labels {', '.join(classes) or 'none'}")
+        whole = [column for column, feature in features.items() if "int" in getattr(feature, "dtype", "")]
+        known = ", ".join([*classes, *(column for column in whole if column not in classes)])
+        raise UserError(f"data.labels={labels!r}: hf:{name} has the labels {known or 'none'}")
     if missing := [scalar for scalar in scalars if scalar not in features]:
         raise UserError(f"hf:{name} has no column {missing[0]!r}; it has {columns}")
     label = labels or next((column for column in classes if column == "label" or len(classes) == 1), "")
@@ -263,7 +289,8 @@ def _fields(features: Any, name: str, labels: str, scalars: tuple[str, ...]) -> 
         notes.append(f"hf:{name} has several labels, and none is read: choose with data.labels, {' or '.join(classes)}")
     if not classes and not labels and "label" in features:
         notes.append(
-            f"hf:{name} has a column 'label' that is not a ClassLabel, so no label is read: cast it, or name a column"
+            f"hf:{name} has a column 'label' that is not a ClassLabel, so no label is read: set data.labels=label "
+            "to take its values as classes"
         )
     strings = [column for column, feature in features.items() if getattr(feature, "dtype", "") in STRINGS]
     text = next((column for column in TEXTS if column in strings), "")
