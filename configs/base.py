@@ -280,7 +280,7 @@ TRAIN = group(
     initial=Setting(
         "",
         "start from these weights: a run's folder, an exported one, or one of diffusers' (a model with "
-        "config.json and safetensors); the network is then theirs",
+        "config.json and safetensors, or a pipeline's folder); the network is then theirs",
         resume=IDENTITY,
     ),
     initial_checkpoint=Setting(

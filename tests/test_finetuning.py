@@ -280,10 +280,11 @@ def test_from_diffusers_and_back(tmp_path):
         flip_sin_to_cos=False,
     )
     theirs.save_pretrained(tmp_path / "theirs")
+    diffusers.DDPMScheduler().save_pretrained(tmp_path / "theirs")
     eps = ("linear", "eps", "steps")
     names = ("model.schedule", "model.prediction", "objective.draw")
     options = [f"--config.{name}={value}" for name, value in zip(names, eps, strict=True)]
-    run, _ = train(
+    run, result = train(
         config("digits"),
         "--config.train.initial=theirs",
         "--config.model.conditions=()",
@@ -291,6 +292,7 @@ def test_from_diffusers_and_back(tmp_path):
         *STILL,
         cwd=tmp_path,
     )
+    assert "was trained for model.schedule='linear' and model.prediction='eps', says " in result.out
     model = jdiff.load(run)
     x, t = np.random.default_rng(0).normal(size=(3, 8, 8, 1)).astype(np.float32), np.array([3.0, 500, 999], np.float32)
     out = model.task.network.apply({"params": model.params["network"]}, jnp.asarray(x), jnp.asarray(t), {})

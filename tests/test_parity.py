@@ -43,6 +43,7 @@ Where theirs is wrong, by the derivations at the tests; a test that fails becaus
     SDE-DPM-Solver++, order 3    the same, and -1/2 where +1/2 is right: global order 1
 """
 
+import inspect
 import sys
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -54,6 +55,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jdiff import config
 from jdiff.common.keys import folded, image_keys, normal
 from jdiff.diffusion import brownian, ladders
 from jdiff.diffusion.denoiser import Denoised
@@ -71,6 +73,8 @@ from jdiff.diffusion.samplers import (
     UniPC,
 )
 from jdiff.diffusion.tables import DDPMTable, linear_betas
+from jdiff.from_config.process import prediction
+from jdiff.interop.schedulers import OF_EDM, OF_FLOWS, OF_TABLES, keys_of
 from tests.closed_forms import gaussian, gaussian_flow, mixture
 
 torch = pytest.importorskip("torch")
@@ -579,3 +583,38 @@ def test_the_mistakes_cost_orders(eta, problem, mistakes, order):
             x0s = [*x0s[1:], denoise(x, sigmas[i + 1])]
         errors.append(np.sqrt(np.mean((x - flow(start, sigmas[0], sigmas[-1])) ** 2)))
     assert -np.polyfit(np.log(counts), np.log(errors), 1)[0] == pytest.approx(order, abs=0.2)
+
+
+# What a scheduler says of the process that a model was trained under (interop/schedulers.py)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
+        {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "sample"},
+        {"beta_schedule": "sigmoid"},
+        {"num_train_timesteps": 400, "beta_start": 0.001, "beta_end": 0.03},
+        {"num_train_timesteps": 250, "beta_schedule": "squaredcos_cap_v2"},
+        {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "beta_schedule": "scaled_linear"},
+    ],
+)
+def test_a_table_read_from_a_scheduler_is_the_schedulers(settings):
+    theirs = diffusers.DDPMScheduler(**settings)
+    keys = keys_of({"_class_name": "DDPMScheduler", **theirs.config})
+    ours = config.defaults()
+    ours.model.update(keys)
+    sigmas = prediction(ours).schedule.sigmas
+    alphas_bar = theirs.alphas_cumprod.numpy().astype(np.float64)
+    np.testing.assert_allclose(1 / (1 + sigmas[:-1] ** 2), alphas_bar[:-1], rtol=1e-4)
+    assert keys["prediction"] == {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}[theirs.config.prediction_type]
+    config.check_values(ours)
+
+
+@pytest.mark.parametrize("name", [*OF_TABLES, *OF_FLOWS, *OF_EDM])
+def test_settings_that_a_file_leaves_out_are_the_classes_own(name):
+    made = getattr(diffusers, name, None)
+    if made is None or "num_train_timesteps" not in inspect.signature(made.__init__).parameters:
+        pytest.skip("diffusers makes it with another library")
+    assert keys_of({"_class_name": name}) == keys_of({"_class_name": name, **made().config})

@@ -20,6 +20,7 @@ from jdiff.common.keys import named, root_key
 from jdiff.common.paths import expanded
 from jdiff.from_config.networks import settings_of
 from jdiff.interop import tensors
+from jdiff.interop.schedulers import network_folder
 from jdiff.networks.conditioning import is_conditioner
 from jdiff.tasks import Task, Weights
 from jdiff.training import sharding
@@ -95,7 +96,7 @@ def read_pretrained(path: str, checkpoint: str = "latest") -> Pretrained:
     """The weights in a folder: a run (of a checkpoint, "latest", "best" or a step), an exported run, or a model of
     diffusers. Raises UserError for anything else.
     """
-    folder = expanded(path)
+    folder = network_folder(expanded(path))
     if not (folder / jdiff.config.FILE).is_file():
         raise UserError(f"train.initial={path!r} holds no {jdiff.config.FILE}: give a run's folder, or a model's")
     if "_class_name" in tensors.read_config(folder):

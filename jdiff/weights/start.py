@@ -1,8 +1,10 @@
 """Where training starts: anew, from a checkpoint, or from weights that there are (train.initial)."""
 
+import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,7 @@ from jdiff.common.errors import UserError
 from jdiff.common.keys import named, root_key
 from jdiff.common.paths import expanded
 from jdiff.conditions.text import TOKENIZER
+from jdiff.interop.schedulers import SCHEDULER, process_of
 from jdiff.tasks import Task, Weights
 from jdiff.training import sharding
 from jdiff.training.checkpoints import Checkpoints
@@ -52,7 +55,9 @@ def with_pretrained_network(config: ConfigDict, workdir: Path) -> ConfigDict:
     config.train.initial_checkpoint = str(start.step)  # where low-rank parts stand, whatever that run does later
     for name, value in start.network.items():
         config.network[name] = value
-    if start.config is not None:
+    if start.config is None:
+        say(checked_process(config, start.path))
+    else:
         _take_scale(config.condition.scalars, start.config.condition.scalars)
     for name in PROCESS:
         if start.config is not None and config.model[name] != start.config.model[name]:
@@ -61,6 +66,41 @@ def with_pretrained_network(config: ConfigDict, workdir: Path) -> ConfigDict:
                 f"{config.model[name]!r} here; start from weights of the same kind, or set it alike"
             )
     return config
+
+
+def checked_process(config: ConfigDict, network: Path) -> str:
+    """A line that says whether another library's weights were trained under this config's process. Raises UserError
+    with the keys to set where they were not.
+    """
+    ours = f"model.schedule={config.model.schedule!r} and model.prediction={config.model.prediction!r}"
+    process = process_of(network)
+    if process is None:
+        return (
+            f"train.initial={network}: no {SCHEDULER} lies beside these weights, so it could not be checked that they "
+            f"were trained for {ours}"
+        )
+    if process.why_not:
+        return (
+            f"train.initial={network}: it could not be checked that these weights were trained for {ours}: "
+            f"{process.why_not} ({process.file})"
+        )
+    theirs = {f"model.{name}": value for name, value in process.keys.items()}
+    if config.objective.draw == "steps" and "model.schedule_steps" not in theirs:
+        theirs["objective.draw"] = "lognormal" if process.keys["schedule"] == "edm" else "uniform"
+    unlike = {
+        name: value for name, value in theirs.items() if not _same(jdiff.config.config_value(config, name), value)
+    }
+    if unlike:
+        here = ", ".join(f"{name} is {jdiff.config.config_value(config, name)!r} here" for name in unlike)
+        keys = " ".join(f"--config.{name}={value}" for name, value in unlike.items())
+        raise UserError(
+            f"train.initial={network} was trained under another process, says {process.file}: set {keys} ({here})"
+        )
+    return f"train.initial={network} was trained for {ours}, says {process.file}"
+
+
+def _same(ours: Any, theirs: Any) -> bool:
+    return math.isclose(ours, theirs, rel_tol=1e-6) if isinstance(theirs, float) else ours == theirs
 
 
 def _take_scale(ours: ConfigDict, theirs: ConfigDict) -> None:
