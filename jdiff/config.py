@@ -95,6 +95,11 @@ def of_run(workdir: Path) -> ConfigDict:
         raise UserError(f"{workdir} holds no run (no {FILE}); train one with --config=FILE --workdir={workdir}")
     try:
         return read(json.loads(file.read_text()))
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{file} is damaged ({error}): copy it again, or put there what {workdir}/checkpoints/STEP/meta/metadata "
+            'holds under "config"'
+        ) from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{file} is not a config of this version of jdiff: {_one_line(error)}") from error
 

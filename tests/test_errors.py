@@ -35,7 +35,7 @@ def refused(*arguments, cwd, status=1, **environment):
     ("arguments", "says"),
     [
         (["--config.train.stpes=4"], "unknown config key 'train.stpes'; did you mean 'train.steps'?"),
-        (["--config.train.steps=soon"], "--config.train.steps=soon"),
+        (["--config.train.steps=soon"], "train.steps='soon' must be a whole number"),
         (["--config.data.name=digit"], "data.name='digit' is unknown; did you mean 'digits'?"),
         (
             ["--config.data.name=tfds:cifar10", "--config.data.dir=none"],

@@ -39,7 +39,7 @@ def final_state(workdir, step):
     settings = jdiff.config.of_run(workdir)
     task, mesh = jdiff.from_config.task(settings), sharding.make_mesh()
     abstract = sharding.abstract(mesh, jax.eval_shape(lambda: initial_state(settings, task)))
-    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
         assert checkpoints.latest() == step
         return checkpoints.restore(step, abstract)
 

@@ -1,5 +1,6 @@
 """A run's own examples: the conditions of some held-out images, so that sampling needs no data."""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from jdiff.common.errors import UserError
+from jdiff.common.files import replace_file
 from jdiff.conditions import Condition
 from jdiff.conditions.image import Image
 
@@ -21,7 +23,9 @@ def save_examples(workdir: Path, cond: dict[str, Any], captions: Sequence[str]) 
     for name, values in cond.items():
         parts = values if isinstance(values, dict) else {"": values}
         arrays |= {f"{name}/{part}".rstrip("/"): array for part, array in parts.items()}
-    np.savez(workdir / EXAMPLES, **{"format": np.int64(FORMAT), **arrays})
+    whole = io.BytesIO()
+    np.savez(whole, **{"format": np.int64(FORMAT), **arrays})
+    replace_file(workdir / EXAMPLES, whole.getvalue())
 
 
 def load_examples(workdir: Path | None, conditions: Sequence[Condition]) -> dict[str, Any]:
@@ -32,7 +36,10 @@ def load_examples(workdir: Path | None, conditions: Sequence[Condition]) -> dict
             saved = _nested(arrays)
     except (OSError, ValueError, EOFError, BadZipFile) as error:
         asked = ", ".join(condition.name for condition in conditions)
-        raise UserError(f"say what to draw ({asked}): this run has no examples, cannot read {file}") from error
+        what = (
+            f"{file} is damaged: copy it again" if file.is_file() else f"this run has no examples, cannot read {file}"
+        )
+        raise UserError(f"say what to draw ({asked}): {what}") from error
     if saved.pop("format", 1) < 2:
         images = [condition for condition in conditions if isinstance(condition, Image)]
         for image in images:

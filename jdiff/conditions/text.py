@@ -1,6 +1,6 @@
 """Texts as a condition."""
 
-import shutil
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from jdiff.common.errors import UserError, writing_to
+from jdiff.common.files import replace_file
 from jdiff.common.paths import expanded
+from jdiff.common.processes import is_first_process, wait_for_all_processes
 from jdiff.conditions import Condition, Values
 from jdiff.data import frozen_text, tokenizer
 from jdiff.data.frozen_text import FrozenEncoder
@@ -91,9 +93,16 @@ class Text(Condition):
             return self.frozen.features
         file = (self.folder or Path()) / TOKENIZER
         try:
-            return BytePairEncoder(file.read_text("utf-8"), self.length, self.on_long)
+            text = file.read_text("utf-8")
+            json.loads(text)
         except OSError as error:
             raise UserError(f"cannot read {file}, the tokenizer of this run's texts: {error.strerror}") from error
+        except ValueError as error:
+            raise UserError(
+                f"{file}, the tokenizer of this run's texts, is damaged: copy it again, or delete it and train on: the "
+                "same captions make the same one"
+            ) from error
+        return BytePairEncoder(text, self.length, self.on_long)
 
     @property
     def frozen(self) -> FrozenEncoder:
@@ -103,14 +112,14 @@ class Text(Condition):
 def fit_tokenizer(text: Text, captions: Sequence[str], workdir: Path, fitted: Path | None) -> None:
     """Write the run's tokenizer, unless it has one: a copy of the file `fitted`, or one fitted to `captions`."""
     file = workdir / TOKENIZER
-    if text.frozen_width or file.is_file():
+    if text.frozen_width:
         return
-    with writing_to(workdir):
-        workdir.mkdir(parents=True, exist_ok=True)
-        if fitted:
-            shutil.copy(fitted, file)
-        else:
-            file.write_text(tokenizer.fit(captions, text.vocabulary), "utf-8")
+    if is_first_process() and not file.is_file():
+        made = fitted.read_text("utf-8") if fitted else tokenizer.fit(captions, text.vocabulary)
+        with writing_to(workdir):
+            workdir.mkdir(parents=True, exist_ok=True)
+            replace_file(file, made)
+    wait_for_all_processes("tokenizer")
 
 
 def encoded(

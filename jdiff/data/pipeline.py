@@ -11,6 +11,7 @@ import itertools
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -72,7 +73,7 @@ def train_batches(
         if not flags.FLAGS.is_parsed():  # Grain's workers read absl's flags, and a notebook never parses them
             flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch)
-        with _no_interrupt():
+        with _signals_kept_from_children():
             ahead = _from_workers(iter(batches.mp_prefetch(options)))
             return itertools.chain([next(ahead)], ahead)
     return iter(batches)
@@ -92,13 +93,19 @@ def _from_workers(batches: Iterator[Batch]) -> Iterator[Batch]:
 
 
 @contextlib.contextmanager
-def _no_interrupt() -> Iterator[None]:
-    """Processes started within ignore Ctrl-C. A terminal sends it to all of them, and the main one decides."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _signals_kept_from_children() -> Iterator[None]:
+    """Processes started within are deaf to signals that a terminal or a scheduler sends to all: the main one decides.
+    That one hears them meanwhile in its other threads.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # its start would take SIGINT out of the mask
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def fixed_batch(source: Source, view: View, count: int) -> Batch:

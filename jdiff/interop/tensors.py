@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from jdiff.common.errors import UserError
+from jdiff.common.files import replace_file
 
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -99,6 +100,6 @@ def write(
         whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
         save_file(whole, folder / file, metadata={"format": "pt", **(metadata or {})})
         (folder / f"{file}.index.json").unlink(missing_ok=True)  # of an older model
-        (folder / CONFIG).write_text(json.dumps(dict(config), indent=2) + "\n")
+        replace_file(folder / CONFIG, json.dumps(dict(config), indent=2) + "\n")
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write to {folder}: {error}") from error

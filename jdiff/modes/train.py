@@ -1,7 +1,8 @@
 """--mode=train: the training loop."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ml_collections import ConfigDict
 import jdiff.config
 from jdiff import from_config, previews
 from jdiff.common.errors import UserError, writing_to
+from jdiff.common.files import replace_file
 from jdiff.common.progress import progress_bar
 from jdiff.conditions.examples import save_examples
 from jdiff.conditions.text import Text, encoded, fit_tokenizer
@@ -28,14 +30,15 @@ from jdiff.resolve import resolve, with_scale
 from jdiff.tasks import Task, Weights
 from jdiff.tasks.diffusion import DiffusionTask
 from jdiff.training import history, sharding
-from jdiff.training.checkpoints import Checkpoints
+from jdiff.training.checkpoints import Checkpoints, DamagedError
 from jdiff.training.clock import Clock
 from jdiff.training.interrupt import Interrupt
 from jdiff.training.optimizer import rate_of
+from jdiff.training.ownership import owned
 from jdiff.training.step import TrainState, train_step
-from jdiff.training.writers import Writers, add_logs, check_logs, replace_file, say
+from jdiff.training.writers import Writers, add_logs, check_logs, say
 from jdiff.weights.export import EXPORTED
-from jdiff.weights.resume import goes_on, last_good
+from jdiff.weights.resume import goes_on, last_good, set_aside
 from jdiff.weights.start import begin, pretrained_tokenizer, restored, with_pretrained_network
 
 LOSS = "holdout_loss"
@@ -44,6 +47,11 @@ EXAMPLES = 100  # images whose conditions a run keeps to draw samples by
 
 def train(config: ConfigDict, workdir: Path, out: Path | None = None) -> int:
     """Train, or go on training, what `config` says in `workdir`; the exit status (128 + signal where one ended it)."""
+    with Interrupt() as interrupt, ExitStack() as stack:
+        return _train(config, workdir, interrupt, stack)
+
+
+def _train(config: ConfigDict, workdir: Path, interrupt: Interrupt, stack: ExitStack) -> int:
     mesh = sharding.make_mesh(fsdp=config.machine.fsdp)
     check_batch_size(config, mesh)
     source, held_out = from_config.sources(config)
@@ -55,14 +63,15 @@ def train(config: ConfigDict, workdir: Path, out: Path | None = None) -> int:
     total, rate = from_config.total_steps(config), from_config.rate(config)
     check_logs(config.log)
 
-    folder = open_folder(workdir)
+    folder = stack.enter_context(open_folder(workdir))
     source, held_out = with_texts(config, workdir, source, held_out)
-    with Checkpoints(folder, keep_last=config.checkpoint.keep) as checkpoints, Interrupt() as interrupt:
+    with Checkpoints(folder, keep_last=config.checkpoint.keep) as checkpoints:
+        interrupt.saved = checkpoints.latest
         start, changes = goes_on(config, workdir, checkpoints)
+        start, state = begin_from_whole(config, task, mesh, checkpoints, workdir, start)
         if start >= total:
             say(already_trained(config, start, total))
             return 0
-        state = begin(config, task, mesh, checkpoints, start)
         announce(config, state, workdir, source, held_out, start, total, changes)
 
         model = Model(config, task.sampling_task, mesh, Weights({}, {}), step=start, workdir=workdir)
@@ -77,13 +86,18 @@ def train(config: ConfigDict, workdir: Path, out: Path | None = None) -> int:
 
         with Writers(config.log, workdir, config, start=start, total=total) as writers:
             run = partial(evaluate, task, model, workdir=workdir, writers=writers)
-            for step in range(start + 1, total + 1):
-                batch = next_batch(batches, state, config, checkpoints)
+            step, stopped, scored = start, False, {}
+            while step < total and not stopped:
+                batch = interrupt.unless_asked(partial(next_batch, batches, state, config, checkpoints))
+                if batch is None:
+                    stopped = True
+                    break
                 state, logs = next_state(state, batch)
+                step = interrupt.step = step + 1
                 meter = add_logs(meter, logs)
                 writers.advance()
-                stopping = interrupt.asked(step, config.log.every) and step < total
-                last = step == total or stopping
+                stopped = interrupt.asked(step, config.log.every) and step < total
+                last = step == total or stopped
 
                 if step % config.log.every == 0 or last:
                     means = {name: float(average.compute()) for name, average in meter.items()}
@@ -95,23 +109,26 @@ def train(config: ConfigDict, workdir: Path, out: Path | None = None) -> int:
                         raise not_finite(config, task, mesh, state, checkpoints, next_state, batch, workdir)
                     meter = None
 
-                with clock.stopped():
-                    if stopping:  # saving comes first: whoever asks may not wait for long
-                        save(checkpoints, state, config)
-                        checkpoints.wait()
-                    scored = run(scores, state, step, last=last)
-                    if step == total and int(state.skipped_in_row) and not math.isfinite(scored.get(LOSS, math.nan)):
-                        raise not_finite(config, task, mesh, state, checkpoints, next_state, batch, workdir)
-                    if not stopping:
+                if not stopped:
+                    with clock.stopped():
+                        scored = interrupt.unless_asked(partial(run, scores, state, step, last=last)) or {}
+                        if step == total and not ends_well(state, scored):
+                            raise not_finite(config, task, mesh, state, checkpoints, next_state, batch, workdir)
                         if step % config.checkpoint.every == 0 or last:
-                            save(checkpoints, state, config, scored.get(LOSS), last=step == total)
-                        run(pictures, state, step, last=last)
-                if last:
-                    break
+                            save(checkpoints, state, config, scored.get(LOSS), last=last)
+                        interrupt.unless_asked(partial(run, pictures, state, step, last=last))
+            if stopped:  # saving comes first: whoever asks may not wait for long
+                save(checkpoints, state, config)
+                checkpoints.wait()
+                scored = run(scores, state, step, last=True)
         checkpoints.wait()
 
     if interrupt.signal:
-        say(f"stopped at step {step} and saved it in {folder}; the same command goes on from there")
+        rest = "the same command goes on from there" if step < total else "it is trained to its end"
+        saved = f"stopped at step {step} and saved it in {folder}"
+        if int(state.skipped_in_row):
+            saved = f"stopped at step {step}, not saved, its loss not being finite; the last is {checkpoints.latest()}"
+        say(f"{saved}; {rest}")
         return 128 + interrupt.signal
     held = "  ".join(f"held-out {name.removeprefix('holdout_')} {value:.4g}" for name, value in scored.items())
     say(f"trained to step {step}, saved in {folder}  {held}")
@@ -185,14 +202,33 @@ def check_batch_size(config: ConfigDict, mesh: Mesh) -> None:
         raise UserError(f"train.batch_size={size} does not divide by the {each}; {near} does")
 
 
-def open_folder(workdir: Path) -> Path:
-    """The folder of the checkpoints, made if need be."""
+@contextmanager
+def open_folder(workdir: Path) -> Iterator[Path]:
+    """The folder of the checkpoints, made if need be, for this training alone to write to."""
     folder = workdir / "checkpoints"
     if (workdir / EXPORTED).is_file():
         raise UserError(f"{workdir} holds exported weights: train in another folder, with train.initial={workdir}")
-    with writing_to(workdir):
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    with owned(workdir):
+        with writing_to(workdir):
+            folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+
+
+def begin_from_whole(
+    config: ConfigDict, task: Task, mesh: Mesh, checkpoints: Checkpoints, workdir: Path, start: int
+) -> tuple[int, TrainState]:
+    """(step, state) of the checkpoint of `start`, or of the newest whole one before it; damaged ones are set aside."""
+    while True:
+        try:
+            return start, begin(config, task, mesh, checkpoints, start)
+        except DamagedError as error:
+            if not error.earlier:
+                raise
+            folder = set_aside(workdir, checkpoints, [start], "damaged")
+            line = f"{error.fault}; it lies in {folder} now, and training goes on from step {error.earlier}"
+            history.note(workdir, error.earlier, line)
+            say(line)
+            start = error.earlier
 
 
 def with_texts(
@@ -272,6 +308,11 @@ def announce(
         say(f"from step {start:,} on, {change} (kept in {workdir / history.FILE})")
 
 
+def ends_well(state: TrainState, scored: Mapping[str, float]) -> bool:
+    """Whether the last steps were not skipped, or the held-out loss is finite all the same."""
+    return not int(state.skipped_in_row) or math.isfinite(scored.get(LOSS, math.nan))
+
+
 def not_finite(
     config: ConfigDict,
     task: Task,
@@ -288,7 +329,10 @@ def not_finite(
     in_row, step = int(state.skipped_in_row), int(state.step)
 
     def is_good(saved: int) -> bool:
-        after, _ = next_state(restored(config, task, mesh, checkpoints, saved), batch)
+        try:
+            after, _ = next_state(restored(config, task, mesh, checkpoints, saved), batch)
+        except DamagedError:
+            return False
         return not int(after.skipped_in_row)
 
     good = last_good(checkpoints, is_good, workdir)

@@ -5,37 +5,60 @@ The checkpoint of step k holds three items:
     weights   for sampling: the averaged parameters and the task's state, without its part "frozen"
     training  for resuming, besides: parameters, optimizer state, key, step, counters
     meta      JSON: the config and the data position (batches consumed)
+
+Which there are is read from the disk at every question: while a run trains, others read it, and its checkpoints come
+and go.
 """
 
 import dataclasses
+import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+import time
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
+import tensorstore as ts
 from jaxtyping import PyTree
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from jdiff.common.errors import UserError
+from jdiff.common.errors import UserError, first_line
+from jdiff.common.processes import is_first_process, wait_for_all_processes
 from jdiff.training.step import FROZEN, TrainState
 
 METRIC = "holdout_loss"
+OF_SAMPLES = ("weights", "meta")
+ALL = ("weights", "training", "meta")
+SWEPT_WITHIN = 1.0  # seconds: a checkpoint that cannot be read and is still there is not being swept
+
+
+class DamagedError(UserError):
+    """A checkpoint cannot be read. fault: which, and why. earlier: the step of the newest whole one before it."""
+
+    def __init__(self, fault: str, earlier: int | None):
+        remedy = (
+            f"the one of step {earlier} is whole: take it with sample.checkpoint={earlier}, or copy this one again"
+            if earlier
+            else "no earlier one is whole: copy it again"
+        )
+        super().__init__(f"{fault}; {remedy}")
+        self.fault, self.earlier = fault, earlier
 
 
 class Checkpoints:
     """The checkpoints in `directory`; a context manager that waits for the last save on exit.
 
-    keep_last: the number of newest checkpoints to keep, beside the one with the lowest held-out loss. read_only:
-    nothing is written or deleted, so that a run can be read while it trains. Raises UserError where `directory` is
-    not writable.
+    keep_last: the number of newest checkpoints to keep, beside the one with the lowest held-out loss. Raises UserError
+    where `directory` is not writable.
     """
 
-    def __init__(self, directory: Path, *, keep_last: int = 3, read_only: bool = False):
+    def __init__(self, directory: Path, *, keep_last: int = 3):
         self.directory = Path(directory).absolute()
+        for step in steps(self.directory):
+            _forget_torn_metrics(self.directory / str(step))
         policies = [
             preservation_policy.LatestN(keep_last),
             preservation_policy.BestN(
@@ -49,8 +72,7 @@ class Checkpoints:
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
                     best_fn=lambda metrics: -metrics[METRIC],  # without it, orbax saves no metrics
-                    cleanup_tmp_directories=not read_only,  # left by a crash during a save
-                    create=not read_only,
+                    cleanup_tmp_directories=True,  # left by a crash during a save
                 ),
             )
         except OSError as error:
@@ -65,46 +87,42 @@ class Checkpoints:
         self._manager.close()
 
     def latest(self) -> int | None:
-        """The newest step, or None."""
-        return self._manager.latest_step()
+        """The newest step on disk, or None."""
+        return self.find("latest")
 
     def best(self) -> int | None:
         """The step with the lowest held-out loss, or the newest where no loss is known."""
-        scored = [(self._manager.metrics(step), step) for step in self._manager.all_steps()]
-        losses = [(metrics[METRIC], step) for metrics, step in scored if metrics]
-        return min(losses)[1] if losses else self.latest()
+        return self.find("best")
 
     def find(self, wanted: str) -> int | None:
         """The step of "latest", "best" or a number; None without any checkpoint. Raises UserError for other values."""
-        if wanted in ("latest", "best"):
-            return self.latest() if wanted == "latest" else self.best()
-        steps = self.steps()
-        if not wanted.isdigit() or (steps and int(wanted) not in steps):
-            raise UserError(f"checkpoint {wanted!r}: there are {', '.join(map(str, steps))}, and latest, best")
-        return int(wanted) if steps else None
+        return find(self.directory, wanted)
 
     def steps(self) -> list[int]:
-        """The steps that there are, ascending."""
-        return sorted(self._manager.all_steps())
+        """The steps that there are, rising."""
+        return steps(self.directory)
 
     def config(self, step: int) -> dict[str, Any]:
-        """The config that the checkpoint of `step` was saved with."""
-        return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]["config"]
+        """The config that the checkpoint of `step` was saved with. Raises DamagedError where it cannot be read."""
+        path = self.directory / str(step)
+        if why := damage(path, ("meta",)):
+            raise _damaged(self.directory, step, why, ALL)
+        return json.loads((path / "meta" / "metadata").read_bytes())["config"]
 
     def set_aside(self, steps: Iterable[int], reason: str) -> Path:
-        """Move the checkpoints of `steps` out of the run's way, into a folder beside this one that is named after the
-        reason; the folder.
+        """Move the checkpoints of `steps` out of the run's way, so that it can save these steps again: into a folder
+        beside this one that is named after the reason; the folder.
         """
         self.wait()
         folder = self.directory.parent / "set_aside" / reason
         while folder.exists():
             folder = folder.with_name(folder.name + "_again")
-        if jax.process_index() == 0:
+        wait_for_all_processes(f"name {folder.name}")
+        if is_first_process():
             folder.mkdir(parents=True)
             for step in steps:
                 (self.directory / str(step)).rename(folder / str(step))
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("checkpoints are set aside")
+        wait_for_all_processes(f"set aside {folder.name}")
         self._manager.reload()
         return folder
 
@@ -134,18 +152,17 @@ class Checkpoints:
             raise self._refused(error) from error
 
     def restore(self, step: int, abstract: TrainState) -> TrainState:
-        """The state of `step` with the shapes, dtypes and shardings of `abstract`, and its part "frozen", if any."""
+        """The state of `step` with the shapes, dtypes and shardings of `abstract`, and its part "frozen", if any.
+
+        Raises DamagedError where it cannot be read.
+        """
+        if why := damage(self.directory / str(step), ALL):
+            raise _damaged(self.directory, step, why, ALL)
         weights, training = _split(abstract)
-        items = ocp.args.Composite(weights=_restore(weights), training=_restore(training))
-        restored = self._manager.restore(step, args=items)
+        restored = _restored(self.directory / str(step), weights=weights, training=training)
         state = TrainState(**restored["weights"], **restored["training"])
         frozen = {name: part for name, part in abstract.task_state.items() if name == FROZEN}
         return dataclasses.replace(state, task_state={**state.task_state, **frozen})
-
-    def restore_weights(self, step: int, abstract: PyTree) -> PyTree:
-        """The item "weights" of `step`: {"ema", "task_state"} with the shapes, dtypes and shardings of `abstract`."""
-        items = ocp.args.Composite(weights=_restore(_without_frozen(abstract)))
-        return self._manager.restore(step, args=items)["weights"]
 
     def _refused(self, error: Exception) -> UserError:
         kept = ocp.utils.checkpoint_steps(self.directory)
@@ -156,6 +173,111 @@ class Checkpoints:
             f"could not save a checkpoint in {self.directory}: {why}; {last}: make room or mend the permissions, "
             "then run the same command again to resume"
         )
+
+
+def steps(directory: Path) -> list[int]:
+    """The steps of the checkpoints in `directory`, rising."""
+    try:
+        return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
+    except FileNotFoundError:
+        return []
+
+
+def find(directory: Path, wanted: str) -> int | None:
+    """The step of "latest", "best" or a number; None without any checkpoint. Raises UserError for other values."""
+    there = steps(directory)
+    if wanted == "best":
+        losses = [(loss, step) for step in there if (loss := _holdout_loss(directory / str(step))) is not None]
+        return min(losses)[1] if losses else max(there, default=None)
+    if wanted == "latest" or not there:
+        return max(there, default=None)
+    if not wanted.isdigit() or int(wanted) not in there:
+        raise UserError(f"checkpoint {wanted!r}: there are {', '.join(map(str, there))}, and latest, best")
+    return int(wanted)
+
+
+def read_weights(directory: Path, wanted: str, abstract: PyTree) -> tuple[int, PyTree] | None:
+    """(step, item "weights": {"ema", "task_state"} with the shapes, dtypes and shardings of `abstract`) of "latest",
+    "best" or a step; None without any checkpoint. Where the run's training sweeps it meanwhile, of the one that is
+    wanted then. Raises DamagedError where it cannot be read.
+    """
+    while True:
+        step = find(directory, wanted)
+        if step is None:
+            return None
+        path = directory / str(step)
+        why = damage(path, OF_SAMPLES)
+        if not why:
+            try:
+                return step, _restored(path, weights=_without_frozen(abstract))["weights"]
+            except UserError:
+                if not (why := damage(path, OF_SAMPLES)):
+                    raise
+        until = time.monotonic() + SWEPT_WITHIN
+        while path.is_dir() and time.monotonic() < until:
+            time.sleep(0.05)
+        if path.is_dir() and find(directory, wanted) == step:
+            raise _damaged(directory, step, why, OF_SAMPLES)
+
+
+def damage(path: Path, items: Sequence[str]) -> str:
+    """What is wrong with a checkpoint, by a full read of these items; "" where it is whole."""
+    for item in items:
+        try:
+            if item == "meta":
+                json.loads((path / item / "metadata").read_bytes())
+                continue
+            for file in (path / item / "_METADATA", *(path / item / "array_metadatas").glob("*")):
+                json.loads(file.read_bytes())
+            _read_all(path / item)
+        except FileNotFoundError as error:
+            return f"{Path(error.filename).relative_to(path)} is missing"
+        except (OSError, ValueError):  # whatever JSON and tensorstore meet in a file that is cut short
+            return f"its part {item} is cut short, or a file of it is missing"
+    return ""
+
+
+def _read_all(item: Path, at_once: int = 64) -> None:
+    """Read all arrays of an item, as bytes. Raises ValueError or OSError where one cannot be read."""
+    store = ts.KvStore.open({"driver": "ocdbt", "base": {"driver": "file", "path": f"{item}/"}}).result()
+    names = store.list().result()
+    if not names:
+        raise ValueError(f"{item} holds no arrays")
+    for first in range(0, len(names), at_once):
+        for value in [store.read(name) for name in names[first : first + at_once]]:
+            value.result()
+
+
+def _damaged(directory: Path, step: int, why: str, items: Sequence[str]) -> DamagedError:
+    before = (other for other in reversed(steps(directory)) if other < step)
+    earlier = next((other for other in before if not damage(directory / str(other), items)), None)
+    return DamagedError(f"the checkpoint {directory / str(step)} is damaged ({why})", earlier)
+
+
+def _restored(path: Path, **abstract: PyTree) -> Mapping[str, PyTree]:
+    """Items of a whole checkpoint. Raises UserError where their arrays are not like `abstract`."""
+    items = {name: _restore(item) for name, item in abstract.items()}
+    try:
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            return checkpointer.restore(path, args=ocp.args.Composite(**items))
+    except Exception as error:  # orbax and tensorstore raise of every kind
+        raise UserError(f"the checkpoint {path} cannot be read as this model's: {first_line(error)}") from error
+
+
+def _holdout_loss(path: Path) -> float | None:
+    try:
+        return float(json.loads((path / "metrics" / "metrics").read_bytes())[METRIC])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _forget_torn_metrics(path: Path) -> None:
+    """Orbax reads them of all checkpoints, and would read none."""
+    file = path / "metrics" / "metrics"
+    if file.is_file() and _holdout_loss(path) is None:
+        warnings.warn(f"{file} is damaged: the held-out loss of step {path.name} is not known", stacklevel=2)
+        if is_first_process():
+            file.unlink()
 
 
 def _restore(abstract: PyTree) -> ocp.args.PyTreeRestore:

@@ -1,28 +1,70 @@
-"""Signals that end training between two steps instead of within one."""
+"""Signals that end training: the first one saves before it does, the second one does at once."""
 
+import contextlib
+import multiprocessing
+import os
 import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
+T = TypeVar("T")
+
+# Where a system has them: Ctrl-C, a scheduler's end and its warning before, a terminal that was closed.
+NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+SIGNALS = tuple(int(getattr(signal, name)) for name in NAMES if hasattr(signal, name))
+SAME = 0.1  # seconds: a terminal and a wrapper, such as timeout, pass on one signal twice
+
+
+class _Break(BaseException):
+    """Ends a call that may be ended by a signal."""
+
 
 class Interrupt:
-    """A context that records the first SIGINT or SIGTERM in `signal`; the second one has its usual effect."""
+    """A context that answers signals at once in words, from a thread: while JAX compiles, Python's handlers wait.
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    The first one is recorded in `signal`, for the training loop to save and end; before the first step there is nothing
+    to save, and the process ends. So it does at the second one. step: the last step trained, None before the first.
+    saved: the step of the last checkpoint on disk, if any. SIGHUP stays ignored where it is, as under nohup.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.step: int | None = None
+        self.saved: Callable[[], int | None] = lambda: None
+        self._first = -float("inf")
+        self._may_break = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupt":
-        self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+        if threading.current_thread() is not threading.main_thread():  # the only one that can handle signals
+            return self
+        self._terminals = [file for file in (1, 2) if os.isatty(file)]
+        self._read, self._write = socket.socketpair()
+        self._write.setblocking(False)
+        self._wakeup_before = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._watch, name="signals", daemon=True)
+        self._thread.start()
+        wanted = [number for number in SIGNALS if not _stays_ignored(number)]
+        self._before = {number: signal.signal(number, self._note) for number in wanted}
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._restore()
+        if not self._before:
+            return
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup_before)
+        self._write.send(b"\0")
+        self._thread.join()
+        self._read.close()
+        self._write.close()
 
     def asked(self, step: int, every: int) -> bool:
         """Whether a signal has come; several processes ask each other, at every so many steps alone (asking waits for
@@ -38,10 +80,81 @@ class Interrupt:
         self.signal = self.signal or (int(signal.SIGTERM) if asked else None)
         return asked
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number
-        self._restore()
+    def unless_asked(self, call: Callable[[], T]) -> T | None:
+        """The result of a call that a signal ends, and prevents: then None. Several processes end theirs together, so
+        there the call is made as it is.
+        """
+        if jax.process_count() > 1:
+            return call()
+        try:
+            try:
+                self._may_break = True
+                return call() if self.signal is None else None
+            finally:
+                self._may_break = False
+        except _Break:
+            return None
+        except Exception:
+            if self.signal is None:  # else it fails for the signal, which reaches processes that read data too
+                raise
+            return None
 
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        """Called between two lines of Python of the main thread."""
+        self.signal = self.signal or number
+        if self._may_break:
+            self._may_break = False
+            raise _Break
+
+    def _watch(self) -> None:
+        """Told of every signal by the system, whatever the main thread does."""
+        while number := self._read.recv(1)[0]:
+            if number in self._before:
+                self._answer(number)
+
+    def _answer(self, number: int) -> None:
+        name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        self._leave_closed_terminals()
+        now = time.monotonic()
+        if self.step is None:
+            saved = self.saved()
+            since = f"since the checkpoint of step {saved}" if saved else "yet"
+            _end(number, f"{name}: stopped; nothing was trained {since}, and nothing is lost")
+        if self._first < 0:
+            self._first, self.signal = now, self.signal or number
+            _tell(f"{name}: saving, then stopping; a second {name} stops without")
+        elif now - self._first > SAME:
+            _end(number, f"{name}: stopped at step {self.step}; {self._loss()}")
+
+    def _loss(self) -> str:
+        step, saved = self.step or 0, self.saved() or 0
+        if saved >= step:
+            return f"nothing is lost, step {saved} is saved"
+        since = f"the checkpoint of step {saved}" if saved else "the start, as there is no checkpoint yet,"
+        return f"the {step - saved} steps since {since} are lost"
+
+    def _leave_closed_terminals(self) -> None:
+        """A terminal that has been closed takes no more words, and writing them there would fail before the save."""
+        for file in self._terminals:
+            if not os.isatty(file):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, file)
+                os.close(nowhere)
+
+
+def _stays_ignored(number: int) -> bool:
+    return number != signal.SIGINT and signal.getsignal(number) == signal.SIG_IGN
+
+
+def _tell(words: str) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, f"{chr(10) * os.isatty(2)}jdiff: {words}\n".encode())  # past a progress bar, and past any lock
+
+
+def _end(number: int, words: str) -> None:
+    """End the process where it stands: what is being saved is left aside, and swept at the next start."""
+    _tell(words)
+    with contextlib.suppress(Exception):
+        for child in multiprocessing.active_children():
+            child.terminate()
+    os._exit(128 + number)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -17,6 +16,7 @@ from jaxtyping import Array, UInt8
 from tqdm import tqdm
 
 from jdiff.common.errors import UserError, install
+from jdiff.common.files import replace_file
 
 
 @runtime_checkable
@@ -108,9 +108,10 @@ class Wandb:
 
         self._wandb = wandb
         saved = workdir / "wandb_id.txt"
-        if not saved.exists():
-            saved.write_text(wandb.util.generate_id())
-        identity = saved.read_text().strip()
+        identity = saved.read_text().strip() if saved.exists() else ""
+        if not identity:
+            identity = wandb.util.generate_id()
+            replace_file(saved, identity)
         wandb.init(project=project, name=workdir.name, id=identity, resume="allow", config=dict(config), dir=workdir)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -209,13 +210,6 @@ def say(line: str) -> None:
     if jax.process_index() == 0:
         tqdm.write(line, file=sys.stdout)
         sys.stdout.flush()
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Replace a file's contents atomically."""
-    fresh = path.with_name(path.name + f".{os.getpid()}.tmp")
-    fresh.write_text(text)
-    fresh.replace(path)
 
 
 @jax.jit

@@ -24,7 +24,7 @@ from jdiff.interop.schedulers import network_folder
 from jdiff.networks.conditioning import is_conditioner
 from jdiff.tasks import Task, Weights
 from jdiff.training import sharding
-from jdiff.training.checkpoints import Checkpoints
+from jdiff.training.checkpoints import read_weights
 from jdiff.training.ema import groups
 from jdiff.training.step import FROZEN
 from jdiff.weights.export import EXPORTED, as_tensors, of_tensors
@@ -41,15 +41,12 @@ def of_run(config: ConfigDict, workdir: Path, checkpoint: str, mesh: Mesh) -> tu
     if (workdir / EXPORTED).is_file():
         return task.sampling_task, *_exported(task.sampling_task, config, workdir, mesh)
     nothing = f"{workdir} holds no checkpoint yet; train it first: --config=FILE --workdir={workdir}"
-    if not folder.is_dir():
+    params, state = _shapes(task, config)
+    abstract = {"ema": groups(params, task.averaged), "task_state": state}
+    found = read_weights(folder.absolute(), checkpoint, sharding.abstract(mesh, abstract))
+    if found is None:
         raise UserError(nothing)
-    with Checkpoints(folder, read_only=True) as checkpoints:
-        step = checkpoints.find(checkpoint)
-        if step is None:
-            raise UserError(nothing)
-        params, state = _shapes(task, config)
-        abstract = {"ema": groups(params, task.averaged), "task_state": state}
-        saved = checkpoints.restore_weights(step, sharding.abstract(mesh, abstract))
+    step, saved = found
     state = saved["task_state"]
     if FROZEN in abstract["task_state"]:
         state = {**state, FROZEN: pretrained_weights(config, mesh)[0].params}

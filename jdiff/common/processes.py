@@ -1,0 +1,16 @@
+"""Several processes that train one model (jax.distributed)."""
+
+import jax
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes the run's files."""
+    return jax.process_index() == 0
+
+
+def wait_for_all_processes(name: str) -> None:
+    """Wait until all processes have come to the point of this name."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
