@@ -1,4 +1,5 @@
-"""AFHQ, faces of animals at 64x64, by class: EDM's recipe, as FFHQ's with more dropout (15,000 images overfit sooner).
+"""AFHQ, faces of animals at 64x64, by class: EDM's recipe for AFHQv2 (Karras et al., arXiv 2206.00364, table 7: FFHQ's
+with more dropout), whose model is unconditional; here classes are given, and a tenth of them dropped for guidance.
 
 Animal Faces-HQ (Choi et al., arXiv 1912.01865; github.com/clovaai/stargan-v2, `download.sh afhq-dataset` or
 `afhq-v2-dataset`): cats, dogs and wild animals, some 16,000 pictures of 512x512; CC BY-NC 4.0. As unzipped:

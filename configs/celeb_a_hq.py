@@ -1,5 +1,5 @@
-"""CelebA-HQ, faces at 256x256, unconditional: DDPM's network for it, 114 M parameters (Ho et al., arXiv 2006.11239,
-appendix B), on EDM's noise.
+"""CelebA-HQ, faces at 256x256, unconditional: DDPM's network and training for it, 114 M parameters (Ho et al., arXiv
+2006.11239, appendix B), but on EDM's noise: its process, objective and sampler.
 
 30,000 of CelebA's photos, restored and aligned at 1024x1024 (Karras et al., arXiv 1710.10196); CelebA's terms, so
 non-commercial research only, and CC BY-NC 4.0. Copies of 256x256 are enough:
@@ -31,6 +31,7 @@ def get_config() -> ConfigDict:
     config.train.learning_rate = 2e-5
     config.train.warmup_images = 320_000
     config.train.ema_halflife_images = 444_000  # decay 0.9999 a step of 64 images
+    config.train.ema_rampup = 0.0
     config.train.sample_every = 10_000
     config.train.trajectory_every = 50_000
     config.sample.steps = 40

@@ -1,4 +1,6 @@
-"""CIFAR-10, 32x32, unconditional: DDPM's recipe, 35.7 M parameters (Ho et al., arXiv 2006.11239, appendix B)."""
+"""CIFAR-10, 32x32, unconditional: DDPM's recipe, 35.7 M parameters (Ho et al., arXiv 2006.11239, appendix B, and what
+its code does for CIFAR-10: the larger variance, x0 clipped).
+"""
 
 from ml_collections import ConfigDict
 
@@ -26,5 +28,7 @@ def get_config() -> ConfigDict:
     config.train.trajectory_every = 100_000
     config.sample.sampler = "ddpm"
     config.sample.steps = 1000
+    config.sample.variance = "large"
+    config.guidance.threshold = "static"
     config.checkpoint.every = 10_000
     return config

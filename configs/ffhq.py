@@ -1,5 +1,5 @@
 """FFHQ, faces at 64x64, unconditional: EDM's recipe with the DDPM++ network, 61.8 M parameters (Karras et al., arXiv
-2206.00364, table 7).
+2206.00364, table 7), but for the 5 % of the photos that are held out.
 
 Flickr-Faces-HQ by NVIDIA (github.com/NVlabs/ffhq-dataset): 70,000 aligned photos; CC BY-NC-SA 4.0, each photo under its
 author's own licence; not for face recognition. Its thumbnails of 128x128 (2 GB) are enough; the images of

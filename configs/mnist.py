@@ -1,4 +1,4 @@
-"""MNIST, 28x28 grey, by class, with EDM's recipe: 60,000 + 10,000 digits (LeCun, Cortes and Burges; CC BY-SA 3.0).
+"""MNIST, 28x28 grey, by class, a small network: 60,000 + 10,000 digits (LeCun, Cortes and Burges; CC BY-SA 3.0).
 
 No flips: a mirrored digit is not a digit. Prepare once, into ~/tensorflow_datasets/mnist/ (12 MB):
 
