@@ -4,6 +4,7 @@
 follows), "cond" and, where they are given, "noise", "image" and "mask".
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -12,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 from tqdm import tqdm
 
+from jdiff.common.errors import DrawingError, is_out_of_memory
 from jdiff.common.keys import image_keys, named
 from jdiff.common.ranges import SCREEN
 from jdiff.diffusion import drivers, variational
@@ -29,6 +31,7 @@ from jdiff.tasks.diffusion import DiffusionTask
 from jdiff.training import sharding
 
 Guidances = tuple[Guidance, ...]
+BEYOND_ALL = 1e6  # images lie in [-1, 1]: values so large are a failure, too
 
 
 class Compiled:
@@ -59,8 +62,9 @@ def walk(
     sampler: Sampler,
     repeats: int = 1,
     keep_trajectory: bool = False,
-) -> tuple[Array, Array | None, Array | None]:
-    """(images in the data's dtype and range, trajectory uint8 or None, denoiser calls where the sampler counts them).
+) -> tuple[Array, Array | None, Bool[Array, " b"], Array | None]:
+    """(images in the data's dtype and range; trajectory uint8 or None; whether each image's values are finite; denoiser
+    calls where the sampler counts them).
 
     Starts from rows["noise"] where given, scaled to the ladder's head; from rows["image"] with noise of the ladder's
     head (SDEdit; Meng et al., arXiv 2108.01073); else from the prior. Where rows["mask"] is false, rows["image"] stays
@@ -82,8 +86,12 @@ def walk(
         x = image + sigmas[0] * drivers.prior_noise(keys, like)
     denoise = guided(task.denoiser(weights), guidances)
     walked = drivers.scan(solver, denoise, x, sigmas, rows["cond"], keys, keep_trajectory=keep_trajectory)
-    frames = shown(space, space.decode(weights, seen(walked.trajectory, sigmas))) if keep_trajectory else None
-    return space.decode(weights, walked.x0), frames, walked.carry if sampler.nfe(1) is None else None
+    finite = (jnp.abs(walked.x0) < BEYOND_ALL).all(axis=tuple(range(1, walked.x0.ndim)))
+    frames = None
+    if keep_trajectory:
+        rung = lambda x: shown(space, space.decode(weights, x))  # noqa: E731
+        frames = jax.lax.map(rung, seen(walked.trajectory, sigmas))  # one at a time: a decoder may take much memory
+    return space.decode(weights, walked.x0), frames, finite, walked.carry if sampler.nfe(1) is None else None
 
 
 def invert(
@@ -158,24 +166,62 @@ def shown(space: Space, images: Any) -> Any:
 
 
 def in_batches(
-    start: Callable[[PyTree], PyTree], rows: PyTree, count: int, size: int, mesh: Mesh, *, progress: bool = False
-) -> Iterator[PyTree]:
-    """start(batch) of `count` rows, `size` at a time, as NumPy arrays: batch has their "indices" beside what `rows` has
-    for them, in turn where that is fewer. The last batch is filled up with rows to spare.
+    start: Callable[[PyTree], PyTree],
+    rows: PyTree,
+    numbers: range,
+    size: int,
+    mesh: Mesh,
+    *,
+    progress: bool = False,
+) -> Iterator[tuple[Int[np.ndarray, " b"], PyTree]]:
+    """(indices, start(batch)) for the rows of these numbers, `size` at a time, as NumPy arrays: batch has their
+    "indices" beside what `rows` has for them, in turn where that is fewer. The last batch is filled up with rows to
+    spare.
+
+    Where memory runs out, the size is halved and a warning says so; DrawingError where there is nothing left to halve.
     """
     size += -size % mesh.size  # every device holds as many
+    at, ahead = numbers.start, None
 
     def started(first: int) -> PyTree:
         indices = np.arange(first, first + size, dtype=np.uint32)
         batch = jax.tree.map(lambda values: values[indices % len(values)], rows) | {"indices": indices}
         return start(jax.device_put(batch, sharding.of_batch(mesh)))
 
-    # One batch ahead: the devices work while the host fetches.
-    firsts = list(range(0, count, size))
-    ahead = started(firsts[0])
-    for following in tqdm([*firsts[1:], None], desc="sampling", unit="batch", disable=not progress, leave=False):
-        now, ahead = ahead, None if following is None else started(following)
-        yield jax.tree.map(_whole, now)
+    with tqdm(total=len(numbers), desc="sampling", unit="image", disable=not progress, leave=False) as bar:
+        while at < numbers.stop:
+            try:
+                now, ahead = started(at) if ahead is None else ahead, None
+                if at + size < numbers.stop:  # one batch ahead: the devices work while the host fetches
+                    ahead = started(at + size)
+                done = jax.tree.map(_whole, now)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                now = ahead = None
+                size = _smaller(size, mesh, error)
+                continue
+            indices = np.arange(at, min(at + size, numbers.stop))
+            at += size
+            yield indices, done
+            bar.update(len(indices))
+
+
+def _smaller(size: int, mesh: Mesh, error: Exception) -> int:
+    """About half of `size`."""
+    half = size // 2 // mesh.size * mesh.size
+    if not half:
+        raise DrawingError(
+            f"out of memory, even for {size} images at a time: end what else uses the device's memory, or take a "
+            "larger device"
+        ) from error
+    if jax.process_count() > 1:  # the others know nothing of it
+        raise DrawingError(f"out of memory for {size} images at a time: set sample.batch_size={half}") from error
+    warnings.warn(
+        f"out of memory for {size} images at a time; going on with {half}; set sample.batch_size={half}",
+        stacklevel=2,
+    )
+    return half
 
 
 def _whole(array: Array) -> np.ndarray:

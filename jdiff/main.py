@@ -17,7 +17,7 @@ from typing import Any
 
 from absl import flags
 
-from jdiff.common.errors import UserError
+from jdiff.common.errors import UserError, first_line, is_out_of_memory
 from jdiff.common.paths import expanded
 
 if __name__ == "__mp_main__":  # a data worker: devices are not for it, and Grain does without JAX
@@ -118,8 +118,15 @@ def main(arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # what we say is piped to a program that has heard enough, such as head
         sys.stdout = None
         return 141
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
+        if is_out_of_memory(error) and not debug:
+            print(
+                f"jdiff: out of memory in --mode={options.mode} ({first_line(error)}): end what else uses this machine's "
+                "memory, or take a larger one",
+                file=sys.stderr,
+            )
+        else:
+            traceback.print_exc()
         return 1
 
 

@@ -9,17 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Num, PyTree, UInt8
+from jaxtyping import Array, Float, Int, Num, PyTree, UInt8
 from ml_collections import ConfigDict
 
 import jdiff.config
 from jdiff import compiled, from_config, request
-from jdiff.common.arrays import slerp
-from jdiff.common.errors import UserError
+from jdiff.common.arrays import fingerprint, slerp
+from jdiff.common.errors import DrawingError, UserError
 from jdiff.common.keys import image_keys
 from jdiff.common.paths import expanded
 from jdiff.common.pictures import checked
 from jdiff.conditions import Condition
+from jdiff.conditions.label import AS_IN_DATA
 from jdiff.diffusion import drivers
 from jdiff.diffusion.ladders import Ladder
 from jdiff.diffusion.schedules import Schedule
@@ -56,10 +57,15 @@ def restore(config: ConfigDict, workdir: Path, checkpoint: str | int | None = No
     return Model(config, task, mesh, weights, step=step, workdir=workdir)
 
 
-class Drawn(NamedTuple):
-    """images: in the data's dtype and range. calls: of the denoiser, for an image."""
+class Batch(NamedTuple):
+    """Some images of a request. indices: their numbers. images: in the data's dtype and range. labels, texts: what each
+    was asked to be; None where nothing was asked. calls: of the denoiser, for an image.
+    """
 
+    indices: Int[np.ndarray, " n"]
     images: Images
+    labels: Int[np.ndarray, "n ..."] | None
+    texts: list[str] | None
     calls: int
 
 
@@ -103,23 +109,39 @@ class Model:
         progress: bool = False,
         **settings: Any,
     ) -> Images:
-        """New images. noise: what they start from, of unit variance, such as `invert` and `noise` give."""
+        """New images. noise: what they start from, of unit variance, such as `invert` and `noise` give.
+
+        Where memory runs out, batch_size is halved and a warning says so. Raises DrawingError where that does not help,
+        and where images are not finite.
+        """
+        return _images_of(self.stream(num_images, noise=noise, progress=progress, **settings))
+
+    def stream(
+        self,
+        num_images: int | None = None,
+        *,
+        noise: Float[np.ndarray, "n h w c"] | None = None,
+        progress: bool = False,
+        **settings: Any,
+    ) -> Iterator[Batch]:
+        """The images of `sample`, a batch at a time with their labels and texts, in the memory of one batch."""
         if num_images is None:
-            given = [settings[name] for name in self._arguments if isinstance(settings.get(name), Sized)]
+            known = [settings.get(name) for name in self._arguments]
+            given = [values for values in known if isinstance(values, Sized) and not isinstance(values, str)]
             num_images = max(map(len, [noise] if noise is not None else given), default=None)
         asked = self.request(num_images, **settings)
         if noise is None:
-            return self.draw(asked, progress=progress).images
+            return self.draw(asked, progress=progress)
         noise, expected = np.asarray(noise, np.float32), (asked.count, *self.task.space.shape)
         if noise.shape != expected:
             raise UserError(f"noise is {list(noise.shape)}; for these images it must be {list(expected)}")
-        return self.draw(asked, {"noise": noise}, progress=progress).images
+        return self.draw(asked, {"noise": noise}, progress=progress)
 
     def trajectory(self, num_images: int = 8, **settings: Any) -> UInt8[np.ndarray, "rungs n h w c"]:
         """x at every rung of the ladder on the way to `num_images` images, scaled by 1/sqrt(1 + sigma^2) to be seen."""
         asked = self.request(num_images, **{"batch_size": num_images, **settings})
-        parts = [frames for _, frames, _ in self._walk(asked, asked.sigmas, {}, keep_trajectory=True)]
-        return np.concatenate(parts, axis=1)[:, :num_images]
+        walked = self._walk(asked, range(asked.count), asked.sigmas, {}, keep_trajectory=True)
+        return np.concatenate([frames for _, _, frames, _ in walked], axis=1)
 
     def compare_steps(
         self, steps: Sequence[int] = (5, 10, 20, 50), num_images: int = 8, **settings: Any
@@ -141,7 +163,8 @@ class Model:
         where the model has labels (default: the config's first, unless other conditions are given).
         """
         if "label" in self.config.model.conditions and not self._arguments & settings.keys():
-            settings["labels"] = (label if label is not None else (self.config.sample.labels or (0,))[0],)
+            listed = [known for known in self.config.sample.labels if known != AS_IN_DATA]
+            settings["labels"] = (label if label is not None else (listed or [0])[0],)
 
         def start(end: Any) -> np.ndarray:
             if np.ndim(end) == 0:
@@ -161,7 +184,7 @@ class Model:
         if not 0 < sigma <= rungs[0]:
             raise UserError(f"sigma={sigma} must lie above 0 and not above the ladder's first rung, {rungs[0]:g}")
         below = np.append(sigma, rungs[rungs < sigma * (1 - 1e-4)])
-        return self.draw(asked, {"image": image}, sigmas=below).images
+        return _images_of(self.draw(asked, {"image": image}, sigmas=below))
 
     def inpaint(self, images: Any, masks: Any, *, repeats: int = 5, **settings: Any) -> Images:
         """The images with what lies under `masks` (true) painted anew, the rest kept (RePaint, arXiv 2201.09865).
@@ -179,23 +202,29 @@ class Model:
             )
         if repeats < 1:
             raise UserError(f"repeats={repeats} must be at least 1")
-        return self.draw(asked, {"image": image, "mask": mask}, repeats=repeats).images
+        return _images_of(self.draw(asked, {"image": image, "mask": mask}, repeats=repeats))
 
     def draw(
         self,
         asked: Request,
         given: Mapping[str, np.ndarray] | None = None,
         *,
+        first: int = 0,
         sigmas: Ladder | None = None,
         repeats: int = 1,
         progress: bool = False,
-    ) -> Drawn:
-        """The images of a request. given: "noise", "image" or "mask" that they start from. sigmas: in place of its."""
+    ) -> Iterator[Batch]:
+        """The images of a request, from number `first` on, a batch at a time. given: "noise", "image" or "mask" that
+        they start from. sigmas: in place of its.
+        """
         ladder = asked.sigmas if sigmas is None else sigmas
-        parts = list(self._walk(asked, ladder, given or {}, repeats=repeats, progress=progress))
-        counted = max((int(calls) for _, _, calls in parts if calls is not None), default=None)
-        known = asked.sampler.nfe(len(ladder) - 1) if counted is None else counted
-        return Drawn(np.concatenate([images for images, _, _ in parts])[: asked.count], repeats * (known or 0))
+        known = asked.sampler.nfe(len(ladder) - 1)
+        numbers = range(first, asked.count)
+        for indices, images, _, counted in self._walk(
+            asked, numbers, ladder, given or {}, repeats=repeats, progress=progress
+        ):
+            calls = repeats * int(known if counted is None else counted)
+            yield Batch(indices, images, asked.labels_of(indices), asked.texts_of(indices), calls)
 
     # Noise and likelihood
 
@@ -248,7 +277,8 @@ class Model:
         calls = asked.sampler.nfe(len(asked.sigmas) - 1)
         if calls is None:
             sample = asked.config.sample
-            calls = self.draw(self.request(min(sample.num_images, sample.batch_size), **settings)).calls
+            few = self.request(min(sample.num_images, sample.batch_size), **settings)
+            calls = max(batch.calls for batch in self.draw(few))
         return calls, calls * asked.passes()
 
     # Other
@@ -267,6 +297,11 @@ class Model:
         Raises UserError where the folder cannot be written, or the network is another than that of `like`.
         """
         export(self.weights, self.config, expanded(folder), step=self.step, workdir=self.workdir, like=like)
+
+    def fingerprints(self, asked: Request) -> dict[str, str]:
+        """Of all weights that a request takes: the model's, and those of the runs that guide it."""
+        helpers = {name: jax.tree.leaves(helper) for name, helper in self._guiding(asked).items()}
+        return {name: fingerprint(weights) for name, weights in {"model": self.weights, **helpers}.items()}
 
     def shown(self, images: Images) -> UInt8[np.ndarray, "n h w c"]:
         """Images as they are on a screen, whatever the data's range."""
@@ -305,11 +340,37 @@ class Model:
         return checked(images, self.config.data.shape, values=self.task.space.values)
 
     def _walk(
-        self, asked: Request, sigmas: Ladder, given: Mapping[str, np.ndarray], *, progress: bool = False, **form: Any
+        self,
+        asked: Request,
+        numbers: range,
+        sigmas: Ladder,
+        given: Mapping[str, np.ndarray],
+        *,
+        progress: bool = False,
+        **form: Any,
     ) -> Iterator[Any]:
-        """(images, trajectory or None, denoiser calls or None) of each batch."""
+        """(indices, images, trajectory or None, denoiser calls or None) of each batch. Raises DrawingError where images
+        are not finite.
+        """
         program = partial(self._compiled.walk, sampler=asked.sampler, **form)
-        return self._run(program, asked, sigmas, given, progress=progress)
+        for indices, (images, frames, finite, calls) in self._run(
+            program, asked, numbers, sigmas, given, progress=progress
+        ):
+            count = len(indices)
+            if not finite[:count].all():
+                raise self._not_finite(count - int(finite[:count].sum()), count)
+            yield indices, images[:count], None if frames is None else frames[:, :count], calls
+
+    def _not_finite(self, wrong: int, count: int) -> DrawingError:
+        folder = (self.workdir or Path()) / "checkpoints"
+        steps = sorted(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit() and self.workdir)
+        earlier = [step for step in steps if step < self.step]
+        of_run = f" of {self.workdir}" if self.workdir else ""
+        try_that = f"an earlier checkpoint, sample.checkpoint={earlier[-1]}, " if earlier else ""
+        return DrawingError(
+            f"{wrong} of {count} images by the weights of step {self.step}{of_run} are not finite: try {try_that}another "
+            "sample.sampler or sample.guidance_scale=1; where none helps, the weights are spoilt and training went wrong"
+        )
 
     def _upwards(self, asked: Request, image: np.ndarray, program: Any) -> np.ndarray:
         """What a program that goes up the ladder from images, its lowest sigma above 0 first, says of each."""
@@ -317,12 +378,14 @@ class Model:
         if len(rungs) < 2:
             steps = asked.config.sample.steps
             raise UserError(f"sample.steps={steps} leaves no way up from an image; take at least 2")
-        return np.concatenate(list(self._run(program, asked, rungs, {"image": image})))[: asked.count]
+        parts = self._run(program, asked, range(asked.count), rungs, {"image": image})
+        return np.concatenate([values[: len(indices)] for indices, values in parts])
 
     def _run(
         self,
         program: Any,
         asked: Request,
+        numbers: range,
         sigmas: Ladder,
         given: Mapping[str, np.ndarray],
         *,
@@ -335,7 +398,7 @@ class Model:
             return program(self.weights, guidances, np.uint32(sample.seed), sigmas.astype(np.float32), batch)
 
         rows, size = {"cond": asked.cond, "scale": asked.scale, **given}, min(sample.batch_size, asked.count)
-        return compiled.in_batches(start, rows, asked.count, size, self.mesh, progress=progress)
+        return compiled.in_batches(start, rows, numbers, size, self.mesh, progress=progress)
 
     def _guiding(self, asked: Request) -> dict[str, Any]:
         """The other runs that the guidance takes, each as it takes it."""
@@ -345,6 +408,10 @@ class Model:
                 self._helpers[place] = load(*place)
             made[name] = _as_helper(name, self._helpers[place], self.config)
         return made
+
+
+def _images_of(batches: Iterator[Batch]) -> Images:
+    return np.concatenate([batch.images for batch in batches])
 
 
 def _as_helper(name: str, other: Model, config: ConfigDict) -> Any:

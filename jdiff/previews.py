@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from jdiff import from_config
 from jdiff.common import pictures
+from jdiff.common.errors import DrawingError, is_out_of_memory
 from jdiff.common.keys import folded, named, root_key
 from jdiff.data import pipeline
 from jdiff.data.sources import Source
@@ -65,13 +66,18 @@ def held_out_loss(config: ConfigDict, task: Task, mesh: Mesh, held_out: Source |
 
     def evaluate(model: Model, state: TrainState, step: int) -> Report:
         params = {**state.params, **state.ema}
-        scores = [score(params, state, part, index) for index, (_, part) in enumerate(parts)]
         shares = [count for count, _ in parts]
-        names = scores[0]
-        means = {
-            name: sum(float(part[name]) * share for part, share in zip(scores, shares, strict=True)) / images
-            for name in names
-        }
+        try:
+            scores = [score(params, state, part, index) for index, (_, part) in enumerate(parts)]
+            means = {
+                name: sum(float(part[name]) * share for part, share in zip(scores, shares, strict=True)) / images
+                for name in scores[0]
+            }
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            fewer = max(1, min(size, images) // 2)
+            raise DrawingError(f"out of memory for the held-out loss: set train.holdout_images={fewer}") from error
         return Report(scalars={f"holdout_{name}": value for name, value in means.items()})
 
     return [(config.checkpoint.every, evaluate)]

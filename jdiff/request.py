@@ -36,7 +36,7 @@ TO_CLASSES = "classifier"  # the method that guides by a classifier, to a class 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Request:
     """config: the run's with the call's settings in place. scale: of the guidance, for each image. guided: whether any
-    of them changes anything. cond: the conditions of each image. texts: those of each image in words, where it has one.
+    of them changes anything. cond: the conditions, taken in turn by the images. captions: those in words, likewise.
     """
 
     config: ConfigDict
@@ -45,7 +45,7 @@ class Request:
     scale: Float[np.ndarray, " n"]
     guided: bool
     cond: Rows
-    texts: list[str] | None = None
+    captions: list[str] | None = None
 
     @property
     def count(self) -> int:
@@ -54,7 +54,21 @@ class Request:
     @property
     def labels(self) -> np.ndarray | None:
         """The label of each image, where it has one."""
-        return None if "label" in self.cond.get("drop", {}) else self.cond.get("label")
+        return self.labels_of(np.arange(self.count))
+
+    @property
+    def texts(self) -> list[str] | None:
+        """The text of each image, where it has one."""
+        return self.texts_of(np.arange(self.count))
+
+    def labels_of(self, indices: np.ndarray) -> np.ndarray | None:
+        """The labels of the images of these numbers."""
+        known = None if "label" in self.cond.get("drop", {}) else self.cond.get("label")
+        return None if known is None else known[indices % len(known)]
+
+    def texts_of(self, indices: np.ndarray) -> list[str] | None:
+        """The texts of the images of these numbers."""
+        return None if self.captions is None else [self.captions[i % len(self.captions)] for i in indices]
 
     def guidances(self, scale: Any, helpers: Mapping[str, Any]) -> tuple[Guidance, ...]:
         """The guidances for a batch of images; scale: theirs. helpers: see from_config.guidance."""
@@ -89,10 +103,11 @@ def read(
     solver, sigmas = from_config.sampler(wanted.sample), from_config.ladder(wanted.sample, schedule)
     _check(wanted, solver, scale, guided=guided)
     cond: Rows = {}
-    texts = None
+    captions = None
     if conditions is not None:
         asked = {arguments[name].name: values for name, values in given.items()}
-        cond, texts = rows(wanted, conditions, asked, workdir, to_class=guided and wanted.guidance.method == TO_CLASSES)
+        to_class = guided and wanted.guidance.method == TO_CLASSES
+        cond, captions = rows(wanted, conditions, asked, workdir, to_class=to_class)
     return Request(
         config=wanted,
         sampler=solver,
@@ -100,7 +115,7 @@ def read(
         scale=scale,
         guided=guided,
         cond=cond,
-        texts=texts,
+        captions=captions,
     )
 
 
@@ -209,7 +224,7 @@ def rows(
     *,
     to_class: bool = False,
 ) -> tuple[Rows, list[str] | None]:
-    """(cond for config.sample.num_images images, their texts): each condition in turn where fewer are given.
+    """(cond, texts), each of them taken in turn by the images: of as many rows as are given.
 
     Given some conditions of a model that has several, the others are dropped. Given none at all, classes come in turn,
     or, of a model that is given more than a label, the conditions of the run's examples. to_class: labels are read even
@@ -234,14 +249,11 @@ def rows(
         made["label"] = label.every_class()
     if to_class and "label" not in made:
         raise UserError("guidance.method='classifier' guides to a class: say to which by labels")
-    count = config.sample.num_images
     for name, values in made.items():
         if not _length(values):
             raise UserError(f"{name}: there are none; give one an image, or fewer, which are taken in turn")
-    made = {name: _in_turn(values, count) for name, values in made.items()}
     missing = [condition for condition in conditions if condition.name not in made]
-    texts = None if captions is None else [captions[i % len(captions)] for i in range(count)]
-    return made | _dropped(missing, count, tuple(config.data.shape[:2])), texts
+    return made | _dropped(missing, tuple(config.data.shape[:2])), captions
 
 
 def _check_conditions(config: ConfigDict) -> None:
@@ -254,12 +266,12 @@ def _check_conditions(config: ConfigDict) -> None:
     label_condition(config, 0.0).of_caller(sample.labels, "sample.labels")
 
 
-def _dropped(missing: Sequence[Condition], count: int, sides: tuple[int, int]) -> Rows:
-    """Zeros for these conditions, and that they are dropped."""
+def _dropped(missing: Sequence[Condition], sides: tuple[int, int]) -> Rows:
+    """A row of zeros for these conditions, and that they are dropped."""
     if needed := [condition.name for condition in missing if condition.drop_rate == 0]:
         raise UserError(f"this model never learned to do without its {needed[0]}: give one an image")
-    zeros = {condition.name: _in_turn(condition.example(1, sides), count) for condition in missing}
-    return zeros | ({"drop": {name: np.ones(count, bool) for name in zeros}} if zeros else {})
+    zeros = {condition.name: condition.example(1, sides) for condition in missing}
+    return zeros | ({"drop": {name: np.ones(1, bool) for name in zeros}} if zeros else {})
 
 
 def _worst(scale: np.ndarray, wrong: np.ndarray) -> float:
@@ -268,9 +280,3 @@ def _worst(scale: np.ndarray, wrong: np.ndarray) -> float:
 
 def _length(values: Any) -> int:
     return len(next(iter(values.values())) if isinstance(values, dict) else values)
-
-
-def _in_turn(values: Any, count: int) -> Any:
-    if isinstance(values, dict):
-        return {name: _in_turn(part, count) for name, part in values.items()}
-    return values[np.arange(count) % len(values)]

@@ -28,6 +28,7 @@ def resolve(config: ConfigDict, source: Source) -> ConfigDict:
     config.data.alpha = tuple(name for name, one in source.pictures.items() if one.alpha)
     config.data.num_images = len(source)
     config.data.class_names = source.class_names
+    config.data.class_counts = getattr(source, "class_counts", ())
     config.data.labels_per_image = source.labels_per_image
     if not source.class_names:
         config.model.conditions = tuple(name for name in config.model.conditions if name != "label")

@@ -578,13 +578,16 @@ def asked(config, count=5, **settings):
 
 
 def told(config, workdir, wanted, **given):
-    """(rows, texts) of what is asked for."""
+    """(rows, texts) of what is asked for, taken in turn."""
     names = {"labels": "label", "texts": "text", "images": "image", "scalars": "scalars"}
     conditions = [condition.in_folder(workdir) for condition in from_config.conditions(config)]
     guided = request.read_scale(wanted, None)[1]
     to_class = guided and wanted.guidance.method == "classifier"
     values = {names[name]: given[name] for name in given}
-    return request.rows(wanted, conditions, values, workdir, to_class=to_class)
+    found, texts = request.rows(wanted, conditions, values, workdir, to_class=to_class)
+    numbers = np.arange(wanted.sample.num_images)
+    in_turn = jax.tree.map(lambda values: values[numbers % len(values)], found)
+    return in_turn, None if texts is None else [texts[i % len(texts)] for i in numbers]
 
 
 @pytest.fixture

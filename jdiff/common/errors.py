@@ -21,6 +21,19 @@ def install(extra: str) -> str:
     return f'pip install "{DISTRIBUTION}[{extra}]"'
 
 
+class DrawingError(UserError):
+    """Images that cannot be drawn or scored: memory ran out, or they are not finite. Training goes on without them."""
+
+
+OUT_OF_MEMORY = ("resource_exhausted", "out_of_memory", "out of memory")  # in an error of XLA, in any case
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the host's or a device's memory ran out."""
+    of_xla = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")  # by name: data workers do without JAX
+    return isinstance(error, MemoryError) or (of_xla and any(words in str(error).lower() for words in OUT_OF_MEMORY))
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, at most 200 characters; its type's name if it is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -10,18 +10,22 @@ from jdiff.common.errors import UserError
 from jdiff.common.names import nearest
 from jdiff.conditions import Condition
 
+AS_IN_DATA = "data"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Label(Condition):
     """The class of an image, int32 [n], or several, [n, per_image] with -1 for none: a learned vector a class.
 
-    A caller names classes by number or by name.
+    A caller names classes by number or by name, or says "data": as often as in the training data, whose images
+    class_counts counts, () where that is not known.
     """
 
     name = "label"
     argument = "labels"
     words = "labels"
     class_names: tuple[str, ...]
+    class_counts: tuple[int, ...] = ()
     per_image: int = 1
     drop_rate: float = 0.0
 
@@ -30,6 +34,8 @@ class Label(Condition):
 
     def of_caller(self, values: Any, argument: str = "labels") -> np.ndarray:
         labels = values.tolist() if hasattr(values, "tolist") else values  # of NumPy or JAX
+        if self.means_data(labels):
+            return self._as_in_data(argument)
         if isinstance(labels, str) or not isinstance(labels, Iterable):
             raise UserError(f"{argument}={labels!r} must be a sequence of labels, as in labels=[3, 3, 5]")
         if self.per_image == 1:
@@ -44,6 +50,27 @@ class Label(Condition):
                 )
             rows = np.concatenate([rows, [several + [-1] * (self.per_image - len(several))]]).astype(np.int32)
         return rows
+
+    def means_data(self, labels: Any) -> bool:
+        """Whether a caller's labels are "data"; a config holds ("data",)."""
+        alone = isinstance(labels, (tuple, list)) and list(labels) == [AS_IN_DATA]
+        return labels == AS_IN_DATA or (alone and AS_IN_DATA not in self.class_names)
+
+    def _as_in_data(self, argument: str) -> np.ndarray:
+        """The labels of the training images in an order of which every part is mixed as the whole is: that of the
+        golden ratio's multiples, modulo 1.
+        """
+        if self.per_image > 1:
+            raise UserError(f"{argument}='data' goes with one label an image, and these images have several")
+        if not any(self.class_counts):
+            raise UserError(
+                f"{argument}='data': how many images each class has is not known of this run (it began with an earlier "
+                "version, or its data do not say); give a sequence of labels, as in labels=[3, 3, 5]"
+            )
+        places = np.arange(sum(self.class_counts)) * ((5**0.5 - 1) / 2) % 1
+        ranks = np.empty(len(places), np.int64)
+        ranks[np.argsort(places)] = np.arange(len(places))
+        return np.repeat(np.arange(len(self.class_counts), dtype=np.int32), self.class_counts)[ranks]
 
     def every_class(self) -> np.ndarray:
         """The classes in turn."""

@@ -22,7 +22,10 @@ from jdiff.from_config.names import pick
 def label(config: ConfigDict, drop_rate: float) -> Label:
     """Classes: the data's names, by number."""
     return Label(
-        class_names=tuple(config.data.class_names), per_image=config.data.labels_per_image, drop_rate=drop_rate
+        class_names=tuple(config.data.class_names),
+        class_counts=tuple(config.data.class_counts),
+        per_image=config.data.labels_per_image,
+        drop_rate=drop_rate,
     )
 
 

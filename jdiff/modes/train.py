@@ -1,7 +1,7 @@
 """--mode=train: the training loop."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 import jdiff.config
 from jdiff import from_config, previews
-from jdiff.common.errors import UserError, writing_to
+from jdiff.common.errors import DrawingError, UserError, is_out_of_memory, writing_to
 from jdiff.common.files import replace_file
 from jdiff.common.progress import progress_bar
 from jdiff.conditions.examples import save_examples
@@ -33,6 +33,7 @@ from jdiff.training import history, sharding
 from jdiff.training.checkpoints import Checkpoints, DamagedError
 from jdiff.training.clock import Clock
 from jdiff.training.interrupt import Interrupt
+from jdiff.training.memory import smaller_steps
 from jdiff.training.optimizer import rate_of
 from jdiff.training.ownership import owned
 from jdiff.training.step import TrainState, train_step
@@ -65,7 +66,10 @@ def _train(config: ConfigDict, workdir: Path, interrupt: Interrupt, stack: ExitS
 
     folder = stack.enter_context(open_folder(workdir))
     source, held_out = with_texts(config, workdir, source, held_out)
-    with Checkpoints(folder, keep_last=config.checkpoint.keep) as checkpoints:
+    with (
+        Checkpoints(folder, keep_last=config.checkpoint.keep) as checkpoints,
+        memory_told(config, mesh, checkpoints),
+    ):
         interrupt.saved = checkpoints.latest
         start, changes = goes_on(config, workdir, checkpoints)
         start, state = begin_from_whole(config, task, mesh, checkpoints, workdir, start)
@@ -92,7 +96,7 @@ def _train(config: ConfigDict, workdir: Path, interrupt: Interrupt, stack: ExitS
                 if batch is None:
                     stopped = True
                     break
-                state, logs = next_state(state, batch)
+                state, logs = advanced(next_state, state, batch, config, checkpoints)
                 step = interrupt.step = step + 1
                 meter = add_logs(meter, logs)
                 writers.advance()
@@ -153,7 +157,11 @@ def evaluate(
     model = model.with_weights(task.merged(Weights(state.ema, state.task_state)), step=step)
     scalars: dict[str, float] = {}
     for evaluator in wanted:
-        report = evaluator(model, state, step)
+        try:
+            report = evaluator(model, state, step)
+        except DrawingError as error:
+            say(f"left out at step {step}: {error}; training goes on")
+            continue
         writers.scalars(step, report.scalars)
         scalars |= report.scalars
         for name, picture in report.pictures.items():
@@ -191,6 +199,40 @@ def save(
     """Start saving `state`; but for the last step's, not while steps are skipped: the weights may be at fault."""
     if last or not int(state.skipped_in_row):
         checkpoints.save(state, config=jdiff.config.saved(config), holdout_loss=loss)
+
+
+def advanced(
+    next_state: Callable[[TrainState, PyTree], Any],
+    state: TrainState,
+    batch: PyTree,
+    config: ConfigDict,
+    checkpoints: Checkpoints,
+) -> Any:
+    """(state, logs) after a step. Where memory runs out, what has been learnt is saved, if the step took none of it."""
+    try:
+        return next_state(state, batch)
+    except Exception as error:
+        whole = not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+        if is_out_of_memory(error) and whole and jax.process_count() == 1 and state.step:
+            save(checkpoints, state, config)
+        raise
+
+
+@contextmanager
+def memory_told(config: ConfigDict, mesh: Mesh, checkpoints: Checkpoints) -> Iterator[None]:
+    """Where memory runs out within, one line says what takes less, and where training goes on from."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        checkpoints.wait()
+        train, step = config.train, checkpoints.latest()
+        smaller = smaller_steps(train.batch_size, train.accumulate, mesh.size, remat=config.network.remat)
+        kept = f"step {step} is saved, and the same command goes on from there" if step else "nothing is saved yet"
+        raise UserError(
+            f"out of memory in a step of train.batch_size={train.batch_size} images: {smaller}; {kept}"
+        ) from error
 
 
 def check_batch_size(config: ConfigDict, mesh: Mesh) -> None:

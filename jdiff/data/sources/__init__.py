@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
+
 from jdiff.common.errors import UserError
 from jdiff.common.ranges import Range
 
@@ -66,6 +68,10 @@ class Source(Protocol):
         captions           captions[i] is the text of record i; () without captions
         scalar_names       names of the scalars; () without scalars
         notes              lines for the user, such as the count of skipped files
+
+    and where it knows without reading every record:
+
+        class_counts       how many records each class has
     """
 
     @property
@@ -86,3 +92,8 @@ class Source(Protocol):
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> dict[str, Any]: ...
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]: ...
+
+
+def counted(labels: Sequence[int] | np.ndarray, class_names: Sequence[str]) -> tuple[int, ...]:
+    """How many of the labels each class has; () without classes."""
+    return tuple(np.bincount(np.asarray(labels, np.int64), minlength=len(class_names)).tolist()) if class_names else ()

@@ -14,7 +14,7 @@ import numpy as np
 
 from jdiff.common.errors import UserError, first_line
 from jdiff.common.paths import expanded
-from jdiff.data.sources import HIGHEST, Picture, Shape
+from jdiff.data.sources import HIGHEST, Picture, Shape, counted
 from jdiff.data.sources.files import share_of
 
 BY_SPLIT = (("{}_images", "{}_labels"), ("x_{}", "y_{}"))
@@ -129,6 +129,10 @@ class Arrays:
     @property
     def shape(self) -> Shape:
         return self.pictures["image"].shape
+
+    @property
+    def class_counts(self) -> tuple[int, ...]:
+        return () if self._labels is None else counted(self._labels[self._rows], self.class_names)
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jdiff.data.sources import Picture
+from jdiff.data.sources import Picture, counted
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -34,6 +34,10 @@ class Digits:
         self._images = np.round(x.reshape(-1, 8, 8, 1) * 255 / 16).astype(np.uint8)
         self._ink = (self._images.mean((1, 2, 3)) / 255).astype(np.float32)
         self.captions = tuple(f"a handwritten {WORDS[label]}" for label in self._labels)
+
+    @property
+    def class_counts(self) -> tuple[int, ...]:
+        return counted(self._labels, self.class_names)
 
     @property
     def pictures(self) -> dict[str, Picture]:

@@ -10,7 +10,7 @@ from jdiff.common.errors import UserError
 from jdiff.data import metadata
 from jdiff.data.decode import decode, of_files
 from jdiff.data.metadata import Columns, Entry
-from jdiff.data.sources import Picture
+from jdiff.data.sources import Picture, counted
 from jdiff.data.sources.files import (
     LeftOut,
     OnBadFile,
@@ -140,6 +140,10 @@ class Folder:
     def scalar_values(self, rows: np.ndarray) -> np.ndarray:
         """float64 [len(rows), k]."""
         return np.array(self._scalars, np.float64)[rows]
+
+    @property
+    def class_counts(self) -> tuple[int, ...]:
+        return counted([label for several in self._labels for label in several], self.class_names)
 
     def __len__(self) -> int:
         return len(self._files)

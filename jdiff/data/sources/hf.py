@@ -13,7 +13,7 @@ from jdiff.common.paths import expanded
 from jdiff.data.decode import load, of_files, to_array
 from jdiff.data.masks import MaskSummary, MaskValues, checked, fitted, to_mask
 from jdiff.data.resize import same_aspect
-from jdiff.data.sources import Picture, Shape
+from jdiff.data.sources import Picture, Shape, counted
 from jdiff.data.sources.files import (
     TEST_NAMES,
     LeftOut,
@@ -140,6 +140,10 @@ class HuggingFace:
     def scalar_values(self, rows: np.ndarray) -> np.ndarray:
         """float64 [len(rows), k]."""
         return np.stack([np.asarray(self._scalars[name], np.float64)[rows] for name in self.scalar_names], axis=1)
+
+    @property
+    def class_counts(self) -> tuple[int, ...]:
+        return () if self._labels is None else counted(self._labels, self.class_names)
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -106,6 +106,7 @@ class Packed:
             self._ends = np.cumsum([int(file["records"]) for file in said["files"]])
             pictures = {name: _picture(**picture) for name, picture in said["pictures"].items()}
             self.class_names: tuple[str, ...] = tuple(said["class_names"])
+            self.class_counts = tuple(map(int, said.get("class_counts", ())))
             self.labels_per_image: int = said["labels_per_image"]
             self.captions: tuple[str, ...] = tuple(said["captions"])
             self.scalar_names: tuple[str, ...] = tuple(said["scalar_names"])
@@ -312,6 +313,7 @@ def _said(source: Source) -> dict[str, Any]:
     return {
         "pictures": {name: asdict(picture) for name, picture in source.pictures.items()},
         "class_names": list(source.class_names),
+        "class_counts": list(getattr(source, "class_counts", ())),
         "labels_per_image": source.labels_per_image,
         "captions": list(source.captions),
         "scalar_names": list(source.scalar_names),

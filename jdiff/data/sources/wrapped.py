@@ -45,6 +45,10 @@ class Wrapped:
         return self._source.class_names
 
     @property
+    def class_counts(self) -> tuple[int, ...]:
+        return getattr(self._source, "class_counts", ())
+
+    @property
     def labels_per_image(self) -> int:
         return self._source.labels_per_image
 
