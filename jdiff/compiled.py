@@ -128,7 +128,8 @@ def ode_bits(
     """Bits a pixel value of rows["image"], along the probability flow between the first sigma and the last."""
     keys, image = image_keys(seed, rows["indices"]), task.space.encode(weights, rows["image"], None)
     within = jax.vmap(lambda key: jax.random.uniform(key, image.shape[1:], minval=-0.5, maxval=0.5))
-    x = image + within(named(keys, "dequantize")) / 127.5
+    half_level = task.space.values.half_level
+    x = image + within(named(keys, "dequantize")) / (0.5 / half_level)
     with forward_differentiable():
         nats = log_likelihood(
             guided(task.denoiser(weights), guidances),
@@ -142,7 +143,7 @@ def ode_bits(
             rtol=rtol,
             atol=atol,
         )
-    return bits_per_dim(nats, x[0].size)
+    return bits_per_dim(nats, x[0].size, half_level)
 
 
 def bound_bits(
@@ -152,7 +153,7 @@ def bound_bits(
     keys, x0 = image_keys(seed, rows["indices"]), task.space.encode(weights, rows["image"], None)
     denoise = guided(task.denoiser(weights), guidances)
     prior_std = task.parameterization.schedule.prior_std(sigmas[-1])
-    return variational.bound(denoise, sigmas, prior_std, x0, rows["cond"], keys)
+    return variational.bound(denoise, sigmas, prior_std, x0, rows["cond"], keys, task.space.values.half_level)
 
 
 def seen(x: Any, sigmas: Any) -> Any:

@@ -121,8 +121,8 @@ def main(arguments: Sequence[str]) -> int:
     except Exception as error:
         if is_out_of_memory(error) and not debug:
             print(
-                f"jdiff: out of memory in --mode={options.mode} ({first_line(error)}): end what else uses this machine's "
-                "memory, or take a larger one",
+                f"jdiff: out of memory in --mode={options.mode} ({first_line(error)}): end what else uses this "
+                "machine's memory, or take a larger one",
                 file=sys.stderr,
             )
         else:

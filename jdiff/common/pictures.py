@@ -1,6 +1,7 @@
 """Pictures at the border: checked on their way in; grids, strips and animations on their way out."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ def checked(
 ) -> Num[np.ndarray, "n h w c"]:
     """`images` as an array [n, *shape] of `values`: of their dtype, or, where that is an integer, floats in [-1, 1].
 
-    Raises UserError where they are not.
+    Warns where they look like values of another range. Raises UserError where they are none of these.
     """
     try:
         images = np.asarray(images)
@@ -36,9 +37,29 @@ def checked(
     beyond = 0.0005 * (high - low)
     if not numbers or (images.size and not (low - beyond <= images.min() and images.max() <= high + beyond)):
         raise UserError(f"{what} are {images.dtype}{_extent(images)}; give {values}")
+    if images.size and (usual := _another_range(images, low, high)):
+        warnings.warn(
+            f"{what} are {images.dtype}{_extent(images)} and taken for values from {low:g} to {high:g}; if they are of "
+            f"{usual}, scale them first" + (" (2 * images - 1)" if (low, high) == (-1, 1) else ""),
+            stacklevel=3,
+        )
     if values.is_plain or np.issubdtype(values.dtype, np.floating):
         return images.astype(np.float32)
     return np.rint(images.clip(low, high)).astype(values.dtype)
+
+
+def _another_range(images: Num[np.ndarray, "n h w c"], low: float, high: float) -> str:
+    """The usual range that images fit better than the one from low to high, in words; "" where there is none."""
+    if (
+        np.issubdtype(images.dtype, np.floating)
+        and (low < -0.5 or high > 2)
+        and images.min() >= 0
+        and images.max() <= 1
+    ):
+        return "[0, 1]"
+    if images.dtype == np.uint8 and high > 2 * 255:
+        return "8 bits, 0 to 255"
+    return ""
 
 
 def _extent(images: np.ndarray) -> str:

@@ -42,6 +42,18 @@ class Range:
         return values.clip(np.float32(self.low), np.float32(self.high)).astype(self.dtype)
 
     @property
+    def has_levels(self) -> bool:
+        """Whether values are whole numbers."""
+        return not np.issubdtype(self.dtype, np.floating)
+
+    @property
+    def half_level(self) -> float:
+        """Half the distance, in a model's values, of two neighbouring levels: 1/(levels - 1), of high - low + 1 levels;
+        floats, which have none, are taken for a screen's 256.
+        """
+        return 1 / (self.high - self.low if self.has_levels else 255)
+
+    @property
     def _half(self) -> float:
         return (self.high - self.low) / 2
 

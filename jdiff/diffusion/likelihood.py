@@ -56,6 +56,8 @@ def log_likelihood(
     return log_prior + end[:, n]
 
 
-def bits_per_dim(log_likelihood: Float[Array, " b"], values: int) -> Float[Array, " b"]:
-    """-ln p / (n ln 2) + log2(127.5): of images with 256 levels, spread evenly within their levels, in [-1, 1]."""
-    return -log_likelihood / (values * math.log(2)) + math.log2(127.5)
+def bits_per_dim(log_likelihood: Float[Array, " b"], values: int, half_level: float = 1 / 255) -> Float[Array, " b"]:
+    """-ln p / (n ln 2) - log2(w) for n pixel values, of images spread evenly within levels of width w = 2 half_level:
+    2/255 for 256 levels in [-1, 1].
+    """
+    return -log_likelihood / (values * math.log(2)) - math.log2(2 * half_level)

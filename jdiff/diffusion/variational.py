@@ -10,7 +10,8 @@ from jdiff.common.arrays import per_image
 from jdiff.common.keys import folded, normal
 from jdiff.diffusion.denoiser import Cond, Denoise, Denoised
 
-HALF_LEVEL = 1 / 255  # half the distance of two of 256 levels in [-1, 1]
+OF_256 = 1 / 255  # half the distance of two of 256 levels in [-1, 1]
+NARROW = 1e-3  # standard deviations: a level so narrow has the mass of its middle, and differences would cancel
 
 
 def small_variance(sigma: Float[Array, "*b"], sigma_next: Float[Array, "*b"]) -> Float[Array, "*b"]:
@@ -40,9 +41,10 @@ def term(
     x: Float[Array, "b ..."],
     t: Int[Array, " b"],
     denoised: Denoised,
+    half_level: float = OF_256,
 ) -> Float[Array, " b"]:
-    """L_t of each image at its step t, in bits a pixel value; sigmas rise, x0 is of 256 levels in [-1, 1] (Ho et al.,
-    arXiv 2006.11239, eq. 5; Nichol & Dhariwal, arXiv 2102.09672, eq. 4-7).
+    """L_t of each image at its step t, in bits a pixel value; sigmas rise, x0 is of levels 2 half_level apart in
+    [-1, 1] (Ho et al., arXiv 2006.11239, eq. 5; Nichol & Dhariwal, arXiv 2102.09672, eq. 4-7).
 
     In sigma coordinates, from one sigma s of the chain to the one before it, s' (0 before the first):
 
@@ -62,7 +64,7 @@ def term(
     true_mean = x0 + ratio2 * (x - x0)
     true_log_variance = per_image(jnp.log(jnp.where(t > 0, small_variance(sigma, sigma_next), 1.0)), x)
     kl = gaussian_kl(true_mean, true_log_variance, mean, log_variance)
-    decoded = -discretized_gaussian(x0, mean, log_variance)
+    decoded = -discretized_gaussian(x0, mean, log_variance, half_level)
     nats = jnp.where(per_image(t, x) > 0, kl, decoded)
     return jnp.mean(nats, axis=tuple(range(1, x.ndim))) / math.log(2)
 
@@ -74,6 +76,7 @@ def bound(
     x0: Float[Array, "b ..."],
     cond: Cond,
     keys: Key[Array, " b"],
+    half_level: float = OF_256,
 ) -> Float[Array, " b"]:
     """L_0 + ... + L_T of each image, in bits a pixel value, with L_T = KL(q(x_T | x0) || N(0, prior_std^2)): T denoiser
     calls, one noise for each step.
@@ -81,7 +84,8 @@ def bound(
 
     def add(total, t):
         x = x0 + sigmas[t] * normal(folded(keys, t), x0)
-        return total + term(sigmas, x0, x, jnp.full(x0.shape[:1], t), denoise(x, sigmas[t], cond)), None
+        denoised = denoise(x, sigmas[t], cond)
+        return total + term(sigmas, x0, x, jnp.full(x0.shape[:1], t), denoised, half_level), None
 
     steps, _ = jax.lax.scan(add, jnp.zeros(x0.shape[:1], x0.dtype), jnp.arange(len(sigmas)))
     nats = gaussian_kl(x0, 2 * jnp.log(sigmas[-1]), 0.0, 2 * jnp.log(prior_std))
@@ -95,18 +99,21 @@ def gaussian_kl(mean, log_variance, other_mean, other_log_variance):
     return 0.5 * (-1.0 - difference + jnp.exp(difference) + distance)
 
 
-def discretized_gaussian(x0: Array, mean: Array, log_variance: Array) -> Array:
+def discretized_gaussian(x0: Array, mean: Array, log_variance: Array, half_level: float = OF_256) -> Array:
     """ln of the Gaussian's mass on x0's level, the outer levels open-ended (2006.11239, eq. 13), in nats a value."""
     inverse_std = jnp.exp(-log_variance / 2)
-    above, below = (x0 + HALF_LEVEL - mean) * inverse_std, (x0 - HALF_LEVEL - mean) * inverse_std
+    above, below = (x0 + half_level - mean) * inverse_std, (x0 - half_level - mean) * inverse_std
     # ln(Phi(a) - Phi(b)) through the tail that does not cancel: the mass is the same mirrored.
     mirrored = below > 0
     above, below = jnp.where(mirrored, -below, above), jnp.where(mirrored, -above, below)
     log_above, log_below = jax.scipy.stats.norm.logcdf(above), jax.scipy.stats.norm.logcdf(below)
     inner = log_above + jnp.log(-jnp.expm1(jnp.minimum(log_below - log_above, -1e-6)))
-    lowest = jax.scipy.stats.norm.logcdf((x0 + HALF_LEVEL - mean) * inverse_std)
-    highest = jax.scipy.stats.norm.logcdf(-(x0 - HALF_LEVEL - mean) * inverse_std)
-    return jnp.where(x0 < -0.999, lowest, jnp.where(x0 > 0.999, highest, inner))
+    width = 2 * half_level * inverse_std
+    middle = jax.scipy.stats.norm.logpdf((x0 - mean) * inverse_std) + jnp.log(width)
+    inner = jnp.where(width < NARROW, middle, inner)
+    lowest = jax.scipy.stats.norm.logcdf((x0 + half_level - mean) * inverse_std)
+    highest = jax.scipy.stats.norm.logcdf(-(x0 - half_level - mean) * inverse_std)
+    return jnp.where(x0 < half_level - 1, lowest, jnp.where(x0 > 1 - half_level, highest, inner))
 
 
 def _first_variance(sigmas: Float[Array, " T"]) -> Float[Array, ""]:

@@ -110,7 +110,8 @@ class DiffusionTask:
         assert isinstance(table, DDPMTable)
         t = jnp.round(table.time(sigma)).astype(int)
         fixed_mean = replace(denoised, x0=jax.lax.stop_gradient(denoised.x0))
-        return len(table.betas) * variational.term(jnp.asarray(table.sigmas, x.dtype), x0, x, t, fixed_mean)
+        sigmas, half_level = jnp.asarray(table.sigmas, x.dtype), self.space.values.half_level
+        return len(table.betas) * variational.term(sigmas, x0, x, t, fixed_mean, half_level)
 
     def _known(self, cond: Cond) -> dict[str, Any]:
         """What the network is told: its conditions, which of them are dropped, and how images were augmented."""
