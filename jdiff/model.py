@@ -223,7 +223,7 @@ class Model:
         for indices, images, _, counted in self._walk(
             asked, numbers, ladder, given or {}, repeats=repeats, progress=progress
         ):
-            calls = repeats * int((known or 0) if counted is None else counted)
+            calls = repeats * (int(known or 0) if counted is None else int(counted))
             yield Batch(indices, images, asked.labels_of(indices), asked.texts_of(indices), calls)
 
     # Noise and likelihood
@@ -374,8 +374,8 @@ class Model:
         of_run = f" of {self.workdir}" if self.workdir else ""
         other = f"an earlier checkpoint, sample.checkpoint={earlier[-1]}, " if earlier else ""
         return DrawingError(
-            f"{wrong} of {count} images by the weights of step {self.step}{of_run} are not finite: try {other}another "
-            "sample.sampler or sample.guidance_scale=1; where none helps, training went wrong before that step"
+            f"{wrong} of {count} images by the weights of step {self.step}{of_run} are not finite: try {other}"
+            "another sample.sampler or sample.guidance_scale=1; where none helps, the weights are spoilt"
         )
 
     def _upwards(self, asked: Request, image: np.ndarray, program: Any) -> np.ndarray:
