@@ -1,7 +1,6 @@
 """--mode=train: the training loop."""
 
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from ml_collections import ConfigDict
 
 import jdiff.config
 from jdiff import from_config, previews
-from jdiff.common.errors import DrawingError, UserError, is_out_of_memory, writing_to
+from jdiff.common.errors import DrawingError, UserError, writing_to
 from jdiff.common.files import replace_file
 from jdiff.common.progress import progress_bar
 from jdiff.conditions.examples import save_examples
@@ -30,19 +29,18 @@ from jdiff.resolve import resolve, with_scale
 from jdiff.tasks import Task, Weights
 from jdiff.tasks.diffusion import DiffusionTask
 from jdiff.training import history, sharding
-from jdiff.training.checkpoints import Checkpoints, DamagedError
+from jdiff.training.checkpoints import METRIC, Checkpoints
 from jdiff.training.clock import Clock
 from jdiff.training.interrupt import Interrupt
-from jdiff.training.memory import smaller_steps
+from jdiff.training.memory import advanced, memory_told
 from jdiff.training.optimizer import rate_of
 from jdiff.training.ownership import owned
 from jdiff.training.step import TrainState, train_step
 from jdiff.training.writers import Writers, add_logs, check_logs, say
 from jdiff.weights.export import EXPORTED
-from jdiff.weights.resume import goes_on, last_good, set_aside
-from jdiff.weights.start import begin, pretrained_tokenizer, restored, with_pretrained_network
+from jdiff.weights.resume import begin_from_whole, ends_well, goes_on, not_finite
+from jdiff.weights.start import pretrained_tokenizer, with_pretrained_network
 
-LOSS = "holdout_loss"
 EXAMPLES = 100  # images whose conditions a run keeps to draw samples by
 
 
@@ -119,7 +117,7 @@ def _train(config: ConfigDict, workdir: Path, interrupt: Interrupt, stack: ExitS
                         if step == total and not ends_well(state, scored):
                             raise not_finite(config, task, mesh, state, checkpoints, next_state, batch, workdir)
                         if step % config.checkpoint.every == 0 or last:
-                            save(checkpoints, state, config, scored.get(LOSS), last=last)
+                            save(checkpoints, state, config, scored.get(METRIC), last=last)
                         interrupt.unless_asked(partial(run, pictures, state, step, last=last))
             if stopped:  # saving comes first: whoever asks may not wait for long
                 save(checkpoints, state, config)
@@ -201,40 +199,6 @@ def save(
         checkpoints.save(state, config=jdiff.config.saved(config), holdout_loss=loss)
 
 
-def advanced(
-    next_state: Callable[[TrainState, PyTree], Any],
-    state: TrainState,
-    batch: PyTree,
-    config: ConfigDict,
-    checkpoints: Checkpoints,
-) -> Any:
-    """(state, logs) after a step. Where memory runs out, what has been learnt is saved, if the step took none of it."""
-    try:
-        return next_state(state, batch)
-    except Exception as error:
-        whole = not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
-        if is_out_of_memory(error) and whole and jax.process_count() == 1 and state.step:
-            save(checkpoints, state, config)
-        raise
-
-
-@contextmanager
-def memory_told(config: ConfigDict, mesh: Mesh, checkpoints: Checkpoints) -> Iterator[None]:
-    """Where memory runs out within, one line says what takes less, and where training goes on from."""
-    try:
-        yield
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        checkpoints.wait()
-        train, step = config.train, checkpoints.latest()
-        smaller = smaller_steps(train.batch_size, train.accumulate, mesh.size, remat=config.network.remat)
-        kept = f"step {step} is saved, and the same command goes on from there" if step else "nothing is saved yet"
-        raise UserError(
-            f"out of memory in a step of train.batch_size={train.batch_size} images: {smaller}; {kept}"
-        ) from error
-
-
 def check_batch_size(config: ConfigDict, mesh: Mesh) -> None:
     """Raises UserError where the devices, times the parts of a batch, do not divide it."""
     size, parts = config.train.batch_size, mesh.size * config.train.accumulate
@@ -254,23 +218,6 @@ def open_folder(workdir: Path) -> Iterator[Path]:
         with writing_to(workdir):
             folder.mkdir(parents=True, exist_ok=True)
         yield folder
-
-
-def begin_from_whole(
-    config: ConfigDict, task: Task, mesh: Mesh, checkpoints: Checkpoints, workdir: Path, start: int
-) -> tuple[int, TrainState]:
-    """(step, state) of the checkpoint of `start`, or of the newest whole one before it; damaged ones are set aside."""
-    while True:
-        try:
-            return start, begin(config, task, mesh, checkpoints, start)
-        except DamagedError as error:
-            if not error.earlier:
-                raise
-            folder = set_aside(workdir, checkpoints, [start], "damaged")
-            line = f"{error.fault}; it lies in {folder} now, and training goes on from step {error.earlier}"
-            history.note(workdir, error.earlier, line)
-            say(line)
-            start = error.earlier
 
 
 def with_texts(
@@ -348,42 +295,6 @@ def announce(
     )
     for change in changes:
         say(f"from step {start:,} on, {change} (kept in {workdir / history.FILE})")
-
-
-def ends_well(state: TrainState, scored: Mapping[str, float]) -> bool:
-    """Whether the last steps were not skipped, or the held-out loss is finite all the same."""
-    return not int(state.skipped_in_row) or math.isfinite(scored.get(LOSS, math.nan))
-
-
-def not_finite(
-    config: ConfigDict,
-    task: Task,
-    mesh: Mesh,
-    state: TrainState,
-    checkpoints: Checkpoints,
-    next_state: Any,
-    batch: PyTree,
-    workdir: Path,
-) -> UserError:
-    """What to say where loss or gradient have not been finite for too many steps in a row. Later checkpoints than the
-    newest one that gives a finite loss are set aside.
-    """
-    in_row, step = int(state.skipped_in_row), int(state.step)
-
-    def is_good(saved: int) -> bool:
-        try:
-            after, _ = next_state(restored(config, task, mesh, checkpoints, saved), batch)
-        except DamagedError:
-            return False
-        return not int(after.skipped_in_row)
-
-    good = last_good(checkpoints, is_good, workdir)
-    return UserError(
-        f"loss or gradient has not been finite for {in_row} steps in a row, up to step {step}; "
-        + (f"the last good checkpoint is of step {good}" if good else "there is no good checkpoint")
-        + f"; the same command {'goes on from there' if good else 'starts anew'}: try a lower train.learning_rate, "
-        "a longer train.warmup_images or train.clip_norm=1.0"
-    )
 
 
 def keep_examples(config: ConfigDict, source: Source, workdir: Path) -> None:

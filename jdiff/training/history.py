@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 
 from jdiff.common.errors import writing_to
+from jdiff.common.processes import is_first_process
 
 FILE = "history.txt"
 LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
@@ -14,7 +15,7 @@ LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
 
 def note(workdir: Path, step: int, *lines: str) -> None:
     """Append lines about `step`, with the time, by the first process alone."""
-    if jax.process_index() > 0 or not lines:
+    if not is_first_process() or not lines:
         return
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     with writing_to(workdir), (workdir / FILE).open("a", encoding="utf-8") as file:

@@ -1,19 +1,25 @@
 """Where a run goes on: what may change there, and which checkpoint it goes on from."""
 
+import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
+from jax.sharding import Mesh
+from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 import jdiff.config
 from jdiff import from_config
 from jdiff.common.errors import UserError
+from jdiff.common.processes import is_first_process
+from jdiff.tasks import Task
 from jdiff.training import history
-from jdiff.training.checkpoints import Checkpoints
+from jdiff.training.checkpoints import METRIC, Checkpoints, DamagedError
+from jdiff.training.step import TrainState
 from jdiff.training.writers import say
+from jdiff.weights.start import begin, restored
 
 METRICS = "metrics.jsonl"
 
@@ -66,7 +72,7 @@ def _gone_back(wanted: int, followed: int, latest: int, workdir: Path, checkpoin
 def set_aside(workdir: Path, checkpoints: Checkpoints, steps: list[int], reason: str) -> Path:
     """Move checkpoints out of the run's way, with a copy of the metrics up to them; the folder."""
     folder = checkpoints.set_aside(steps, reason)
-    if jax.process_index() == 0 and (workdir / METRICS).is_file():
+    if is_first_process() and (workdir / METRICS).is_file():
         shutil.copy2(workdir / METRICS, folder / METRICS)
     return folder
 
@@ -84,3 +90,56 @@ def last_good(checkpoints: Checkpoints, is_good: Callable[[int], Any], workdir: 
         history.note(workdir, max(bad), line)
         say(line)
     return checkpoints.latest() or 0
+
+
+def begin_from_whole(
+    config: ConfigDict, task: Task, mesh: Mesh, checkpoints: Checkpoints, workdir: Path, start: int
+) -> tuple[int, TrainState]:
+    """(step, state) of the checkpoint of `start`, or of the newest whole one before it; damaged ones are set aside."""
+    while True:
+        try:
+            return start, begin(config, task, mesh, checkpoints, start)
+        except DamagedError as error:
+            if not error.earlier:
+                raise
+            folder = set_aside(workdir, checkpoints, [start], "damaged")
+            line = f"{error.fault}; it lies in {folder} now, and training goes on from step {error.earlier}"
+            history.note(workdir, error.earlier, line)
+            say(line)
+            start = error.earlier
+
+
+def ends_well(state: TrainState, scored: Mapping[str, float]) -> bool:
+    """Whether the last steps were not skipped, or the held-out loss is finite all the same."""
+    return not int(state.skipped_in_row) or math.isfinite(scored.get(METRIC, math.nan))
+
+
+def not_finite(
+    config: ConfigDict,
+    task: Task,
+    mesh: Mesh,
+    state: TrainState,
+    checkpoints: Checkpoints,
+    next_state: Any,
+    batch: PyTree,
+    workdir: Path,
+) -> UserError:
+    """What to say where loss or gradient have not been finite for too many steps in a row. Later checkpoints than the
+    newest one that gives a finite loss, by next_state(state, batch), are set aside.
+    """
+    in_row, step = int(state.skipped_in_row), int(state.step)
+
+    def is_good(saved: int) -> bool:
+        try:
+            after, _ = next_state(restored(config, task, mesh, checkpoints, saved), batch)
+        except DamagedError:
+            return False
+        return not int(after.skipped_in_row)
+
+    good = last_good(checkpoints, is_good, workdir)
+    return UserError(
+        f"loss or gradient has not been finite for {in_row} steps in a row, up to step {step}; "
+        + (f"the last good checkpoint is of step {good}" if good else "there is no good checkpoint")
+        + f"; the same command {'goes on from there' if good else 'starts anew'}: try a lower train.learning_rate, "
+        "a longer train.warmup_images or train.clip_norm=1.0"
+    )
