@@ -6,6 +6,7 @@ A wrong key or value raises UserError with the nearest right name.
 import importlib.util
 import json
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -29,6 +30,8 @@ DURATIONS = ("train.steps", "train.epochs", "train.images")
 SHIPPED = next(  # beside the package in a repository, within it once installed
     folder for folder in (Path(__file__).parent / "configs", Path(__file__).parents[1] / "configs") if folder.is_dir()
 )
+
+_LOADING = threading.RLock()  # a config's imports stand in sys.modules for a moment, and runs are loaded by threads
 
 
 @cache
@@ -75,17 +78,18 @@ def _module(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     configs = ModuleType("configs")
     configs.__path__ = [str(path.absolute().parent), str(SHIPPED)]
-    theirs = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "configs"}
-    sys.modules["configs"] = configs
-    try:
-        spec.loader.exec_module(module)
-        return module
-    except Exception as error:  # whatever the user's file does
-        raise UserError(f"{path}: {type(error).__name__}: {_one_line(error)}") from error
-    finally:
-        for name in [name for name in sys.modules if name.partition(".")[0] == "configs"]:
-            del sys.modules[name]
-        sys.modules.update(theirs)
+    with _LOADING:
+        theirs = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "configs"}
+        sys.modules["configs"] = configs
+        try:
+            spec.loader.exec_module(module)
+            return module
+        except Exception as error:  # whatever the user's file does
+            raise UserError(f"{path}: {type(error).__name__}: {_one_line(error)}") from error
+        finally:
+            for name in [name for name in sys.modules if name.partition(".")[0] == "configs"]:
+                del sys.modules[name]
+            sys.modules.update(theirs)
 
 
 def of_run(workdir: Path) -> ConfigDict:

@@ -6,6 +6,7 @@ python -m jdiff.main --config=FILE [--workdir=DIR] [--mode=MODE] [--out=DIR2] [-
 # Data workers import this module anew: nothing heavy at the top.
 import importlib
 import logging
+import signal
 import sys
 import threading
 import traceback
@@ -19,6 +20,7 @@ from absl import flags
 
 from jdiff.common.errors import UserError, first_line, is_out_of_memory
 from jdiff.common.paths import expanded
+from jdiff.common.signals import stoppable
 
 if __name__ == "__mp_main__":  # a data worker: devices are not for it, and Grain does without JAX
     sys.modules["jax"] = None  # type: ignore[assignment]
@@ -106,15 +108,17 @@ def main(arguments: Sequence[str]) -> int:
         if options.help:
             print(f"{__doc__}\n{options.main_module_help() or options.get_help()}")
             return 0
-        return run(options, overrides)
+        with stoppable():
+            return run(options, overrides)
     except (UserError, flags.Error) as error:
         if debug:
             raise
         print(f"jdiff: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("jdiff: stopped", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        early = " before training began; nothing is lost" if options.mode == "train" else ""
+        print(f"jdiff: stopped{early}", file=sys.stderr)
+        return 128 + (stop.args[0] if stop.args else signal.SIGINT)
     except BrokenPipeError:  # what we say is piped to a program that has heard enough, such as head
         sys.stdout = None
         return 141

@@ -59,14 +59,19 @@ class Checkpoints:
         self.directory = Path(directory).absolute()
         for step in steps(self.directory):
             _forget_torn_metrics(self.directory / str(step))
+        self._keep_last = keep_last
+        self._saving: int | None = None
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
         policies = [
-            preservation_policy.LatestN(keep_last),
+            preservation_policy.LatestN(self._keep_last),
             preservation_policy.BestN(
                 get_metric_fn=lambda metrics: -metrics[METRIC], n=1, keep_checkpoints_without_metrics=False
             ),
         ]
         try:
-            self._manager = ocp.CheckpointManager(
+            return ocp.CheckpointManager(
                 self.directory,
                 item_names=("weights", "training", "meta"),
                 options=ocp.CheckpointManagerOptions(
@@ -129,8 +134,10 @@ class Checkpoints:
     def save(self, state: TrainState, *, config: Mapping[str, Any], holdout_loss: float | None) -> None:
         """Start saving `state`, after the save before. Raises UserError where the disk is full or not writable."""
         step = int(state.step)
-        if step in self._manager.all_steps():
+        self.wait()
+        if step in steps(self.directory):
             return
+        self._saving = step
         weights, training = _split(state)
         items = ocp.args.Composite(
             weights=ocp.args.PyTreeSave(weights),
@@ -148,6 +155,10 @@ class Checkpoints:
         """Wait until the last save is on disk. Raises UserError where the disk is full or not writable."""
         try:
             self._manager.wait_until_finished()
+        except FileNotFoundError as error:
+            if self._saving not in steps(self.directory):
+                raise self._refused(error) from error
+            self._manager = self._open()  # another sweeps too, and was quicker: what was saved is there
         except Exception as error:
             raise self._refused(error) from error
 
@@ -245,7 +256,8 @@ def _read_all(item: Path, at_once: int = 64) -> None:
         raise ValueError(f"{item} holds no arrays")
     for first in range(0, len(names), at_once):
         for value in [store.read(name) for name in names[first : first + at_once]]:
-            value.result()
+            if not value.result().value:  # in a file that is lost
+                raise ValueError(f"{item} lacks arrays")
 
 
 def _damaged(directory: Path, step: int, why: str, items: Sequence[str]) -> DamagedError:

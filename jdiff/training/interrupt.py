@@ -14,11 +14,10 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from jdiff.common.signals import heeded, in_words
+
 T = TypeVar("T")
 
-# Where a system has them: Ctrl-C, a scheduler's end and its warning before, a terminal that was closed.
-NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
-SIGNALS = tuple(int(getattr(signal, name)) for name in NAMES if hasattr(signal, name))
 SAME = 0.1  # seconds: a terminal and a wrapper, such as timeout, pass on one signal twice
 
 
@@ -31,7 +30,7 @@ class Interrupt:
 
     The first one is recorded in `signal`, for the training loop to save and end; before the first step there is nothing
     to save, and the process ends. So it does at the second one. step: the last step trained, None before the first.
-    saved: the step of the last checkpoint on disk, if any. SIGHUP stays ignored where it is, as under nohup.
+    saved: the step of the last checkpoint on disk, if any.
     """
 
     def __init__(self) -> None:
@@ -43,7 +42,8 @@ class Interrupt:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupt":
-        if threading.current_thread() is not threading.main_thread():  # the only one that can handle signals
+        numbers = heeded()
+        if not numbers:
             return self
         self._terminals = [file for file in (1, 2) if os.isatty(file)]
         self._read, self._write = socket.socketpair()
@@ -51,15 +51,14 @@ class Interrupt:
         self._wakeup_before = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
         self._thread = threading.Thread(target=self._watch, name="signals", daemon=True)
         self._thread.start()
-        wanted = [number for number in SIGNALS if not _stays_ignored(number)]
-        self._before = {number: signal.signal(number, self._note) for number in wanted}
+        self._before = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
     def __exit__(self, *exception: object) -> None:
         if not self._before:
             return
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        for number, handler in self._before.items():  # once all is saved, the process ends: more signals are no news
+            signal.signal(number, signal.SIG_IGN if self.signal else handler)
         signal.set_wakeup_fd(self._wakeup_before)
         self._write.send(b"\0")
         self._thread.join()
@@ -113,7 +112,7 @@ class Interrupt:
                 self._answer(number)
 
     def _answer(self, number: int) -> None:
-        name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        name = in_words(number)
         self._leave_closed_terminals()
         now = time.monotonic()
         if self.step is None:
@@ -140,10 +139,6 @@ class Interrupt:
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, file)
                 os.close(nowhere)
-
-
-def _stays_ignored(number: int) -> bool:
-    return number != signal.SIGINT and signal.getsignal(number) == signal.SIG_IGN
 
 
 def _tell(words: str) -> None:

@@ -1,0 +1,41 @@
+"""Signals that ask a command to stop."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+# Where a system has them: Ctrl-C, a scheduler's end and its warning before, a terminal that was closed.
+NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+
+
+def heeded() -> list[int]:
+    """Those that this process is to heed: not those that it was started to ignore, as SIGHUP under nohup. None outside
+    the main thread, which alone handles signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return []
+    numbers = [int(getattr(signal, name)) for name in NAMES if hasattr(signal, name)]
+    return [number for number in numbers if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN]
+
+
+def in_words(number: int) -> str:
+    """A signal as people call it."""
+    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Each of these signals raises KeyboardInterrupt(its number) within. What is ignored by then stays so."""
+    before = {number: signal.signal(number, _stop) for number in heeded()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, handler)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt(number)
