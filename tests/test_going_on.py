@@ -106,7 +106,7 @@ def test_what_changes_the_training_is_told_and_kept(run):
     said = trained(*DIGITS, "--config.train.steps=12", *given, cwd=run)
     assert "steps 10 to 12" in said
     kept = (run / "run" / history.FILE).read_text().splitlines()
-    assert sum("step 10: goes on on" in line for line in kept) == 1
+    assert sum("step 10: resumes on" in line for line in kept) == 1
     for name in changes:
         assert f"from step 10 on, {name} is " in said
         assert sum(f"step 10: {name} is " in line for line in kept) == 1

@@ -17,7 +17,7 @@ from jdiff.common.errors import UserError
 from jdiff.common.shards import Shards
 from jdiff.model import Batch, Model, restore
 from jdiff.request import Request
-from jdiff.training import sharding
+from jdiff.training import history, sharding
 from jdiff.training.writers import say
 
 # Keys that change no image: what is written besides, and how many are drawn at a time.
@@ -45,10 +45,12 @@ def sample(config: ConfigDict, workdir: Path, out: Path | None) -> int:
             f"cannot write the samples to {shards.folder}: {error}; make room, and the same command goes on, or give "
             "another folder with --out"
         ) from error
+    past = workdir / history.FILE
     say(
         f"{asked.count} images from step {model.step}: {config.sample.sampler}, NFE {calls}, "
         f"{calls * asked.passes()} network passes, guidance {config.sample.guidance_scale}, {seconds:.1f} s with "
         f"compilation\nsamples: {shards.file}\npicture: {shards.folder / 'grid.png'}"
+        + (f"\nhistory of the run: {past}" if past.is_file() else "")
     )
     return 0
 
@@ -127,9 +129,11 @@ def class_mix(asked: Request) -> str:
     total = sum(data.class_counts)
     if total and not sample.labels:
         there = np.array(data.class_counts) / total
-        if np.abs(counts / len(labels) - there).sum() / 2 > 0.05:
-            shares = [(f"{share:.1%}", name) for share, name in zip(there, names, strict=True)]
-            line += f"; the data: {_listed(shares)} (as there with sample.labels=data)"
+        even = np.ptp(counts) <= 1  # but for the rest of a division
+        shares = np.full(len(names), 1 / len(names)) if even else counts / len(labels)
+        if np.abs(shares - there).sum() / 2 > 0.05:
+            known = [(f"{share:.1%}", name) for share, name in zip(there, names, strict=True)]
+            line += f"; the data: {_listed(known)} (as there with sample.labels=data)"
     return line
 
 

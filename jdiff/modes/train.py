@@ -277,7 +277,7 @@ def announce(
     changes: list[str],
 ) -> None:
     """Write config.json and the history; tell what is trained, on what and for how long, and what has changed."""
-    history.note(workdir, start, f"{'goes on' if start else 'starts'} on {history.here()}", *changes)
+    history.note(workdir, start, f"{'resumes' if start else 'starts'} on {history.here()}", *changes)
     with writing_to(workdir):
         replace_file(workdir / jdiff.config.FILE, jdiff.config.to_json(config))
     say(parameter_overview.get_parameter_overview(state.params, include_stats=False))
