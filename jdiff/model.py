@@ -403,7 +403,7 @@ class Model:
             guidances = asked.guidances(batch.pop("scale"), helpers)
             return program(self.weights, guidances, np.uint32(sample.seed), sigmas.astype(np.float32), batch)
 
-        rows, size = {"cond": asked.cond, "scale": asked.scale, **given}, min(sample.batch_size, asked.count)
+        rows, size = {"cond": asked.in_turn, "scale": asked.scale, **given}, min(sample.batch_size, asked.count)
         return compiled.in_batches(start, rows, numbers, size, self.mesh, progress=progress)
 
     def _guiding(self, asked: Request) -> dict[str, Any]:

@@ -36,7 +36,7 @@ TO_CLASSES = "classifier"  # the method that guides by a classifier, to a class 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Request:
     """config: the run's with the call's settings in place. scale: of the guidance, for each image. guided: whether any
-    of them changes anything. cond: the conditions, taken in turn by the images. captions: those in words, likewise.
+    of them changes anything. in_turn: the conditions, of which the images take each in turn. captions: texts, likewise.
     """
 
     config: ConfigDict
@@ -44,12 +44,17 @@ class Request:
     sigmas: Ladder
     scale: Float[np.ndarray, " n"]
     guided: bool
-    cond: Rows
+    in_turn: Rows
     captions: list[str] | None = None
 
     @property
     def count(self) -> int:
         return self.config.sample.num_images
+
+    @property
+    def cond(self) -> Rows:
+        """The conditions of each image."""
+        return _taken(self.in_turn, np.arange(self.count))
 
     @property
     def labels(self) -> np.ndarray | None:
@@ -63,8 +68,8 @@ class Request:
 
     def labels_of(self, indices: np.ndarray) -> np.ndarray | None:
         """The labels of the images of these numbers."""
-        known = None if "label" in self.cond.get("drop", {}) else self.cond.get("label")
-        return None if known is None else known[indices % len(known)]
+        known = None if "label" in self.in_turn.get("drop", {}) else self.in_turn.get("label")
+        return None if known is None else _taken(known, indices)
 
     def texts_of(self, indices: np.ndarray) -> list[str] | None:
         """The texts of the images of these numbers."""
@@ -102,19 +107,19 @@ def read(
     scale, guided = read_scale(wanted, settings.get("guidance_scale"))
     solver, sigmas = from_config.sampler(wanted.sample), from_config.ladder(wanted.sample, schedule)
     _check(wanted, solver, scale, guided=guided)
-    cond: Rows = {}
+    in_turn: Rows = {}
     captions = None
     if conditions is not None:
         asked = {arguments[name].name: values for name, values in given.items()}
         to_class = guided and wanted.guidance.method == TO_CLASSES
-        cond, captions = rows(wanted, conditions, asked, workdir, to_class=to_class)
+        in_turn, captions = rows(wanted, conditions, asked, workdir, to_class=to_class)
     return Request(
         config=wanted,
         sampler=solver,
         sigmas=sigmas,
         scale=scale,
         guided=guided,
-        cond=cond,
+        in_turn=in_turn,
         captions=captions,
     )
 
@@ -276,6 +281,13 @@ def _dropped(missing: Sequence[Condition], sides: tuple[int, int]) -> Rows:
 
 def _worst(scale: np.ndarray, wrong: np.ndarray) -> float:
     return float(scale[wrong][0])
+
+
+def _taken(values: Any, indices: np.ndarray) -> Any:
+    """The values of the images of these numbers, in turn."""
+    if isinstance(values, dict):
+        return {name: _taken(part, indices) for name, part in values.items()}
+    return values[indices % len(values)]
 
 
 def _length(values: Any) -> int:

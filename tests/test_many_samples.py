@@ -228,7 +228,6 @@ def test_images_that_are_not_finite_are_no_images(model, tiny_run):
         lambda: spoilt(model).sample(3, **quick),
         lambda: spoilt(model).trajectory(3, **quick),
         lambda: spoilt(model).img2img(digits, sigma=1.0, **quick),
-        lambda: spoilt(model).inpaint(digits, np.ones((8, 8), bool), **quick),
     ):
         with pytest.raises(DrawingError, match=says):
             draw()

@@ -1,5 +1,6 @@
 """Arrays on disk as they come: shards beside an index that says what was asked for, and at the end one file of all."""
 
+import contextlib
 import json
 import os
 import zipfile
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-WHOLE_SHARD = "{:09d}.npz"  # by the number of its first row
+SHARD, SHARDS = "{:09d}.npz", "[0-9]" * 9 + ".npz"  # by the number of its first row
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,15 @@ class Shards:
         """
         self.parts.mkdir(parents=True, exist_ok=True)
         wanted, before = json.loads(json.dumps(request)), self._request()
-        shards = sorted(self.parts.glob("*.npz"))
+        shards = sorted(self.parts.glob(SHARDS))
         other = [key for key in wanted if before.get(key) != wanted[key]] if shards else []
         rows = 0
         for shard in shards:
-            held = 0 if other or shard.name != WHOLE_SHARD.format(rows) else _rows(shard)
+            held = 0 if other or shard.name != SHARD.format(rows) else _rows(shard)
             if not held:
                 shard.unlink()
             rows += held
-        for torn in self.parts.glob("*.tmp"):
+        for torn in self.parts.glob(SHARDS + ".*.tmp"):
             torn.unlink()
         text = json.dumps(request, indent=2) + "\n"
         _replace(self.index, lambda fresh: fresh.write_text(text, encoding="utf-8"))
@@ -63,11 +64,11 @@ class Shards:
     def write(self, first: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Write the rows from number `first` on; every shard's arrays are of the same dtypes."""
         rows = len(next(iter(arrays.values())))
-        _replace(self.parts / WHOLE_SHARD.format(first), lambda fresh: _save(fresh, lambda: iter([arrays]), rows))
+        _replace(self.parts / SHARD.format(first), lambda fresh: _save(fresh, lambda: iter([arrays]), rows))
 
     def __iter__(self) -> Iterator[Mapping[str, np.ndarray]]:
         """The arrays of one shard after the other, each read when it is asked for."""
-        for shard in sorted(self.parts.glob("*.npz")):
+        for shard in sorted(self.parts.glob(SHARDS)):
             with np.load(shard, allow_pickle=False) as arrays:
                 yield arrays
 
@@ -77,9 +78,10 @@ class Shards:
 
     def clear(self) -> None:
         """Delete the shards."""
-        for shard in self.parts.glob("*.npz"):
+        for shard in self.parts.glob(SHARDS):
             shard.unlink()
-        self.parts.rmdir()
+        with contextlib.suppress(OSError):  # files of others are there
+            self.parts.rmdir()
 
     def _request(self) -> dict[str, Any]:
         try:

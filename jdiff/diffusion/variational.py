@@ -11,7 +11,7 @@ from jdiff.common.keys import folded, normal
 from jdiff.diffusion.denoiser import Cond, Denoise, Denoised
 
 OF_256 = 1 / 255  # half the distance of two of 256 levels in [-1, 1]
-NARROW = 1e-3  # standard deviations: a level so narrow has the mass of its middle, and differences would cancel
+NARROW = 1e-4  # standard deviations: a level so narrow has the mass of its middle, and differences would cancel
 
 
 def small_variance(sigma: Float[Array, "*b"], sigma_next: Float[Array, "*b"]) -> Float[Array, "*b"]:

@@ -107,7 +107,7 @@ def request_of(model: Model, asked: Request) -> dict[str, Any]:
     """All that decides the images, for the index."""
     sample, guidance = asked.config.sample.to_dict(), asked.config.guidance.to_dict()
     given = hashlib.sha256()
-    for array in jax.tree.leaves((asked.cond, asked.scale)):
+    for array in jax.tree.leaves((asked.in_turn, asked.scale)):
         given.update(np.ascontiguousarray(array).tobytes())
     return {
         "step": model.step,
