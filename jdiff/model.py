@@ -375,7 +375,7 @@ class Model:
         other = f"an earlier checkpoint, sample.checkpoint={earlier[-1]}, " if earlier else ""
         return DrawingError(
             f"{wrong} of {count} images by the weights of step {self.step}{of_run} are not finite: try {other}"
-            "another sample.sampler or sample.guidance_scale=1; where none helps, the weights are spoilt"
+            "another sample.sampler or sample.guidance_scale=1; where none helps, training went wrong before that step"
         )
 
     def _upwards(self, asked: Request, image: np.ndarray, program: Any) -> np.ndarray:
