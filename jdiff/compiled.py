@@ -195,7 +195,7 @@ def in_batches(
                 now, ahead = started(at) if ahead is None else ahead, None
                 if at + size < numbers.stop:  # one batch ahead: the devices work while the host fetches
                     ahead = started(at + size)
-                done = jax.tree.map(_whole, now)
+                done = jax.tree.map(sharding.whole, now)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -223,12 +223,3 @@ def _smaller(size: int, mesh: Mesh, error: Exception) -> int:
         stacklevel=2,
     )
     return half
-
-
-def _whole(array: Array) -> np.ndarray:
-    """All rows, on every process."""
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        array = multihost_utils.process_allgather(array, tiled=True)
-    return np.asarray(array)

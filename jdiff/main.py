@@ -18,6 +18,7 @@ from typing import Any
 
 from absl import flags
 
+from jdiff.common import distributed
 from jdiff.common.errors import UserError, first_line, is_out_of_memory
 from jdiff.common.paths import expanded
 from jdiff.common.signals import stoppable
@@ -78,19 +79,19 @@ def run(options: flags.FlagValues, overrides: Sequence[str]) -> int:
         jdiff.config.check_same_model(jdiff.config.of_run(workdir), config, workdir)
     jdiff.config.check(config)
     if mode.computes:
-        prepare_jax(config)
+        prepare_jax(config, debug=options.debug)
     function = getattr(importlib.import_module(f"jdiff.modes.{name}"), name)
     return function(config, workdir, expanded(options.out) if options.out else None)
 
 
-def prepare_jax(config: Any) -> None:
-    """What must be set before JAX's first computation."""
+def prepare_jax(config: Any, *, debug: bool = False) -> None:
+    """What must be set before JAX's first computation. debug: of several processes, JAX's own words when one dies."""
     import jax
 
     from jdiff.common.host import keep_freed_memory, use_all_cores
 
     if config.machine.distributed:
-        jax.distributed.initialize()  # finds its peers through Slurm, Open MPI, Kubernetes or a cloud's TPU metadata
+        distributed.join(config.machine, debug=debug)
     else:
         use_all_cores(config.train.batch_size // config.train.accumulate)
     keep_freed_memory()
@@ -114,15 +115,16 @@ def main(arguments: Sequence[str]) -> int:
         if debug:
             raise
         print(f"jdiff: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+        return distributed.leave(1)
     except KeyboardInterrupt as stop:
         early = " before training began; nothing is lost" if options.mode == "train" else ""
         print(f"jdiff: stopped{early}", file=sys.stderr)
-        return 128 + (stop.args[0] if stop.args else signal.SIGINT)
+        return distributed.leave(128 + (stop.args[0] if stop.args else signal.SIGINT))
     except BrokenPipeError:  # what we say is piped to a program that has heard enough, such as head
         sys.stdout = None
-        return 141
+        return distributed.leave(141)
     except Exception as error:
+        distributed.wait_for_verdict()
         if is_out_of_memory(error) and not debug:
             print(
                 f"jdiff: out of memory in --mode={options.mode} ({first_line(error)}): end what else uses this "
@@ -131,7 +133,7 @@ def main(arguments: Sequence[str]) -> int:
             )
         else:
             traceback.print_exc()
-        return 1
+        return distributed.leave(1)
 
 
 def keep_background_quiet() -> None:

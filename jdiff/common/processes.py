@@ -1,5 +1,8 @@
 """Several processes that train one model (jax.distributed)."""
 
+import contextlib
+from collections.abc import Iterator
+
 import jax
 
 
@@ -14,3 +17,13 @@ def wait_for_all_processes(name: str) -> None:
         from jax.experimental import multihost_utils
 
         multihost_utils.sync_global_devices(name)
+
+
+@contextlib.contextmanager
+def first_process_first() -> Iterator[None]:
+    """What is done within is done by the first process, and after that by the others, who find its files."""
+    if not is_first_process():
+        wait_for_all_processes("the first process is done")
+    yield
+    if is_first_process():
+        wait_for_all_processes("the first process is done")

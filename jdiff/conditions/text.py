@@ -12,7 +12,6 @@ import numpy as np
 from jdiff.common.errors import UserError, writing_to
 from jdiff.common.files import replace_file
 from jdiff.common.paths import expanded
-from jdiff.common.processes import is_first_process, wait_for_all_processes
 from jdiff.conditions import Condition, Values
 from jdiff.data import frozen_text, tokenizer
 from jdiff.data.frozen_text import FrozenEncoder
@@ -114,12 +113,11 @@ def fit_tokenizer(text: Text, captions: Sequence[str], workdir: Path, fitted: Pa
     file = workdir / TOKENIZER
     if text.frozen_width:
         return
-    if is_first_process() and not file.is_file():
+    if not file.is_file():
         made = fitted.read_text("utf-8") if fitted else tokenizer.fit(captions, text.vocabulary)
         with writing_to(workdir):
             workdir.mkdir(parents=True, exist_ok=True)
             replace_file(file, made)
-    wait_for_all_processes("tokenizer")
 
 
 def encoded(

@@ -5,11 +5,12 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from jdiff.model import restore
+from jdiff.training.writers import say
 
 
 def export(config: ConfigDict, workdir: Path, out: Path | None) -> int:
     """Write the run's weights and config to `out` (default: workdir/export); the exit status."""
     out = out or workdir / "export"
     restore(config, workdir).export(out)
-    print(f"weights and config: {out}; jdiff.load reads it, and so does --config.train.initial")
+    say(f"weights and config: {out}; jdiff.load reads it, and so does --config.train.initial")
     return 0

@@ -16,6 +16,7 @@ import jdiff.config
 from jdiff import from_config, previews
 from jdiff.common.errors import DrawingError, UserError, writing_to
 from jdiff.common.files import replace_file
+from jdiff.common.processes import first_process_first
 from jdiff.common.progress import progress_bar
 from jdiff.conditions.examples import save_examples
 from jdiff.conditions.text import Text, encoded, fit_tokenizer
@@ -227,14 +228,15 @@ def with_texts(
     text = next((condition for condition in from_config.conditions(config) if isinstance(condition, Text)), None)
     if text is None:
         return train, held_out
-    fit_tokenizer(text, train.captions, workdir, pretrained_tokenizer(config))
-    train, *others = encoded(
-        text.in_folder(workdir),
-        [train] if held_out is None else [train, held_out],
-        data_dir=config.data.dir,
-        workdir=workdir,
-        progress=progress_bar("reading captions", show=config.log.progress),
-    )
+    with first_process_first():
+        fit_tokenizer(text, train.captions, workdir, pretrained_tokenizer(config))
+        train, *others = encoded(
+            text.in_folder(workdir),
+            [train] if held_out is None else [train, held_out],
+            data_dir=config.data.dir,
+            workdir=workdir,
+            progress=progress_bar("reading captions", show=config.log.progress),
+        )
     return train, others[0] if others else None
 
 

@@ -25,6 +25,7 @@ import tensorstore as ts
 from jaxtyping import PyTree
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from jdiff.common import distributed
 from jdiff.common.errors import UserError, first_line
 from jdiff.common.processes import is_first_process, wait_for_all_processes
 from jdiff.training.step import FROZEN, TrainState
@@ -179,6 +180,8 @@ class Checkpoints:
         kept = ocp.utils.checkpoint_steps(self.directory)
         last = f"the checkpoint of step {max(kept)} is intact" if kept else "no earlier checkpoint exists"
         system = re.search(r": ([^:]+) \[os_error_code", str(error))  # as tensorstore words it
+        if not system:
+            distributed.wait_for_verdict()  # a save takes all processes
         why = system[1] if system else " ".join(str(error).split())[:300] or type(error).__name__
         return UserError(
             f"could not save a checkpoint in {self.directory}: {why}; {last}: make room or mend the permissions, "

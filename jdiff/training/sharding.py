@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
@@ -89,3 +90,10 @@ def of_first_process(number: int) -> int:
 def put_replicated(mesh: Mesh, tree: PyTree) -> PyTree:
     """The arrays of a tree, whole, on every device."""
     return jax.device_put(tree, replicated(mesh))
+
+
+def whole(array: jax.Array) -> np.ndarray:
+    """All rows, on every process, which must all call it."""
+    if jax.process_count() > 1:
+        array = multihost_utils.process_allgather(array, tiled=True)
+    return np.asarray(array)

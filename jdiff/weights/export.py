@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
@@ -16,6 +16,7 @@ from jdiff.conditions.text import TOKENIZER
 from jdiff.config import saved
 from jdiff.interop import tensors
 from jdiff.tasks import Weights
+from jdiff.training.sharding import whole
 
 EXPORTED = "weights.safetensors"  # in place of checkpoints, in a run's folder that was exported
 STATE = "state"  # names of what a task keeps beside its parameters begin with it
@@ -37,10 +38,12 @@ def export(
     """
     if (folder / "checkpoints").is_dir():
         raise UserError(f"{folder} holds a run, which weights written there would hide; give another folder")
-    if like is not None:
-        interop.save_like(weights.params["network"], expanded(like), folder)
+    arrays = {name: whole(leaf) for name, leaf in as_tensors(weights).items()}
+    if jax.process_index() > 0:
         return
-    arrays = {name: np.asarray(leaf) for name, leaf in as_tensors(weights).items()}
+    if like is not None:
+        interop.save_like(of_tensors(arrays).params["network"], expanded(like), folder)
+        return
     merged = config.copy_and_resolve_references()
     merged.lora.rank, merged.train.initial = 0, ""  # low-rank parts are merged: there is nothing to stand beside
     tensors.write(folder, arrays, saved(merged), file=EXPORTED, metadata={"step": str(step)})

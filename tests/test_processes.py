@@ -1,0 +1,280 @@
+"""Several processes train as one: they find each other, come to the same losses, and end together."""
+
+import json
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import base
+from jdiff.common import distributed
+from jdiff.common.errors import UserError
+from tests.conftest import REPOSITORY, TINY, config, run_command, run_here, start_command
+
+ONE_DEVICE = "--xla_force_host_platform_device_count=1"
+TWO_DEVICES = "--xla_force_host_platform_device_count=2"
+SMALL = (
+    *TINY,
+    *("--config.network.name=dit", "--config.network.width=16", "--config.network.depth=1"),
+    *("--config.network.attention_heads=2", "--config.network.patch_size=2", "--config.train.holdout_images=0"),
+    *("--config.log.every=1", "--config.log.tensorboard=false", "--config.log.pictures=false"),
+    "--config.checkpoint.every=5",
+)
+DIGITS = (config("digits"), *SMALL)
+DISTRIBUTED = "--config.machine.distributed=true"
+
+
+def free_port() -> int:
+    """In the range of JAX's ports under Slurm."""
+    for port in range(61440 + os.getpid() % 2048, 65536):
+        with socket.socket() as test:
+            try:
+                test.bind(("", port))
+            except OSError:
+                continue
+            return port
+    raise OSError("no free port")
+
+
+def slurm(port: int, process: int) -> dict[str, str]:
+    """What Slurm sets in each of two tasks on one node."""
+    ours = {"JOB_ID": port - 61440, "STEP_NODELIST": "localhost", "STEP_NUM_NODES": 1, "JOB_NUM_NODES": 1}
+    return {
+        f"SLURM_{name}": str(value)
+        for name, value in {**ours, "NTASKS": 2, "PROCID": process, "LOCALID": process}.items()
+    }
+
+
+def plain(port: int, process: int) -> dict[str, str]:
+    """What Kubeflow, SkyPilot or a user's ssh set."""
+    variables = {distributed.ADDRESS: f"localhost:{port}", distributed.COUNT: 2, distributed.INDEX: process}
+    return {name: str(value) for name, value in variables.items()}
+
+
+def start(process, arguments, cwd, environment):
+    written = {"JDIFF_TEST_WRITTEN": str(cwd / f"written_{process}"), "PYTHONPATH": str(REPOSITORY)}
+    return start_command(
+        *arguments, DISTRIBUTED, cwd=cwd, module="tests.impatient", XLA_FLAGS=ONE_DEVICE, **written, **environment
+    )
+
+
+def start_two(arguments, cwd, environment):
+    port = free_port()
+    return [start(process, arguments, cwd, environment(port, process)) for process in (0, 1)]
+
+
+def ended(process, timeout=120):
+    try:
+        out, err = process.communicate(timeout=timeout)
+    finally:
+        process.kill()
+    return process.returncode, out, err
+
+
+def losses(workdir: Path) -> list[float]:
+    file = workdir / "metrics.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()[:-1]] if file.exists() else []
+    return [row["loss"] for row in rows if "loss" in row]
+
+
+def wait_for(condition, processes, seconds=120):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and all(process.poll() is None for process in processes) and not condition():
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def on_two_devices(tmp_path_factory):
+    """The losses of one process with two devices."""
+    folder = tmp_path_factory.mktemp("one")
+    result = run_command(*DIGITS, "--config.train.steps=12", "--workdir=run", cwd=folder, XLA_FLAGS=TWO_DEVICES)
+    assert result.status == 0, result.err
+    assert "2 cpu device" in result.out
+    return losses(folder / "run")
+
+
+def assert_lost(status, err, seconds):
+    """One line, in good time."""
+    assert status == 1, err
+    line = [line for line in err.splitlines() if not line.startswith("step ")]
+    assert len(line) == 1, err
+    assert line[0].startswith("jdiff: process ")
+    assert "has ended or cannot be reached" in line[0]
+    assert seconds < 60
+
+
+MOMENTS = ("before the first step", "between two steps", "during a save")
+
+
+@pytest.mark.parametrize(
+    ("moment", "victim"),
+    [
+        (MOMENTS[1], 1),
+        *(pytest.param(moment, victim, marks=pytest.mark.slow) for moment in MOMENTS for victim in (0, 1)),
+    ],
+)
+def test_slurm_tasks_train_as_one_until_one_is_killed(tmp_path, on_two_devices, moment, victim, request):
+    slow = "slow" in request.keywords
+    patience = {"JDIFF_TEST_HEARTBEAT": "30"} if slow else {}  # as it is for a user
+    arguments = (*DIGITS, "--config.train.steps=100000", "--workdir=run")
+    two = start_two(arguments, tmp_path, lambda port, process: slurm(port, process) | patience)
+    workdir = tmp_path / "run"
+    if moment == MOMENTS[0]:
+        wait_for(lambda: (workdir / "config.json").exists(), two)
+    else:
+        wait_for(lambda: len(losses(workdir)) >= 12, two)
+    if moment == MOMENTS[2]:
+        wait_for(lambda: list((workdir / "checkpoints").glob("*tmp*")), two)
+    two[victim].kill()
+    began = time.monotonic()
+    status, out, err = ended(two[1 - victim])
+    assert ended(two[victim])[0] == -signal.SIGKILL
+    assert_lost(status, err, time.monotonic() - began)
+    assert f"process {victim} " in err
+    if moment == MOMENTS[0]:
+        assert not losses(workdir)
+    else:
+        assert "2 cpu device" in (out if victim else ended(two[0])[1] or out or "2 cpu device")
+        assert losses(workdir)[:11] == on_two_devices[:11]
+        others = [
+            path
+            for path in (tmp_path / "written_1").read_text().split("\n")
+            if path.startswith(f"{workdir}/") and not path.startswith(f"{workdir}/checkpoints")
+        ]
+        assert not others, "only the first process writes"
+
+    kept = [int(folder.name) for folder in (workdir / "checkpoints").iterdir() if folder.name.isdigit()]
+    last = max(kept, default=0)
+    again = run_here(*DIGITS, f"--config.train.steps={last + 3}", "--workdir=run", cwd=tmp_path)
+    assert again.status == 0, again.err
+    assert f"steps {last:,} to {last + 3:,}" in again.out
+    if slow:
+        arguments = (*DIGITS, f"--config.train.steps={last + 6}", "--workdir=run")
+        for process in start_two(arguments, tmp_path, slurm):
+            status, out, err = ended(process)
+            assert status == 0, err
+        assert "in 2 processes" in (workdir / "history.txt").read_text().splitlines()[-1]
+
+
+def test_processes_given_by_jax_variables_train_on_captions_to_the_same_losses(tmp_path):
+    chance = np.random.default_rng(0)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    rows = []
+    for index in range(32):
+        grey, words = chance.integers(0, 256, (8, 8), np.uint8), ("a red heart", "one blue circle", "two green stars")
+        Image.fromarray(grey).save(pictures / f"{index}.png")
+        rows.append(json.dumps({"file_name": f"{index}.png", "text": words[index % 3]}))
+    (pictures / "metadata.jsonl").write_text("\n".join(rows))
+    text = (
+        *("--config.model.conditions=('text',)", "--config.condition.text.width=16", "--config.condition.text.depth=1"),
+        *("--config.condition.text.length=8", "--config.condition.text.vocabulary=300"),
+    )
+    arguments = (
+        *(config("folder"), f"--config.data.dir={pictures}", "--config.data.image_size=8", *SMALL, *text),
+        *("--config.train.steps=10", "--config.train.images=0", "--config.train.epochs=0.0", "--workdir=run"),
+    )
+    (tmp_path / "one").mkdir()
+    one = run_command(*arguments, cwd=tmp_path / "one", XLA_FLAGS=TWO_DEVICES)
+    assert one.status == 0, one.err
+    (tmp_path / "two").mkdir()
+    for process in start_two(arguments, tmp_path / "two", plain):
+        status, _, err = ended(process)
+        assert status == 0, err
+    expected = losses(tmp_path / "one" / "run")
+    assert len(expected) == 9
+    assert losses(tmp_path / "two" / "run") == expected
+    written = (tmp_path / "two" / "written_1").read_text()
+    assert "checkpoints" in written
+    for name in ("config.json", "tokenizer.json", "examples.npz", "history.txt", "metrics.jsonl"):
+        assert (tmp_path / "two" / "run" / name).is_file()
+        assert name not in written
+
+
+def test_processes_that_do_not_meet(tmp_path):
+    """The first one waits for another, the second one for the first."""
+    short = {"JDIFF_TEST_PATIENCE": "2"}
+    for waiting in [
+        start(process, DIGITS, tmp_path, plain(free_port() + process, process) | short) for process in (0, 1)
+    ]:
+        status, _, err = ended(waiting)
+        assert status == 1
+        assert err.count("\n") == 1, err
+        assert err.startswith("jdiff: 2 processes did not meet at localhost:")
+        assert "JAX_PROCESS_ID or machine.process" in err
+
+
+def test_a_port_that_is_taken(tmp_path, monkeypatch):
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"cannot open port {port} of localhost:{port}: .*machine.coordinator"):
+            distributed._check_port(f"localhost:{port}")
+
+
+NOBODY = ("SLURM", "OMPI", "JAX_COORD", "JAX_NUM", "JAX_PROCESS", "KUBERNETES")
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """join(keys, variables), in a process that JAX takes for one that has not begun and that no launcher started."""
+    for name in [name for name in os.environ if name.startswith(NOBODY)]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("jax._src.xla_bridge.backends_are_initialized", lambda: False)
+    monkeypatch.setattr(distributed, "_end_in_a_line", lambda here: None)
+
+    def join(keys, variables):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        machine = base.get_config().machine
+        machine.update(keys)
+        distributed.join(machine, debug=False)
+
+    yield join
+    assert not jax.distributed.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("keys", "variables", "says"),
+    [
+        ({}, {}, "needs the first process's address, the number of processes, this process's index: set JAX_COORD"),
+        ({}, {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "2"}, "needs this process's index: set JAX_PROC"),
+        ({"process": 1}, {"JAX_COORDINATOR_ADDRESS": "a:1"}, "needs the number of processes: set JAX_NUM_PROCESSES"),
+        (
+            {"processes": 2, "process": 1},
+            {},
+            r"needs the first process's address: set JAX_COORDINATOR_ADDRESS=HOST:PORT",
+        ),
+        ({"coordinator": "a"}, {}, r"machine.coordinator='a' must be HOST:PORT, such as node1:1234"),
+        ({}, {"JAX_NUM_PROCESSES": "two"}, "JAX_NUM_PROCESSES='two' must be a whole number, at least 1"),
+        ({}, {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2"}, "JAX_PROCESS_ID=2 must be below JAX_NUM_PROCESSES=2"),
+        (
+            {},
+            {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"},
+            r"this is a Slurm job without SLURM_STEP_NODELIST: start the command by srun",
+        ),
+        (
+            {},
+            {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"},
+            r"needs the first process's address \(Open MPI 5 does not tell it: mpirun -x JAX_COORDINATOR_ADDRESS=",
+        ),
+    ],
+)
+def test_what_is_missing_is_named(alone, keys, variables, says):
+    with pytest.raises(UserError, match=says):
+        alone(keys, variables)
+
+
+def test_keys_go_before_variables_and_these_before_open_mpi():
+    machine = base.get_config().machine
+    variables = {"JAX_NUM_PROCESSES": "4", "OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_RANK": "3"}
+    found = distributed.place(machine, variables)
+    assert (found.coordinator, found.processes, found.process) == (None, 4, 3)
+    machine.update(coordinator="[::1]:9", process=2)
+    found = distributed.place(machine, {**variables, "JAX_COORDINATOR_ADDRESS": "a:1"})
+    assert (found.coordinator, found.processes, found.process) == ("[::1]:9", 4, 2)
