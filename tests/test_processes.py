@@ -4,6 +4,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from PIL import Image
 from configs import base
 from jdiff.common import distributed
 from jdiff.common.errors import UserError
-from tests.conftest import REPOSITORY, TINY, config, run_command, run_here, start_command
+from tests.conftest import FAST_COMPILE, REPOSITORY, TINY, config, run_here, start_command
 
 ONE_DEVICE = "--xla_force_host_platform_device_count=1"
 TWO_DEVICES = "--xla_force_host_platform_device_count=2"
@@ -79,7 +81,8 @@ def ended(process, timeout=120):
 
 def losses(workdir: Path) -> list[float]:
     file = workdir / "metrics.jsonl"
-    rows = [json.loads(line) for line in file.read_text().splitlines()[:-1]] if file.exists() else []
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]
     return [row["loss"] for row in rows if "loss" in row]
 
 
@@ -89,14 +92,42 @@ def wait_for(condition, processes, seconds=120):
         time.sleep(0.005)
 
 
+# Both trainings in one process: sys.argv[1] holds the arguments of each.
+ONE_PROCESS = """
+import json, sys
+from jdiff.main import main
+sys.exit(max(main(arguments) for arguments in json.loads(sys.argv[1])))
+"""
+
+
 @pytest.fixture(scope="module")
-def on_two_devices(tmp_path_factory):
-    """The losses of one process with two devices."""
+def captioned(tmp_path_factory):
+    """The arguments of a training on a small captioned folder."""
+    folder = tmp_path_factory.mktemp("captioned")
+    chance, words = np.random.default_rng(0), ("a red heart", "one blue circle", "two green stars")
+    rows = [json.dumps({"file_name": f"{index}.png", "text": words[index % 3]}) for index in range(32)]
+    for index in range(32):
+        Image.fromarray(chance.integers(0, 256, (8, 8), np.uint8)).save(folder / f"{index}.png")
+    (folder / "metadata.jsonl").write_text("\n".join(rows))
+    return (
+        *(config("folder"), f"--config.data.dir={folder}", "--config.data.image_size=8", *SMALL),
+        *("--config.model.conditions=('text',)", "--config.condition.text.width=16", "--config.condition.text.depth=1"),
+        *("--config.condition.text.length=8", "--config.condition.text.vocabulary=300"),
+        *("--config.train.steps=8", "--config.train.images=0", "--config.train.epochs=0.0"),
+    )
+
+
+@pytest.fixture(scope="module")
+def on_two_devices(captioned, tmp_path_factory):
+    """The losses of one process with two devices: of digits, and of the captioned folder."""
     folder = tmp_path_factory.mktemp("one")
-    result = run_command(*DIGITS, "--config.train.steps=12", "--workdir=run", cwd=folder, XLA_FLAGS=TWO_DEVICES)
-    assert result.status == 0, result.err
-    assert "2 cpu device" in result.out
-    return losses(folder / "run")
+    runs = [[*DIGITS, "--config.train.steps=12", "--workdir=digits"], [*captioned, "--workdir=captioned"]]
+    devices = {"XLA_FLAGS": f"{FAST_COMPILE} {TWO_DEVICES}"}
+    command = [sys.executable, "-c", ONE_PROCESS, json.dumps(runs)]
+    done = subprocess.run(command, cwd=folder, env={**os.environ, **devices}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("2 cpu device") == 2
+    return {name: losses(folder / name) for name in ("digits", "captioned")}
 
 
 def assert_lost(status, err, seconds):
@@ -133,15 +164,15 @@ def test_slurm_tasks_train_as_one_until_one_is_killed(tmp_path, on_two_devices, 
         wait_for(lambda: list((workdir / "checkpoints").glob("*tmp*")), two)
     two[victim].kill()
     began = time.monotonic()
-    status, out, err = ended(two[1 - victim])
-    assert ended(two[victim])[0] == -signal.SIGKILL
+    status, _, err = ended(two[1 - victim])
     assert_lost(status, err, time.monotonic() - began)
+    assert ended(two[victim])[0] == -signal.SIGKILL
     assert f"process {victim} " in err
     if moment == MOMENTS[0]:
         assert not losses(workdir)
     else:
-        assert "2 cpu device" in (out if victim else ended(two[0])[1] or out or "2 cpu device")
-        assert losses(workdir)[:11] == on_two_devices[:11]
+        assert len(on_two_devices["digits"]) == 12
+        assert losses(workdir)[:12] == on_two_devices["digits"]
         others = [
             path
             for path in (tmp_path / "written_1").read_text().split("\n")
@@ -157,57 +188,32 @@ def test_slurm_tasks_train_as_one_until_one_is_killed(tmp_path, on_two_devices, 
     if slow:
         arguments = (*DIGITS, f"--config.train.steps={last + 6}", "--workdir=run")
         for process in start_two(arguments, tmp_path, slurm):
-            status, out, err = ended(process)
+            status, _, err = ended(process)
             assert status == 0, err
         assert "in 2 processes" in (workdir / "history.txt").read_text().splitlines()[-1]
 
 
-def test_processes_given_by_jax_variables_train_on_captions_to_the_same_losses(tmp_path):
-    chance = np.random.default_rng(0)
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    rows = []
-    for index in range(32):
-        grey, words = chance.integers(0, 256, (8, 8), np.uint8), ("a red heart", "one blue circle", "two green stars")
-        Image.fromarray(grey).save(pictures / f"{index}.png")
-        rows.append(json.dumps({"file_name": f"{index}.png", "text": words[index % 3]}))
-    (pictures / "metadata.jsonl").write_text("\n".join(rows))
-    text = (
-        *("--config.model.conditions=('text',)", "--config.condition.text.width=16", "--config.condition.text.depth=1"),
-        *("--config.condition.text.length=8", "--config.condition.text.vocabulary=300"),
-    )
-    arguments = (
-        *(config("folder"), f"--config.data.dir={pictures}", "--config.data.image_size=8", *SMALL, *text),
-        *("--config.train.steps=10", "--config.train.images=0", "--config.train.epochs=0.0", "--workdir=run"),
-    )
-    (tmp_path / "one").mkdir()
-    one = run_command(*arguments, cwd=tmp_path / "one", XLA_FLAGS=TWO_DEVICES)
-    assert one.status == 0, one.err
-    (tmp_path / "two").mkdir()
-    for process in start_two(arguments, tmp_path / "two", plain):
+def test_processes_given_by_variables_train_on_captions_to_the_same_losses(tmp_path, captioned, on_two_devices):
+    for process in start_two([*captioned, "--workdir=run"], tmp_path, plain):
         status, _, err = ended(process)
         assert status == 0, err
-    expected = losses(tmp_path / "one" / "run")
-    assert len(expected) == 9
-    assert losses(tmp_path / "two" / "run") == expected
-    written = (tmp_path / "two" / "written_1").read_text()
+    assert len(on_two_devices["captioned"]) == 8
+    assert losses(tmp_path / "run") == on_two_devices["captioned"]
+    written = (tmp_path / "written_1").read_text()
     assert "checkpoints" in written
     for name in ("config.json", "tokenizer.json", "examples.npz", "history.txt", "metrics.jsonl"):
-        assert (tmp_path / "two" / "run" / name).is_file()
+        assert (tmp_path / "run" / name).is_file()
         assert name not in written
 
 
-def test_processes_that_do_not_meet(tmp_path):
-    """The first one waits for another, the second one for the first."""
-    short = {"JDIFF_TEST_PATIENCE": "2"}
-    for waiting in [
-        start(process, DIGITS, tmp_path, plain(free_port() + process, process) | short) for process in (0, 1)
-    ]:
-        status, _, err = ended(waiting)
-        assert status == 1
-        assert err.count("\n") == 1, err
-        assert err.startswith("jdiff: 2 processes did not meet at localhost:")
-        assert "JAX_PROCESS_ID or machine.process" in err
+@pytest.mark.parametrize("process", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_processes_that_do_not_meet(tmp_path, process):
+    environment = plain(free_port(), process) | {"JDIFF_TEST_PATIENCE": "2"}
+    status, _, err = ended(start(process, DIGITS, tmp_path, environment))
+    assert status == 1
+    assert err.count("\n") == 1, err
+    assert err.startswith("jdiff: 2 processes did not meet at localhost:")
+    assert "JAX_PROCESS_ID or machine.process" in err
 
 
 def test_a_port_that_is_taken(tmp_path, monkeypatch):

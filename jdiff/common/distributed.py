@@ -194,9 +194,9 @@ def _did_not_meet(said: str, here: Place) -> str:
         return f"two processes say that they are process {here.process}: give each its own index ({INDEX})"
     where = f" at {here.coordinator}" if here.coordinator else ""
     return (
-        f"{here.processes or 'the'} processes did not meet{where} within {PATIENCE_S} s: start all of them, each with its "
-        f"own index ({INDEX} or machine.process), and give the first one's address as the others reach it ({ADDRESS} or "
-        "machine.coordinator)"
+        f"{here.processes or 'the'} processes did not meet{where} within {PATIENCE_S} s: start all of them, each with "
+        f"its own index ({INDEX} or machine.process), and give the first one's address as the others reach it "
+        f"({ADDRESS} or machine.coordinator)"
     )
 
 
