@@ -47,7 +47,7 @@ class Server:
 @contextlib.contextmanager
 def server() -> Iterator[Server]:
     """It runs one command at a time."""
-    environment = {**os.environ, "XLA_FLAGS": FAST_COMPILE, "PYTHONUTF8": "1"}
+    environment = {**os.environ, "XLA_FLAGS": FAST_COMPILE, "JAX_NUM_CPU_DEVICES": "1", "PYTHONUTF8": "1"}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     process = subprocess.Popen([sys.executable, "-m", "tests.forked"], encoding="utf-8", env=environment, **pipes)
     try:

@@ -28,14 +28,20 @@ def in_words(number: int) -> str:
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
     """Each of these signals raises KeyboardInterrupt(its number) within. What is ignored by then stays so."""
-    before = {number: signal.signal(number, _stop) for number in heeded()}
+    asked: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        raise KeyboardInterrupt(number)
+
+    before = {number: signal.signal(number, stop) for number in heeded()}
     try:
         yield
+    except Exception as error:
+        if asked:  # raised within an import in C, it comes out as an ImportError
+            raise KeyboardInterrupt(asked[0]) from error
+        raise
     finally:
         for number, handler in before.items():
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, handler)
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt(number)

@@ -102,8 +102,10 @@ def begin_from_whole(
         except DamagedError as error:
             if not error.earlier:
                 raise
-            folder = set_aside(workdir, checkpoints, [start], "damaged")
-            line = f"{error.fault}; it lies in {folder} now, and training goes on from step {error.earlier}"
+            damaged = [step for step in checkpoints.steps() if error.earlier < step <= start]
+            folder = set_aside(workdir, checkpoints, damaged, "damaged")
+            names = ", ".join(map(str, damaged))
+            line = f"{error.fault}; {names} now in {folder}; training goes on from step {error.earlier}"
             history.note(workdir, error.earlier, line)
             say(line)
             start = error.earlier
