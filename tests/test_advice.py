@@ -250,7 +250,9 @@ FOLDERS = [
 ]
 
 
-@pytest.mark.parametrize(("make", "asked", "says", "mend", "advised"), FOLDERS, ids=lambda value: getattr(value, "__name__", str(value))[:40])
+@pytest.mark.parametrize(
+    ("make", "asked", "says", "mend", "advised"), FOLDERS, ids=lambda value: getattr(value, "__name__", str(value))[:40]
+)
 def test_what_a_line_tells_about_a_folder_helps(make, asked, says, mend, advised, tmp_path):
     folder = tmp_path / "images"
     make(folder)

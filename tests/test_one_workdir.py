@@ -102,7 +102,7 @@ def test_a_damaged_checkpoint_is_named_with_the_one_before_that_is_whole(whole, 
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
     assert "take it with sample.checkpoint=10" in str(caught.value)
-    assert jdiff.load(tmp_path / "run", checkpoint=10).step == 10
+    assert jdiff.load(tmp_path / "run" / ".." / "run", checkpoint=10).step == 10
 
 
 def test_a_damaged_checkpoint_at_sample_and_resume(whole, tmp_path):

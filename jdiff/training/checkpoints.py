@@ -253,7 +253,7 @@ def damage(path: Path, items: Sequence[str]) -> str:
 
 def _read_all(item: Path, at_once: int = 64) -> None:
     """Read all arrays of an item, as bytes. Raises ValueError or OSError where one cannot be read."""
-    store = ts.KvStore.open({"driver": "ocdbt", "base": {"driver": "file", "path": f"{item}/"}}).result()
+    store = ts.KvStore.open({"driver": "ocdbt", "base": {"driver": "file", "path": f"{item.resolve()}/"}}).result()
     names = store.list().result()
     if not names:
         raise ValueError(f"{item} holds no arrays")
