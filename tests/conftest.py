@@ -132,7 +132,16 @@ def refusal(*arguments: str, cwd: Path) -> str:
 
 
 # Files that take long begin first, so that the workers of pytest-xdist end together.
-LONG = ("test_doctor", "test_samplers", "test_model", "test_command", "test_devices", "test_resume", "test_blocks")
+LONG = (
+    "test_doctor",
+    "test_samplers",
+    "test_model",
+    "test_command",
+    "test_devices",
+    "test_processes",
+    "test_resume",
+    "test_blocks",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

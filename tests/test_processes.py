@@ -216,7 +216,7 @@ def test_processes_that_do_not_meet(tmp_path, process):
     assert "JAX_PROCESS_ID or machine.process" in err
 
 
-def test_a_port_that_is_taken(tmp_path, monkeypatch):
+def test_a_port_that_is_taken():
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"cannot open port {port} of localhost:{port}: .*machine.coordinator"):

@@ -26,7 +26,7 @@ HEARTBEAT_S = 30  # a process that has not been heard of for so long is dead
 PATIENCE_S = 300  # for all processes to meet
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")  # what JAX reads
-FATAL = "JAX distributed service"  # in what JAX's runtime says before it aborts
+FATAL = "JAX distributed service detected fatal errors"  # in what JAX's runtime says before it aborts
 
 _together = threading.Event()  # the processes have met
 _kept: list[Any] = []  # the handler that C calls
