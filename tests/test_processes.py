@@ -193,6 +193,25 @@ def test_slurm_tasks_train_as_one_until_one_is_killed(tmp_path, on_two_devices, 
         assert "in 2 processes" in (workdir / "history.txt").read_text().splitlines()[-1]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGTERM])
+def test_one_that_hangs_ends_the_other_and_sigterm_saves_by_both(tmp_path, number):
+    two = start_two((*DIGITS, "--config.train.steps=100000", "--workdir=run"), tmp_path, plain)
+    wait_for(lambda: len(losses(tmp_path / "run")) >= 12, two)
+    two[1].send_signal(number)
+    if number == signal.SIGTERM:
+        two[0].send_signal(number)  # as Slurm does
+    began = time.monotonic()
+    status, out, err = ended(two[0])
+    if number == signal.SIGTERM:
+        assert status == ended(two[1])[0] == 128 + number, err
+        assert out.splitlines()[-1].startswith("stopped at step ")
+    else:
+        two[1].send_signal(signal.SIGCONT)
+        assert_lost(status, err, time.monotonic() - began)
+        assert ended(two[1])[0] == 1
+
+
 def test_processes_given_by_variables_train_on_captions_to_the_same_losses(tmp_path, captioned, on_two_devices):
     for process in start_two([*captioned, "--workdir=run"], tmp_path, plain):
         status, _, err = ended(process)
