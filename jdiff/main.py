@@ -11,7 +11,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,8 +62,8 @@ def make_flags() -> flags.FlagValues:
     return values
 
 
-def run(options: flags.FlagValues, overrides: Sequence[str]) -> int:
-    """Read the config, run the mode; the exit status."""
+def run(options: flags.FlagValues, overrides: Sequence[str], begin: Callable[[], None]) -> int:
+    """Read the config, run the mode; the exit status. begin: called when all is imported."""
     import jdiff.config
 
     name = jdiff.config.one_of("--mode", options.mode, list(MODES))
@@ -81,6 +81,7 @@ def run(options: flags.FlagValues, overrides: Sequence[str]) -> int:
     if mode.computes:
         prepare_jax(config, debug=options.debug)
     function = getattr(importlib.import_module(f"jdiff.modes.{name}"), name)
+    begin()
     return function(config, workdir, expanded(options.out) if options.out else None)
 
 
@@ -109,16 +110,15 @@ def main(arguments: Sequence[str]) -> int:
         if options.help:
             print(f"{__doc__}\n{options.main_module_help() or options.get_help()}")
             return 0
-        with stoppable():
-            return run(options, overrides)
+        with stoppable() as begin:
+            return run(options, overrides, begin)
     except (UserError, flags.Error) as error:
         if debug:
             raise
         print(f"jdiff: {' '.join(str(error).split())}", file=sys.stderr)
         return distributed.leave(1)
     except KeyboardInterrupt as stop:
-        early = " before training began; nothing is lost" if options.mode == "train" else ""
-        print(f"jdiff: stopped{early}", file=sys.stderr)
+        print("jdiff: stopped", file=sys.stderr)
         return distributed.leave(128 + (stop.args[0] if stop.args else signal.SIGINT))
     except BrokenPipeError:  # what we say is piped to a program that has heard enough, such as head
         sys.stdout = None

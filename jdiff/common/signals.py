@@ -1,9 +1,10 @@
 """Signals that ask a command to stop."""
 
 import contextlib
+import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 # Where a system has them: Ctrl-C, a scheduler's end and its warning before, a terminal that was closed.
@@ -26,21 +27,26 @@ def in_words(number: int) -> str:
 
 
 @contextlib.contextmanager
-def stoppable() -> Iterator[None]:
-    """Each of these signals raises KeyboardInterrupt(its number) within. What is ignored by then stays so."""
-    asked: list[int] = []
+def stoppable() -> Iterator[Callable[[], None]]:
+    """Each of these signals ends the process within; once the function given is called, it raises KeyboardInterrupt(its
+    number) instead. What is ignored by then stays so.
+    """
+    begun = False
+
+    def begin() -> None:
+        nonlocal begun
+        begun = True
 
     def stop(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
-        raise KeyboardInterrupt(number)
+        if begun:
+            raise KeyboardInterrupt(number)
+        with contextlib.suppress(OSError):
+            os.write(2, b"jdiff: stopped while starting; nothing is lost\n")
+        os._exit(128 + number)  # an exception within an import in C may be lost there, or crash it
 
     before = {number: signal.signal(number, stop) for number in heeded()}
     try:
-        yield
-    except Exception as error:
-        if asked:  # raised within an import in C, it comes out as an ImportError
-            raise KeyboardInterrupt(asked[0]) from error
-        raise
+        yield begin
     finally:
         for number, handler in before.items():
             if signal.getsignal(number) != signal.SIG_IGN:
