@@ -124,8 +124,8 @@ KINDS = [
 ]
 
 
-@pytest.mark.parametrize("before", KINDS, ids=str)
-@pytest.mark.parametrize("after", KINDS, ids=str)
+@pytest.mark.parametrize("before", KINDS, ids=range(len(KINDS)))
+@pytest.mark.parametrize("after", KINDS, ids=range(len(KINDS)))
 def test_moments_and_count_go_from_any_optimizer_to_any_other(before, after):
     rest = {"b1": 0.9, "b2": 0.99, "eps": 1e-8, "weight_decay": 0.1}
     one, other = make_optimizer(**before, **rest), make_optimizer(**after, **rest)
