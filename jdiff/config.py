@@ -8,6 +8,7 @@ import json
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +26,7 @@ from jdiff.migration import RENAMED_VALUES, VERSION, migrated, now_called
 FILE = "config.json"
 FLAGS = ("config", "workdir", "mode", "out", "debug", "help")
 # Groups that may be overridden where a trained run is used.
-OF_SAMPLES = ("sample.", "guidance.", "log.", "checkpoint.", "machine.", "train.steps")
+OVERRIDABLE = ("sample.", "guidance.", "log.", "checkpoint.", "machine.", "train.steps")
 DURATIONS = ("train.steps", "train.epochs", "train.images")
 SHIPPED = next(  # beside the package in a repository, within it once installed
     folder for folder in (Path(__file__).parent / "configs", Path(__file__).parents[1] / "configs") if folder.is_dir()
@@ -37,7 +38,8 @@ _LOADING = threading.RLock()  # a config's imports stand in sys.modules for a mo
 @cache
 def settings() -> Mapping[str, Setting]:
     """Every key: configs/base.py's table."""
-    return _module(SHIPPED / "base.py").SETTINGS
+    with _module(SHIPPED / "base.py") as module:
+        return module.SETTINGS
 
 
 def defaults() -> ConfigDict:
@@ -47,11 +49,8 @@ def defaults() -> ConfigDict:
 
 def load(name: str | Path) -> ConfigDict:
     """The result of get_config() of a config file (see `find`)."""
-    path = find(name)
-    try:
-        return _module(path).get_config()
-    except Exception as error:  # whatever the user's file does
-        raise UserError(f"{path}: {type(error).__name__}: {_one_line(error)}") from error
+    with _module(find(name)) as module:
+        return module.get_config()
 
 
 def find(name: str | Path) -> Path:
@@ -68,9 +67,10 @@ def find(name: str | Path) -> Path:
     raise UserError(f"there is no config file {path}{hint}")
 
 
-def _module(path: Path) -> ModuleType:
-    """The module of a config file, run anew. `from configs import base` finds a file beside it, or else one that ships
-    with jdiff, whatever package of that name the user has.
+@contextmanager
+def _module(path: Path) -> Iterator[ModuleType]:
+    """The module of a config file, run anew. Within, `from configs import base` finds a file beside it, or else one of
+    jdiff's, whatever package of that name the user has.
     """
     spec = importlib.util.spec_from_file_location(f"jdiff_config_{path.stem}", path)
     if spec is None or spec.loader is None:
@@ -83,7 +83,7 @@ def _module(path: Path) -> ModuleType:
         sys.modules["configs"] = configs
         try:
             spec.loader.exec_module(module)
-            return module
+            yield module
         except Exception as error:  # whatever the user's file does
             raise UserError(f"{path}: {type(error).__name__}: {_one_line(error)}") from error
         finally:
@@ -95,15 +95,15 @@ def _module(path: Path) -> ModuleType:
 def of_run(workdir: Path) -> ConfigDict:
     """The config of the run in `workdir`, over today's defaults."""
     file = workdir / FILE
+    again = f'copy it again, or put there what {workdir}/checkpoints/STEP/meta/metadata holds under "config"'
     if not file.is_file():
+        if any(workdir.glob("checkpoints/*/meta")):
+            raise UserError(f"{workdir} holds checkpoints without their {FILE}: {again}")
         raise UserError(f"{workdir} holds no run (no {FILE}); train one with --config=FILE --workdir={workdir}")
     try:
         return read(json.loads(file.read_text()))
     except json.JSONDecodeError as error:
-        raise UserError(
-            f"{file} is damaged ({error}): copy it again, or put there what {workdir}/checkpoints/STEP/meta/metadata "
-            'holds under "config"'
-        ) from error
+        raise UserError(f"{file} is damaged ({error}): {again}") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{file} is not a config of this version of jdiff: {_one_line(error)}") from error
 
@@ -238,8 +238,10 @@ def check(config: ConfigDict) -> None:
 def check_values(config: ConfigDict, *groups: str) -> None:
     """Raises UserError for a value that base.py's table does not allow; of these groups alone, where some are named."""
     for name, value in items(config):
-        if (not groups or name.partition(".")[0] in groups) and (fault := settings()[name].fault(value)):
-            raise UserError(f"{name}={value} {fault}")
+        if not groups or name.partition(".")[0] in groups:
+            known_as(name, list(settings()))
+            if fault := settings()[name].fault(value):
+                raise UserError(f"{name}={value} {fault}")
 
 
 def config_value(config: ConfigDict, name: str) -> Any:
@@ -288,7 +290,7 @@ def _stays(name: str, saved: ConfigDict, given: ConfigDict) -> bool:
 
 def check_same_model(saved: ConfigDict, given: ConfigDict, workdir: Path) -> None:
     """Raises UserError that names what cannot be overridden any more, the model being trained."""
-    unlike = {name: both for name, both in _differences(saved, given).items() if not name.startswith(OF_SAMPLES)}
+    unlike = {name: both for name, both in _differences(saved, given).items() if not name.startswith(OVERRIDABLE)}
     if unlike:
         raise UserError(
             f"the model in {workdir} is trained already: {_in_words(unlike)}; override sample and guidance alone"

@@ -18,6 +18,7 @@ from jdiff import from_config
 from jdiff.common import pictures
 from jdiff.common.errors import DrawingError, is_out_of_memory
 from jdiff.common.keys import folded, named, root_key
+from jdiff.common.processes import is_first_process
 from jdiff.data import pipeline
 from jdiff.data.sources import Source
 from jdiff.model import Model
@@ -123,7 +124,7 @@ def forward_process(model: Model, source: Source) -> UInt8[np.ndarray, "H W c"]:
 
 def show(path: Path, name: str, picture: np.ndarray, writers: Writers | None = None, step: int = 0) -> None:
     """Write a picture, record it and say where it is; a full disk is not worth a run's life."""
-    if jax.process_index() > 0:
+    if not is_first_process():
         return
     try:
         pictures.save_png(path, picture)

@@ -187,9 +187,6 @@ def _check(config: ConfigDict, solver: Sampler, scale: np.ndarray, *, guided: bo
         )
     method = one_of("guidance.method", wanted.method, list(GUIDANCES))
     one_of("guidance.threshold", wanted.threshold, list(THRESHOLDS))
-    for name in ("rescale", "quantile"):
-        if not 0 <= wanted[name] <= 1:
-            raise UserError(f"guidance.{name}={wanted[name]} must lie in [0, 1]")
     if wanted.sigma_high is not None and not wanted.sigma_low < wanted.sigma_high:
         raise UserError(f"guidance.sigma_low={wanted.sigma_low} must be below guidance.sigma_high={wanted.sigma_high}")
     if not guided:

@@ -120,6 +120,9 @@ def traced(arguments):
     loss, _ = jax.eval_shape(task.loss, params, state, batch, key, jnp.int32(0))
     assert (loss.shape, loss.dtype) == ((), jnp.float32)
     jax.eval_shape(from_config.optimizer(config).init, params)
+    rate = from_config.rate(config)
+    assert np.isfinite(rate(3) if callable(rate) else rate)
+    assert 0 <= from_config.ema(config).decay(jnp.int32(3), config.train.batch_size) <= 1
     if not isinstance(task.sampling_task, DiffusionTask):
         return
     schedule = task.sampling_task.parameterization.schedule

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from jdiff import config
+from jdiff import config, from_config
 from jdiff.common.errors import UserError
 from jdiff.common.settings import IDENTITY, SILENT, TOLD
 from tests.conftest import REPOSITORY
@@ -184,6 +184,34 @@ def another(name):
 def test_what_is_no_number_is_told_in_words(argument, says):
     with pytest.raises(UserError, match=says):
         config.override(digits(), [f"--config.{argument}"])
+
+
+def test_none_and_keys_that_do_not_exist_are_refused_in_a_file_too():
+    settings = digits()
+    settings.train.batch_size = None
+    with pytest.raises(UserError, match=r"train\.batch_size=None needs a value"):
+        config.check(settings)
+    settings = digits()
+    with settings.unlocked():
+        settings.train.stpes = 3
+    with pytest.raises(UserError, match=r"'train\.stpes'; did you mean 'train\.steps'"):
+        config.check(settings)
+
+
+def test_a_config_may_import_as_it_is_made(tmp_path):
+    mine = tmp_path / "mine.py"
+    mine.write_text("def get_config():\n from configs import digits\n return digits.get_config()\n")
+    assert dict(config.items(config.load(mine))) == dict(config.items(digits()))
+
+
+def test_images_are_counted_over_a_change_of_the_batch_size():
+    settings = config.override(digits(), ["--config.train.images=160", "--config.train.batch_size=16"])
+    assert (from_config.total_steps(settings), from_config.images_seen(settings, 6)) == (10, 96)
+    settings.train.since, settings.train.batch_size = (6, 96), 32
+    assert (from_config.total_steps(settings), from_config.images_seen(settings, 8)) == (8, 160)
+    settings.train.images = 2**53
+    with pytest.raises(UserError, match="a run counts fewer than 2\\^31"):
+        from_config.total_steps(settings)
 
 
 def test_the_duration_given_goes_before_the_configs_own():

@@ -15,6 +15,7 @@ from jdiff.data.sources.folder import Folder
 from jdiff.training import history, sharding
 from jdiff.training.checkpoints import Checkpoints
 from jdiff.training.optimizer import carried_over, make_optimizer
+from jdiff.weights.resume import last_good
 from jdiff.weights.start import initial_state
 from tests.conftest import TINY, config, refusal, run_here
 
@@ -116,6 +117,31 @@ def test_what_changes_the_training_is_told_and_kept(run):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 
+def test_images_are_counted_over_a_change_of_the_batch_size(run):
+    smaller = (*DIGITS, "--config.train.batch_size=8")
+    assert "steps 10 to 12 of 8 images (0.1 epochs, 176 images)" in trained(
+        *smaller, "--config.train.images=176", cwd=run
+    )
+    assert jdiff.config.of_run(run / "run").train.since == (10, 160)
+    assert "steps 12 to 13" in trained(*smaller, "--config.train.images=184", cwd=run)
+
+
+def test_checkpoints_without_their_config(run):
+    (run / "run" / "config.json").rename(run / "away.json")
+    line = refusal(*DIGITS, "--config.train.steps=12", cwd=run)
+    assert "holds checkpoints without their config.json: copy it again, or put there what" in line
+    meta = json.loads((run / "run" / "checkpoints" / "10" / "meta" / "metadata").read_text())
+    (run / "run" / "config.json").write_text(json.dumps(meta["config"]))
+    assert "already trained to step 10" in trained(*DIGITS, "--config.train.steps=10", cwd=run)
+
+
+@pytest.mark.parametrize(("good", "found", "left"), [({0, 5}, 5, {5}), ({0}, 0, set()), (set(), -1, {5, 10})])
+def test_only_weights_at_fault_are_set_aside(run, good, found, left):
+    with Checkpoints(run / "run" / "checkpoints") as checkpoints:
+        assert last_good(checkpoints, good.__contains__, run / "run") == found
+        assert set(checkpoints.steps()) == left
+
+
 KINDS = [
     {"name": name, "clip_norm": clip, "rate": rate}
     for name in ("adam", "adamw")
@@ -172,8 +198,11 @@ def test_going_back_gives_the_run_that_was_never_longer(run, straight):
     assert "goes back to step 5" in (run / "run" / history.FILE).read_text()
     said = trained(*back, "--config.train.steps=22", cwd=run)  # the same command goes on where it is
     assert "steps 20 to 22" in said
+    said = trained(*back, "--config.train.steps=6", "--config.train.learning_rate=0.001", cwd=run)
+    assert "goes back to step 5" in said  # once more, to try something else
+    assert "steps 5 to 6" in said
     line = refusal(*DIGITS, "--config.checkpoint.resume_from=7", cwd=run)
-    assert "checkpoint.resume_from=7: there are checkpoints of " in line
+    assert "checkpoint.resume_from=7: there are checkpoints of 5, 6" in line
 
 
 def images(folder, seed=0, count=40):

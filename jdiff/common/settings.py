@@ -28,13 +28,15 @@ class Setting:
 
     def fault(self, value: Any) -> str:
         """What is wrong with `value`, in words; "" where nothing is."""
+        if value is None:
+            return "" if self.default is None else "needs a value"
         elements = value if isinstance(value, tuple) else (value,)
         kinds = self.of if isinstance(self.of, tuple) else (self.of,)
         if isinstance(value, tuple):
             for element in elements:
                 if type(element) not in kinds and not (kinds == (float,) and type(element) is int):
                     return f"must hold {_plural(kinds)}; {element!r} is none"
-        if self.allowed and value is not None and not all(_lies_in(self.allowed, element) for element in elements):
+        if self.allowed and not all(_lies_in(self.allowed, element) for element in elements):
             low, high = self.allowed[1:-1].split(", ")
             if not isinstance(value, tuple) and value < _number(high) and _number(high) >= 2**31:
                 return f"must be {'at least' if self.allowed[0] == '[' else 'above'} {low}"

@@ -10,7 +10,7 @@ from jdiff.from_config.sampling import ladder, sampler
 from jdiff.from_config.sources import sources
 from jdiff.from_config.spaces import space
 from jdiff.from_config.tasks import diffusion, task
-from jdiff.from_config.training import ema, optimizer, rate, total_steps
+from jdiff.from_config.training import ema, images_seen, optimizer, rate, total_steps
 from jdiff.from_config.views import example, view
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "example",
     "guidances",
     "helper_runs",
+    "images_seen",
     "ladder",
     "optimizer",
     "rate",

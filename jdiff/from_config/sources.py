@@ -123,8 +123,6 @@ def _scalars(config: ConfigDict) -> tuple[str, ...]:
 
 def _cached(config: ConfigDict, source: Source) -> Source:
     """The source with its records kept in memory, unless worker processes would each hold a copy."""
-    if config.machine.cache < 0:
-        raise UserError(f"machine.cache={config.machine.cache} must be GiB, 0 or more")
     if config.machine.workers or not config.machine.cache:
         return source
     from jdiff.data.sources.cached import Cached

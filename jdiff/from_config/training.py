@@ -10,6 +10,8 @@ from jdiff.config import one_of
 from jdiff.training.ema import Ema
 from jdiff.training.optimizer import learning_rate, make_optimizer
 
+MOST_STEPS = 2**31  # the state counts them in int32
+
 
 def optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """The optimizer of the group `train`."""
@@ -44,11 +46,23 @@ def rate(config: ConfigDict) -> optax.ScalarOrSchedule:
 
 
 def total_steps(config: ConfigDict) -> int:
-    """How long to train: train.steps, or else train.epochs passes over the data's images, or else train.images."""
+    """How long to train: train.steps, or else train.epochs passes over the data's images, or else train.images.
+
+    Raises UserError where these are more steps than are counted.
+    """
     train = config.train
-    if train.steps:
-        return train.steps
-    return max(1, math.ceil((train.epochs * config.data.num_images or train.images) / train.batch_size))
+    since, seen = train.since
+    images = train.epochs * config.data.num_images or train.images
+    total = train.steps or max(1, since + math.ceil((images - seen) / train.batch_size))
+    if total >= MOST_STEPS:
+        raise UserError(f"these are {total:,} steps, and a run counts fewer than 2^31: train shorter")
+    return total
+
+
+def images_seen(config: ConfigDict, step: int) -> int:
+    """Images of the training so far, at `step`."""
+    since, seen = config.train.since
+    return seen + (step - since) * config.train.batch_size
 
 
 def ema(config: ConfigDict) -> Ema:

@@ -14,9 +14,10 @@ from ml_collections import ConfigDict
 
 import jdiff.config
 from jdiff import from_config, previews
+from jdiff.common import arrays
 from jdiff.common.errors import DrawingError, UserError, writing_to
 from jdiff.common.files import replace_file
-from jdiff.common.processes import first_process_first
+from jdiff.common.processes import first_process_first, is_first_process
 from jdiff.common.progress import progress_bar
 from jdiff.conditions.examples import save_examples
 from jdiff.conditions.text import Text, encoded, fit_tokenizer
@@ -36,12 +37,13 @@ from jdiff.training.interrupt import Interrupt
 from jdiff.training.memory import advanced, memory_told
 from jdiff.training.optimizer import rate_of
 from jdiff.training.ownership import owned
-from jdiff.training.step import TrainState, train_step
+from jdiff.training.step import FROZEN, TrainState, train_step
 from jdiff.training.writers import Writers, add_logs, check_logs, say
 from jdiff.weights.export import EXPORTED
 from jdiff.weights.resume import begin_from_whole, ends_well, goes_on, not_finite
 from jdiff.weights.start import pretrained_tokenizer, with_pretrained_network
 
+CHECKPOINTS = "checkpoints"
 EXAMPLES = 100  # images whose conditions a run keeps to draw samples by
 
 
@@ -54,24 +56,30 @@ def train(config: ConfigDict, workdir: Path, out: Path | None = None) -> int:
 def _train(config: ConfigDict, workdir: Path, interrupt: Interrupt, stack: ExitStack) -> int:
     mesh = sharding.make_mesh(fsdp=config.machine.fsdp)
     check_batch_size(config, mesh)
+    check_logs(config.log)
+    if known := workdir.is_dir():  # in use, or not to be written: told before the data are read
+        stack.enter_context(open_folder(workdir))
     source, held_out = from_config.sources(config)
     config = with_scale(with_pretrained_network(resolve(config, source), workdir), source, workdir)
     config.data.fingerprint = fingerprint(source)
     task = from_config.task(config)
     if isinstance(task.sampling_task, DiffusionTask):
         check(config, task.sampling_task.parameterization.schedule)
-    total, rate = from_config.total_steps(config), from_config.rate(config)
-    check_logs(config.log)
-
-    folder = stack.enter_context(open_folder(workdir))
+    from_config.rate(config)
+    if not known:
+        stack.enter_context(open_folder(workdir))
     source, held_out = with_texts(config, workdir, source, held_out)
+    kept = config.checkpoint
     with (
-        Checkpoints(folder, keep_last=config.checkpoint.keep) as checkpoints,
+        Checkpoints(workdir / CHECKPOINTS, keep_last=kept.keep, keep=kept.resume_from) as checkpoints,
         memory_told(config, mesh, checkpoints),
     ):
         interrupt.saved = checkpoints.latest
         start, changes = goes_on(config, workdir, checkpoints)
         start, state = begin_from_whole(config, task, mesh, checkpoints, workdir, start)
+        total, rate = from_config.total_steps(config), from_config.rate(config)
+        if FROZEN in state.task_state:
+            config.lora.base = arrays.fingerprint(state.task_state[FROZEN])
         if start >= total:
             say(already_trained(config, start, total))
             return 0
@@ -128,13 +136,13 @@ def _train(config: ConfigDict, workdir: Path, interrupt: Interrupt, stack: ExitS
 
     if interrupt.signal:
         rest = "the same command goes on from there" if step < total else "it is trained to its end"
-        saved = f"stopped at step {step} and saved it in {folder}"
+        saved = f"stopped at step {step} and saved it in {workdir / CHECKPOINTS}"
         if int(state.skipped_in_row):
             saved = f"stopped at step {step}, not saved, its loss not being finite; the last is {checkpoints.latest()}"
         say(f"{saved}; {rest}")
         return 128 + interrupt.signal
     held = "  ".join(f"held-out {name.removeprefix('holdout_')} {value:.4g}" for name, value in scored.items())
-    say(f"trained to step {step}, saved in {folder}  {held}")
+    say(f"trained to step {step}, saved in {workdir / CHECKPOINTS}  {held}")
     return 0
 
 
@@ -210,15 +218,14 @@ def check_batch_size(config: ConfigDict, mesh: Mesh) -> None:
 
 
 @contextmanager
-def open_folder(workdir: Path) -> Iterator[Path]:
-    """The folder of the checkpoints, made if need be, for this training alone to write to."""
-    folder = workdir / "checkpoints"
+def open_folder(workdir: Path) -> Iterator[None]:
+    """The run's folder, made if need be, for this training alone to write to."""
     if (workdir / EXPORTED).is_file():
         raise UserError(f"{workdir} holds exported weights: train in another folder, with train.initial={workdir}")
     with owned(workdir):
         with writing_to(workdir):
-            folder.mkdir(parents=True, exist_ok=True)
-        yield folder
+            (workdir / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        yield
 
 
 def with_texts(
@@ -247,7 +254,7 @@ def open_batches(config: ConfigDict, source: Source, start: int) -> Iterator[PyT
         from_config.view(config, train=True),
         batch_size=config.train.batch_size,
         seed=config.seed,
-        start=start,
+        start=from_config.images_seen(config, start) // config.train.batch_size,
         process=jax.process_index(),
         processes=jax.process_count(),
         workers=config.machine.workers,
@@ -285,7 +292,7 @@ def announce(
     say(parameter_overview.get_parameter_overview(state.params, include_stats=False))
     for note in (*source.notes, *(held_out.notes if held_out else ())):
         say(note)
-    data, images = config.data, total * config.train.batch_size
+    data, images = config.data, from_config.images_seen(config, total)
     classes = f"{len(data.class_names)} classes" if data.class_names else "no classes"
     conditions = ", ".join(config.model.conditions) or "nothing"
     say(
@@ -301,7 +308,7 @@ def announce(
 
 def keep_examples(config: ConfigDict, source: Source, workdir: Path) -> None:
     """Write down what some images are conditioned on, for samples to come, where that is more than a label."""
-    if not set(config.model.conditions) - {"label"} or jax.process_index() > 0:
+    if not set(config.model.conditions) - {"label"} or not is_first_process():
         return
     rows = pipeline.fixed_rows(source, EXAMPLES)
     cond = pipeline.fixed_batch(source, from_config.view(config, train=False), EXAMPLES)["cond"]
@@ -312,5 +319,5 @@ def keep_examples(config: ConfigDict, source: Source, workdir: Path) -> None:
 
 def draw_forward(model: Model, source: Source, workdir: Path) -> None:
     """The forward process once, beside the denoising strips."""
-    if model.config.log.pictures and model.config.train.trajectory_every and jax.process_index() == 0:
+    if model.config.log.pictures and model.config.train.trajectory_every and is_first_process():
         previews.show(workdir / "samples" / "forward.png", "forward process", previews.forward_process(model, source))

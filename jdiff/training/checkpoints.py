@@ -52,21 +52,22 @@ class DamagedError(UserError):
 class Checkpoints:
     """The checkpoints in `directory`; a context manager that waits for the last save on exit.
 
-    keep_last: the number of newest checkpoints to keep, beside the one with the lowest held-out loss. Raises UserError
-    where `directory` is not writable.
+    keep_last: the number of newest checkpoints to keep, beside the one with the lowest held-out loss and that of the step
+    `keep`. Raises UserError where `directory` is not writable.
     """
 
-    def __init__(self, directory: Path, *, keep_last: int = 3):
+    def __init__(self, directory: Path, *, keep_last: int = 3, keep: int = 0):
         self.directory = Path(directory).absolute()
         for step in steps(self.directory):
             _forget_torn_metrics(self.directory / str(step))
-        self._keep_last = keep_last
+        self._keep_last, self._keep = keep_last, keep
         self._saving: int | None = None
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
         policies = [
             preservation_policy.LatestN(self._keep_last),
+            preservation_policy.CustomSteps([self._keep]),
             preservation_policy.BestN(
                 get_metric_fn=lambda metrics: -metrics[METRIC], n=1, keep_checkpoints_without_metrics=False
             ),

@@ -21,7 +21,7 @@ MIN_SIZE_TO_SHARD = 2**12  # elements; sharding smaller arrays costs more than i
 def make_mesh(*, fsdp: int = 1) -> Mesh:
     """All devices as a mesh [devices / fsdp, fsdp]. Raises UserError where fsdp does not divide their number."""
     devices = jax.device_count()
-    if fsdp < 1 or devices % fsdp:
+    if devices % fsdp:
         raise UserError(f"machine.fsdp={fsdp} does not divide the {devices} devices")
     return jax.make_mesh((devices // fsdp, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from jdiff.common.errors import UserError, install
 from jdiff.common.files import replace_file
+from jdiff.common.processes import is_first_process
 
 
 @runtime_checkable
@@ -171,7 +172,7 @@ class Writers:
     def __init__(self, log: Any, workdir: Path, config: Any, *, start: int, total: int):
         self._writers: list[Writer] = []
         self._progress: Progress | None = None
-        if jax.process_index() > 0:
+        if not is_first_process():
             return
         self._writers.append(Jsonl(workdir / "metrics.jsonl", start=start))
         if log.tensorboard:
@@ -207,7 +208,7 @@ class Writers:
 
 def say(line: str) -> None:
     """Print a line, above the progress bar where there is one."""
-    if jax.process_index() == 0:
+    if is_first_process():
         tqdm.write(line, file=sys.stdout)
         sys.stdout.flush()
 

@@ -4,18 +4,19 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from jdiff import interop
 from jdiff.common.errors import UserError
 from jdiff.common.paths import expanded
+from jdiff.common.processes import is_first_process
 from jdiff.conditions.examples import EXAMPLES
 from jdiff.conditions.text import TOKENIZER
 from jdiff.config import saved
 from jdiff.interop import tensors
 from jdiff.tasks import Weights
+from jdiff.training import history
 from jdiff.training.sharding import whole
 
 EXPORTED = "weights.safetensors"  # in place of checkpoints, in a run's folder that was exported
@@ -39,7 +40,7 @@ def export(
     if (folder / "checkpoints").is_dir():
         raise UserError(f"{folder} holds a run, which weights written there would hide; give another folder")
     arrays = {name: whole(leaf) for name, leaf in as_tensors(weights).items()}
-    if jax.process_index() > 0:
+    if not is_first_process():
         return
     if like is not None:
         interop.save_like(of_tensors(arrays).params["network"], expanded(like), folder)
@@ -47,7 +48,7 @@ def export(
     merged = config.copy_and_resolve_references()
     merged.lora.rank, merged.train.initial = 0, ""  # low-rank parts are merged: there is nothing to stand beside
     tensors.write(folder, arrays, saved(merged), file=EXPORTED, metadata={"step": str(step)})
-    for name in (TOKENIZER, EXAMPLES):
+    for name in (TOKENIZER, EXAMPLES, history.FILE):
         if workdir and (workdir / name).is_file():
             shutil.copy(workdir / name, folder / name)
 

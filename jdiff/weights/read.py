@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 import jdiff.config
 from jdiff import from_config, interop
+from jdiff.common.arrays import fingerprint
 from jdiff.common.errors import UserError
 from jdiff.common.keys import named, root_key
 from jdiff.common.paths import expanded
@@ -177,4 +178,10 @@ def pretrained_weights(config: ConfigDict, mesh: Mesh) -> tuple[Weights, list[st
     network, notes = overlaid(params["network"], start, config)
     made = Weights({**params, "network": network}, state)
     where = jax.tree.map(lambda leaf: leaf.sharding, sharding.abstract(mesh, made))
-    return jax.device_put(made, where), notes
+    made = jax.device_put(made, where)
+    if config.lora.base and config.lora.base != fingerprint(made.params):
+        raise UserError(
+            f"train.initial={config.train.initial} holds other weights than those that this run's low-rank parts were "
+            "trained beside: give the folder and train.initial_checkpoint of these"
+        )
+    return made, notes

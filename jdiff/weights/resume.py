@@ -36,7 +36,10 @@ def goes_on(config: ConfigDict, workdir: Path, checkpoints: Checkpoints) -> tupl
         return 0, []
     saved = jdiff.config.of_run(workdir)
     changes = jdiff.config.check_resumable(saved, config, workdir)
-    step = _gone_back(config.checkpoint.resume_from, saved.checkpoint.resume_from, latest, workdir, checkpoints)
+    followed = 0 if changes else saved.checkpoint.resume_from  # told changes ask to go back once more
+    step = _gone_back(config.checkpoint.resume_from, followed, latest, workdir, checkpoints)
+    config.lora.base = saved.lora.base
+    count_from(config, checkpoints, step)
     lines = [f"{name} is {now!r}, {before!r} before" for name, (before, now) in changes.items()]
     if saved.data.fingerprint not in ("", config.data.fingerprint):
         lines.append(
@@ -47,6 +50,13 @@ def goes_on(config: ConfigDict, workdir: Path, checkpoints: Checkpoints) -> tupl
     if before != now and config.train.schedule in ("cosine", "linear"):
         lines.append(f"train.schedule={config.train.schedule!r} ends at step {now:,}, {before:,} before")
     return step, lines
+
+
+def count_from(config: ConfigDict, checkpoints: Checkpoints, step: int) -> None:
+    """Fill in train.since, by the config that the checkpoint of `step` was saved with."""
+    then = jdiff.config.read(checkpoints.config(step))
+    same = then.train.batch_size == config.train.batch_size
+    config.train.since = then.train.since if same else (step, from_config.images_seen(then, step))
 
 
 def _gone_back(wanted: int, followed: int, latest: int, workdir: Path, checkpoints: Checkpoints) -> int:
@@ -78,7 +88,11 @@ def set_aside(workdir: Path, checkpoints: Checkpoints, steps: list[int], reason:
 
 
 def last_good(checkpoints: Checkpoints, is_good: Callable[[int], Any], workdir: Path) -> int:
-    """The newest checkpoint for which is_good(step); newer ones are set aside. 0 where there is none."""
+    """The newest checkpoint for which is_good(step); newer ones are set aside. 0 where there is none. -1 where not even
+    step 0 is good: the fault is not the weights', and none is set aside.
+    """
+    if not is_good(0):
+        return -1
     bad = []
     for step in reversed(checkpoints.steps()):
         if is_good(step):
@@ -109,6 +123,7 @@ def begin_from_whole(
             history.note(workdir, error.earlier, line)
             say(line)
             start = error.earlier
+            count_from(config, checkpoints, start)
 
 
 def ends_well(state: TrainState, scored: Mapping[str, float]) -> bool:
@@ -133,14 +148,20 @@ def not_finite(
 
     def is_good(saved: int) -> bool:
         try:
-            after, _ = next_state(restored(config, task, mesh, checkpoints, saved), batch)
+            state = restored(config, task, mesh, checkpoints, saved) if saved else begin(config, task, mesh, None, 0)
+            after, _ = next_state(state, batch)
         except DamagedError:
             return False
         return not int(after.skipped_in_row)
 
-    good = last_good(checkpoints, is_good, workdir)
+    good, fault = last_good(checkpoints, is_good, workdir), "loss or gradient has not been finite for"
+    if good < 0:
+        return UserError(
+            f"{fault} {in_row} steps in a row, up to step {step}, nor is it by the weights of step 0: look at the data "
+            "(--mode=inspect) and at the group objective"
+        )
     return UserError(
-        f"loss or gradient has not been finite for {in_row} steps in a row, up to step {step}; "
+        f"{fault} {in_row} steps in a row, up to step {step}; "
         + (f"the last good checkpoint is of step {good}" if good else "there is no good checkpoint")
         + f"; the same command {'goes on from there' if good else 'starts anew'}: try a lower train.learning_rate, "
         "a longer train.warmup_images or train.clip_norm=1.0"

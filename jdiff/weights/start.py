@@ -46,10 +46,11 @@ def with_pretrained_network(config: ConfigDict, workdir: Path) -> ConfigDict:
     config.train.initial = str(expanded(config.train.initial).resolve())  # read again from other folders
     if (workdir / jdiff.config.FILE).is_file():
         own = jdiff.config.of_run(workdir)
-        if own.train.initial == config.train.initial:
+        if own.train.initial == config.train.initial or (own.lora.rank and config.lora.rank):
             for name in set(own.network) - set(OWN_CHOICE):
                 config.network[name] = own.network[name]
-            config.train.initial_checkpoint = own.train.initial_checkpoint
+            if config.train.initial_checkpoint == "latest":
+                config.train.initial_checkpoint = own.train.initial_checkpoint
             return config
     start = read_pretrained(config.train.initial, config.train.initial_checkpoint)
     config.train.initial_checkpoint = str(start.step)  # where low-rank parts stand, whatever that run does later
