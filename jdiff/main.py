@@ -114,8 +114,9 @@ def main(arguments: Sequence[str]) -> int:
             return run(options, overrides, begin)
     except (UserError, flags.Error) as error:
         if debug:
-            raise
-        print(f"jdiff: {' '.join(str(error).split())}", file=sys.stderr)
+            traceback.print_exc()
+        else:
+            print(f"jdiff: {' '.join(str(error).split())}", file=sys.stderr)
         return distributed.leave(1)
     except KeyboardInterrupt as stop:
         print("jdiff: stopped", file=sys.stderr)

@@ -205,6 +205,7 @@ def test_one_that_hangs_ends_the_other_and_sigterm_saves_by_both(tmp_path, numbe
     status, out, err = ended(two[0])
     if number == signal.SIGTERM:
         assert status == ended(two[1])[0] == 128 + number, err
+        assert "jdiff: SIGTERM: saving, then stopping" in err
         assert out.splitlines()[-1].startswith("stopped at step ")
     else:
         two[1].send_signal(signal.SIGCONT)
@@ -233,6 +234,14 @@ def test_processes_that_do_not_meet(tmp_path, process):
     assert err.count("\n") == 1, err
     assert err.startswith("jdiff: 2 processes did not meet at localhost:")
     assert "JAX_PROCESS_ID or machine.process" in err
+
+
+@pytest.mark.slow
+def test_a_signal_ends_one_that_waits_for_the_others(tmp_path):
+    process = start(1, DIGITS, tmp_path, plain(free_port(), 1))
+    time.sleep(10)  # it has begun to wait, and does so for 60 s
+    process.send_signal(signal.SIGTERM)
+    assert ended(process, 10) == (128 + signal.SIGTERM, "", "jdiff: stopped while starting; nothing is lost\n")
 
 
 def test_a_port_that_is_taken():

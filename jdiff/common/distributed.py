@@ -16,7 +16,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -98,17 +100,20 @@ def join(machine: Any, *, debug: bool) -> None:
     jax.config.update("jax_enable_preemption_service", False)
     if not debug:
         _end_in_a_line(here)
+    meet = partial(
+        jax.distributed.initialize,
+        here.coordinator,
+        here.processes,
+        here.process,
+        local_device_ids=here.local_device,
+        # Nothing is left to be found out; Kubernetes, for one, would ask for a library to do so.
+        cluster_detection_method=None if here.missing or "SLURM_LOCALID" in os.environ else "deactivate",
+        initialization_timeout=PATIENCE_S,
+        heartbeat_timeout_seconds=HEARTBEAT_S,
+    )
     try:
-        jax.distributed.initialize(
-            here.coordinator,
-            here.processes,
-            here.process,
-            local_device_ids=here.local_device,
-            # Nothing is left to be found out; Kubernetes, for one, would ask for a library to do so.
-            cluster_detection_method=None if here.missing or "SLURM_LOCALID" in os.environ else "deactivate",
-            initialization_timeout=PATIENCE_S,
-            heartbeat_timeout_seconds=HEARTBEAT_S,
-        )
+        with ThreadPoolExecutor(1) as thread:  # the main one answers signals while it waits
+            thread.submit(meet).result()
     except Exception as error:
         if here.missing and isinstance(error, ValueError):
             raise UserError(_not_known(here, os.environ)) from error

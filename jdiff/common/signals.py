@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -26,6 +27,14 @@ def in_words(number: int) -> str:
     return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
 
 
+def stderr_descriptor() -> int:
+    """The file descriptor of what people read as stderr: of several processes it is not 2 (see distributed.py)."""
+    try:
+        return sys.stderr.fileno()
+    except (AttributeError, OSError, ValueError):  # no stderr, a closed one, or one in memory
+        return 2
+
+
 @contextlib.contextmanager
 def stoppable() -> Iterator[Callable[[], None]]:
     """Each of these signals ends the process within; once the function given is called, it raises KeyboardInterrupt(its
@@ -41,7 +50,7 @@ def stoppable() -> Iterator[Callable[[], None]]:
         if begun:
             raise KeyboardInterrupt(number)
         with contextlib.suppress(OSError):
-            os.write(2, b"jdiff: stopped while starting; nothing is lost\n")
+            os.write(stderr_descriptor(), b"jdiff: stopped while starting; nothing is lost\n")
         os._exit(128 + number)  # an exception within an import in C may be lost there, or crash it
 
     before = {number: signal.signal(number, stop) for number in heeded()}

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from jdiff.common.signals import heeded, in_words
+from jdiff.common.signals import heeded, in_words, stderr_descriptor
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ class Interrupt:
         numbers = heeded()
         if not numbers:
             return self
-        self._terminals = [file for file in (1, 2) if os.isatty(file)]
+        self._terminals = [file for file in (1, stderr_descriptor()) if os.isatty(file)]
         self._read, self._write = socket.socketpair()
         self._write.setblocking(False)
         self._wakeup_before = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
@@ -142,8 +142,11 @@ class Interrupt:
 
 
 def _tell(words: str) -> None:
+    file = stderr_descriptor()
     with contextlib.suppress(OSError):
-        os.write(2, f"{chr(10) * os.isatty(2)}jdiff: {words}\n".encode())  # past a progress bar, and past any lock
+        os.write(
+            file, f"{chr(10) * os.isatty(file)}jdiff: {words}\n".encode()
+        )  # past a progress bar, and past any lock
 
 
 def _end(number: int, words: str) -> None:
