@@ -52,7 +52,7 @@ class DamagedError(UserError):
 class Checkpoints:
     """The checkpoints in `directory`; a context manager that waits for the last save on exit.
 
-    keep_last: the number of newest checkpoints to keep, beside the one with the lowest held-out loss and that of the step
+    keep_last: the number of newest checkpoints to keep, beside the one with the lowest held-out loss and that of step
     `keep`. Raises UserError where `directory` is not writable.
     """
 
