@@ -485,6 +485,7 @@ def test_samples_of_each_kind_of_condition(model):
     )
 
 
+@pytest.mark.slow  # test_guidance has the arithmetic
 def test_guidance_towards_some_conditions_through_the_model(model):
     """By its denoiser; and in its images, a scale of 1 is the plain model, whatever is guided."""
     denoise, task_cond = model.task.denoiser(model.weights), model.request(3).cond

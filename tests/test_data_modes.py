@@ -66,7 +66,9 @@ def test_masks_are_drawn_from_photos(pairs, tmp_path):
     assert (masks.shape, masks.dtype) == ((3, 16, 16, 1), np.uint8)
 
 
-@pytest.mark.parametrize(("dtype", "low", "high"), [("uint16", 0, 4095), ("float32", -1000.0, 3000.0)])
+@pytest.mark.parametrize(
+    ("dtype", "low", "high"), [("uint16", 0, 4095), pytest.param("float32", -1000.0, 3000.0, marks=pytest.mark.slow)]
+)
 def test_samples_are_of_the_datas_kind(tmp_path, dtype, low, high):
     """12-bit and float scans of five channels: in, through training, and out again in their own values."""
     values = np.random.default_rng(0).uniform(low, high, (40, 8, 8, 5)).astype(dtype)

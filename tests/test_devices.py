@@ -71,6 +71,7 @@ def samples(runs, environment, name):
     return np.load(file)
 
 
+@pytest.mark.slow  # CI has the losses on one and eight devices, and each layout compiled once
 def test_the_same_noise_and_images_for_any_devices_and_batch_size(runs):
     one, eight = samples(runs, ONE, "from_one"), samples(runs, EIGHT, "from_eight")
     assert (one["devices"], eight["devices"]) == (1, 8)
@@ -83,6 +84,7 @@ def test_the_same_noise_and_images_for_any_devices_and_batch_size(runs):
     assert np.abs(one["noisy"].astype(int) - eight["noisy"]).max() <= 1
 
 
+@pytest.mark.slow  # CI has two processes that go on as one
 def test_a_checkpoint_of_one_layout_goes_on_in_another(runs):
     arguments = (config("digits"), *WIDE, "--config.train.steps=25")
     on_one = run_command(*arguments, "--workdir=eight", cwd=runs, **ONE)

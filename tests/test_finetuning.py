@@ -48,6 +48,7 @@ def three_classes(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow  # CI has weights of other networks and low-rank parts
 def test_other_classes_and_another_size(tiny_run, three_classes, tmp_path):
     """All weights come along but the classes' vectors, which are new, and named; the null's is kept."""
     data = ("--config.data.image_size=16", "--config.data.channels=1", "--config.model.sigma_data=0.75")
@@ -71,6 +72,7 @@ def test_other_classes_and_another_size(tiny_run, three_classes, tmp_path):
     assert jdiff.load(run).sample(2, labels=["a", "c"]).shape == (2, 16, 16, 1)
 
 
+@pytest.mark.slow  # likewise
 def test_the_network_is_taken_from_the_weights(tiny_run, tmp_path):
     """What the config says of the network does not count; a run of another prediction is refused."""
     wide = (config("digits"), f"--config.train.initial={tiny_run.workdir}", *STILL)

@@ -15,7 +15,7 @@ def needs(name):
 
 
 # One of attention by a UNet, whose compilation takes most of a test's time; conditions by a DiT.
-QUICK = [name for name in kinds.KINDS if name.startswith("condition")]
+QUICK = [name for name in kinds.KINDS if name.startswith("condition") and "image as tokens" not in name]
 QUICK += ["attention: transformer, with a text"]
 
 

@@ -213,7 +213,7 @@ def test_inpainting_keeps_what_is_not_masked(model, digits):
         model.inpaint(digits, mask, sampler="dpmpp_2m")
 
 
-@pytest.mark.parametrize("which", ["model", "table_model"])
+@pytest.mark.parametrize("which", ["model", pytest.param("table_model", marks=pytest.mark.slow)])
 def test_bits_per_dim(which, digits, request):
     """A real digit needs fewer bits than noise does; the estimates of one number are near one another."""
     model = request.getfixturevalue(which)
@@ -231,6 +231,7 @@ def test_bits_per_dim(which, digits, request):
         model.bits_per_dim(digits, method="exact")
 
 
+@pytest.mark.slow  # samples by themselves depend on their noise alone in test_samplers
 def test_one_noise_in_several_numbers_of_steps(model, run, tmp_path):
     compared = model.compare_steps((2, 4), 5)
     assert compared.shape == (2, 5, 8, 8, 1)

@@ -31,6 +31,7 @@ SHORT = (
 )
 
 
+@pytest.mark.slow  # its first step is traced by test_shipped_configs
 def test_fashion_mnist_trains_and_resumes(test_data, tmp_path):
     """In their own size they take four times as long; CIFAR-10's are not scaled below."""
     arguments = [config("fashion_mnist"), *SHORT, f"--config.data.dir={test_data / 'tfds'}"]
