@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int, PyTree
 from tqdm import tqdm
 
-from jdiff.common.errors import DrawingError, is_out_of_memory
+from jdiff.common.errors import DrawingError, UserError, is_out_of_memory
 from jdiff.common.keys import image_keys, named
 from jdiff.common.ranges import SCREEN
 from jdiff.diffusion import drivers, variational
@@ -180,6 +180,7 @@ def in_batches(
     spare.
 
     Where memory runs out, the size is halved and a warning says so; DrawingError where there is nothing left to halve.
+    One of several processes raises UserError at once: the others, who know nothing of it, wait for its part.
     """
     size += -size % mesh.size  # every device holds as many
     at, ahead = numbers.start, None
@@ -210,14 +211,14 @@ def in_batches(
 
 def _smaller(size: int, mesh: Mesh, error: Exception) -> int:
     """About half of `size`."""
-    half = size // 2 // mesh.size * mesh.size
+    half, alone = size // 2 // mesh.size * mesh.size, jax.process_count() == 1
     if not half:
-        raise DrawingError(
+        raise (DrawingError if alone else UserError)(
             f"out of memory, even for {size} images at a time: end what else uses the device's memory, or take a "
             "larger device"
         ) from error
-    if jax.process_count() > 1:  # the others know nothing of it
-        raise DrawingError(f"out of memory for {size} images at a time: set sample.batch_size={half}") from error
+    if not alone:
+        raise UserError(f"out of memory for {size} images at a time: set sample.batch_size={half}") from error
     warnings.warn(
         f"out of memory for {size} images at a time; going on with {half}; set sample.batch_size={half}",
         stacklevel=2,

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from jdiff import from_config
 from jdiff.common import pictures
-from jdiff.common.errors import DrawingError, is_out_of_memory
+from jdiff.common.errors import DrawingError, UserError, is_out_of_memory
 from jdiff.common.keys import folded, named, root_key
 from jdiff.common.processes import is_first_process
 from jdiff.data import pipeline
@@ -78,7 +78,8 @@ def held_out_loss(config: ConfigDict, task: Task, mesh: Mesh, held_out: Source |
             if not is_out_of_memory(error):
                 raise
             fewer = max(1, min(size, images) // 2)
-            raise DrawingError(f"out of memory for the held-out loss: set train.holdout_images={fewer}") from error
+            kind = DrawingError if jax.process_count() == 1 else UserError  # others wait for this one's part
+            raise kind(f"out of memory for the held-out loss: set train.holdout_images={fewer}") from error
         return Report(scalars={f"holdout_{name}": value for name, value in means.items()})
 
     return [(config.checkpoint.every, evaluate)]

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from jdiff.common import distributed
 from jdiff.common.errors import UserError
 from jdiff.training import sharding
 from jdiff.training.checkpoints import Checkpoints, read_weights
@@ -69,6 +70,16 @@ def test_a_crash_in_the_middle_of_a_save_is_swept_away(tmp_path):
         checkpoints.save(at(2), config={}, holdout_loss=0.5)
         checkpoints.wait()
         assert checkpoints.latest() == 2
+
+
+def test_another_model_is_told_only_once_no_other_process_has_died(tmp_path, monkeypatch):
+    save_all(tmp_path, {3: None})
+    waited = []
+    monkeypatch.setattr(distributed, "wait_for_verdict", lambda: waited.append(True))
+    wrong = {"ema": {"a": jax.ShapeDtypeStruct((2, 2), jnp.float32)}, "task_state": {}}
+    with pytest.raises(UserError, match="cannot be read as this model's"):
+        read_weights(tmp_path, "latest", sharding.abstract(MESH, wrong))
+    assert waited
 
 
 def test_no_checkpoint_at_all(tmp_path):

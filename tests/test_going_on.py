@@ -15,6 +15,7 @@ from jdiff.data.sources.folder import Folder
 from jdiff.training import history, sharding
 from jdiff.training.checkpoints import Checkpoints
 from jdiff.training.optimizer import carried_over, make_optimizer
+from jdiff.training.writers import Jsonl
 from jdiff.weights.resume import last_good
 from jdiff.weights.start import initial_state
 from tests.conftest import TINY, config, refusal, run_here
@@ -203,6 +204,17 @@ def test_going_back_gives_the_run_that_was_never_longer(run, straight):
     assert "steps 5 to 6" in said
     line = refusal(*DIGITS, "--config.checkpoint.resume_from=7", cwd=run)
     assert "checkpoint.resume_from=7: there are checkpoints of 5, 6" in line
+
+
+def test_damaged_lines_of_the_metrics_are_counted(tmp_path, capsys):
+    lines = [b'{"step": 1, "loss": 0.5}', b'{"step": 2, "lo', b'{"step": 3, "loss": 0.\xff}', b'{"step": "4"}', b"[5]"]
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([*lines, b'{"step": 6}', b'{"step": 7}']))
+    writer = Jsonl(tmp_path / "metrics.jsonl", start=6)
+    writer.scalars(7, {"loss": 0.25})
+    writer.close()
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows == [{"step": 1, "loss": 0.5}, {"step": 6}, {"step": 7, "loss": 0.25}]
+    assert "metrics.jsonl: left out 4 damaged lines" in capsys.readouterr().out
 
 
 def images(folder, seed=0, count=40):

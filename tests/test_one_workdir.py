@@ -14,6 +14,7 @@ import pytest
 
 import jdiff
 from jdiff.common.errors import UserError
+from jdiff.training.checkpoints import ALL, DIGESTS, OF_SAMPLES, damage
 from tests.conftest import TINY, config, refusal, run_here
 from tests.forked import server
 from tests.test_resume import ARGUMENTS, assert_same_state, steps_saved, wait_for
@@ -80,6 +81,13 @@ def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
+def overwrite(file: Path, part: slice, *, bit: bool = False) -> None:
+    """Other bytes, as many as before."""
+    held = np.frombuffer(file.read_bytes(), np.uint8).copy()
+    held[part] = held[part] ^ 1 if bit else 0
+    file.write_bytes(held.tobytes())
+
+
 DAMAGE = {
     "no meta": lambda folder: shutil.rmtree(folder / "meta"),
     "a torn meta": lambda folder: cut(folder / "meta" / "metadata"),
@@ -92,10 +100,18 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_checkpoint_is_named_with_the_one_before_that_is_whole(whole, tmp_path, damage, capfd):
+# What a disk or a copy does to a file that keeps its size.
+CHANGED = {
+    "a bit": lambda folder: overwrite(largest(folder / "weights"), slice(1000, 1001), bit=True),
+    "ten zeros": lambda folder: overwrite(largest(folder / "weights"), slice(1000, 1010)),
+    "a tail of zeros": lambda folder: overwrite(largest(folder / "weights"), slice(2000, None)),
+}
+
+
+@pytest.mark.parametrize("how", [*DAMAGE, *CHANGED])
+def test_a_damaged_checkpoint_is_named_with_the_one_before_that_is_whole(whole, tmp_path, how, capfd):
     shutil.copytree(whole / "run", tmp_path / "run")
-    DAMAGE[damage](tmp_path / "run" / "checkpoints" / "20")
+    (DAMAGE | CHANGED)[how](tmp_path / "run" / "checkpoints" / "20")
     cut(largest(tmp_path / "run" / "checkpoints" / "15" / "weights"))
     with pytest.raises(UserError, match=r"checkpoints/20 is damaged \(.*the one of step 10 is whole") as caught:
         jdiff.load(tmp_path / "run")
@@ -103,6 +119,23 @@ def test_a_damaged_checkpoint_is_named_with_the_one_before_that_is_whole(whole, 
     assert capfd.readouterr() == ("", "")
     assert "take it with sample.checkpoint=10" in str(caught.value)
     assert jdiff.load(tmp_path / "run" / ".." / "run", checkpoint=10).step == 10
+
+
+@pytest.mark.parametrize("how", [*DAMAGE, "a tail of zeros"])
+def test_a_damaged_checkpoint_without_digests(whole, tmp_path, how):
+    """Of a run of before there were any: what cannot be decoded is told."""
+    folder = shutil.copytree(whole / "run" / "checkpoints" / "20", tmp_path / "20")
+    (folder / DIGESTS).unlink()
+    assert damage(folder, ALL) == ""
+    (DAMAGE | CHANGED)[how](folder)
+    assert damage(folder, OF_SAMPLES)
+
+
+def test_damaged_digests_are_left_aside(whole, tmp_path):
+    folder = shutil.copytree(whole / "run" / "checkpoints" / "20", tmp_path / "20")
+    assert all((other / DIGESTS).is_file() for other in (whole / "run" / "checkpoints").iterdir())
+    cut(folder / DIGESTS)
+    assert damage(folder, ALL) == ""
 
 
 def test_a_damaged_checkpoint_at_sample_and_resume(whole, tmp_path):
@@ -117,7 +150,7 @@ def test_a_damaged_checkpoint_at_sample_and_resume(whole, tmp_path):
     assert result.status == 0, result.err
     result = run_here(*SHORT, cwd=tmp_path)
     assert result.status == 0, result.err
-    assert "checkpoints/20 is damaged (its part weights is cut short" in result.out
+    assert "checkpoints/20 is damaged (weights/" in result.out
     assert "; 15, 20 now in " in result.out
     assert sorted(path.name for path in (tmp_path / "run" / "set_aside" / "damaged").glob("*[05]")) == ["15", "20"]
     assert "training: steps 10 to 20" in result.out

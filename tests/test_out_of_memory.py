@@ -11,8 +11,9 @@ import pytest
 
 import jdiff
 from jdiff import compiled
-from jdiff.common.errors import DrawingError, is_out_of_memory
+from jdiff.common.errors import DrawingError, UserError, is_out_of_memory
 from jdiff.modes import train
+from jdiff.training import sharding
 from jdiff.training.memory import smaller_steps
 from tests.conftest import TINY, config, refusal, run_here
 
@@ -99,6 +100,14 @@ def test_samples_in_smaller_batches_are_the_same(tiny_run):
             pytest.raises(DrawingError, match="out of memory, even for 1 images at a time"),
         ):
             model.sample(2, **settings)
+
+
+@pytest.mark.parametrize("images", [1, 8])
+def test_one_of_several_processes_ends_where_it_would_go_on_alone(images):
+    """The others wait for its part of what it would leave out."""
+    with mock.patch("jax.process_count", return_value=2), pytest.raises(UserError, match="out of memory") as caught:
+        compiled._smaller(images, sharding.make_mesh(), FULL)
+    assert type(caught.value) is UserError
 
 
 def test_training_goes_on_without_a_picture(tmp_path):

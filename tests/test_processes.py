@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,6 +18,8 @@ from PIL import Image
 from configs import base
 from jdiff.common import distributed
 from jdiff.common.errors import UserError
+from jdiff.common.processes import of_first_process
+from jdiff.training.interrupt import Interrupt
 from tests.conftest import FAST_COMPILE, REPOSITORY, TINY, config, run_here, start_command
 
 ONE_DEVICE = "--xla_force_host_platform_device_count=1"
@@ -194,23 +197,79 @@ def test_slurm_tasks_train_as_one_until_one_is_killed(tmp_path, on_two_devices, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGTERM])
-def test_one_that_hangs_ends_the_other_and_sigterm_saves_by_both(tmp_path, number):
+def test_one_that_hangs_ends_the_other(tmp_path):
     two = start_two((*DIGITS, "--config.train.steps=100000", "--workdir=run"), tmp_path, plain)
     wait_for(lambda: len(losses(tmp_path / "run")) >= 12, two)
-    two[1].send_signal(number)
-    if number == signal.SIGTERM:
-        two[0].send_signal(number)  # as Slurm does
+    two[1].send_signal(signal.SIGSTOP)
     began = time.monotonic()
-    status, out, err = ended(two[0])
-    if number == signal.SIGTERM:
-        assert status == ended(two[1])[0] == 128 + number, err
-        assert "jdiff: SIGTERM: saving, then stopping" in err
-        assert out.splitlines()[-1].startswith("stopped at step ")
-    else:
-        two[1].send_signal(signal.SIGCONT)
-        assert_lost(status, err, time.monotonic() - began)
-        assert ended(two[1])[0] == 1
+    status, _, err = ended(two[0])
+    two[1].send_signal(signal.SIGCONT)
+    assert_lost(status, err, time.monotonic() - began)
+    assert ended(two[1])[0] == 1
+
+
+def test_both_answer_sigterm_and_save_long_before_the_next_line_of_the_log(tmp_path):
+    arguments = (*DIGITS, "--config.train.steps=100000000", "--config.log.every=100000000", "--workdir=run")
+    checkpoints = tmp_path / "run" / "checkpoints"
+    two = start_two((*arguments, "--config.checkpoint.every=50"), tmp_path, plain)
+    wait_for(lambda: (checkpoints / "50").exists(), two)
+    began = time.monotonic()
+    for process in two:  # as Slurm does
+        process.send_signal(signal.SIGTERM)
+    for process in two:
+        status, out, err = ended(process)
+        assert status == 128 + signal.SIGTERM, err
+        assert "jdiff: SIGTERM: saving, then stopping; a second SIGTERM stops without\n" in err
+        if process is two[0]:
+            last = out.splitlines()[-1]
+    assert time.monotonic() - began < 30
+    step = int(re.match(r"stopped at step (\d+) and saved it in run/checkpoints;", last)[1])
+    saved = json.loads((checkpoints / str(step) / "digests.json").read_text())
+    assert {name.split("/")[1] for name in saved if "ocdbt.process" in name} == {"ocdbt.process_0", "ocdbt.process_1"}
+
+
+@pytest.mark.parametrize(("step_seconds", "most", "least"), [(0.01, 40, 10), (3.0, 100, 100)])
+def test_how_often_processes_ask_each_other(monkeypatch, step_seconds, most, least):
+    """Every two seconds or so, whatever log.every."""
+    now, asked = [1000.0], []
+
+    def gather(mine):
+        asked.append(now[0])
+        return np.stack([mine, mine])
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr("jax.experimental.multihost_utils.process_allgather", gather)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    interrupt = Interrupt()
+    for step in range(51, 51 + (2000 if step_seconds < 1 else 100)):
+        now[0] += step_seconds
+        assert not interrupt.asked(step, 10**6)
+    assert least <= len(asked) <= most
+    assert max(np.diff(asked)) <= max(2.5, step_seconds * 1.01)
+    interrupt.signal = int(signal.SIGTERM)
+    assert any(interrupt.asked(step, 10**6) for step in range(step + 1, step + 500))
+
+
+def test_what_the_first_process_finds_is_what_all_find(monkeypatch):
+    sent = []
+
+    def found(process, find):
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        monkeypatch.setattr(jax, "process_index", lambda: process)
+        send = (lambda value: sent.append(value) or value) if process == 0 else (lambda value: sent.pop(0))
+        monkeypatch.setattr("jax.experimental.multihost_utils.broadcast_one_to_all", send)
+        return of_first_process(find)
+
+    def refuse():
+        raise UserError("a fault")
+
+    for value in (None, [3, "damagé", None]):
+        assert found(0, lambda value=value: value) == value
+        assert found(1, refuse) == value
+    with pytest.raises(UserError, match="a fault"):
+        found(0, refuse)
+    with pytest.raises(UserError, match="a fault"):
+        found(1, lambda: 1)
 
 
 def test_processes_given_by_variables_train_on_captions_to_the_same_losses(tmp_path, captioned, on_two_devices):

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from jdiff.common.files import write_whole
 
 SHARD, SHARDS = "{:09d}.npz", "[0-9]" * 9 + ".npz"  # by the number of its first row
 
@@ -55,16 +56,16 @@ class Shards:
             if not held:
                 shard.unlink()
             rows += held
-        for torn in self.parts.glob(SHARDS + ".*.tmp"):
+        for torn in self.parts.glob(f".{SHARDS}.tmp"):
             torn.unlink()
         text = json.dumps(request, indent=2) + "\n"
-        _replace(self.index, lambda fresh: fresh.write_text(text, encoding="utf-8"))
+        write_whole(self.index, lambda fresh: fresh.write_text(text, encoding="utf-8"))
         return rows, other
 
     def write(self, first: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Write the rows from number `first` on; every shard's arrays are of the same dtypes."""
         rows = len(next(iter(arrays.values())))
-        _replace(self.parts / SHARD.format(first), lambda fresh: _save(fresh, lambda: iter([arrays]), rows))
+        write_whole(self.parts / SHARD.format(first), lambda fresh: _save(fresh, lambda: iter([arrays]), rows))
 
     def __iter__(self) -> Iterator[Mapping[str, np.ndarray]]:
         """The arrays of one shard after the other, each read when it is asked for."""
@@ -74,7 +75,7 @@ class Shards:
 
     def finish(self, rows: int) -> None:
         """Write the file of all rows, so many, in the memory of one shard."""
-        _replace(self.file, lambda fresh: _save(fresh, self.__iter__, rows))
+        write_whole(self.file, lambda fresh: _save(fresh, self.__iter__, rows))
 
     def clear(self) -> None:
         """Delete the shards."""
@@ -115,15 +116,3 @@ def _save(file: Path, parts: Callable[[], Iterator[Mapping[str, np.ndarray]]], r
                         form = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False}
                         np.lib.format.write_array_header_1_0(member, {**form, "shape": (rows, *array.shape[1:])})
                     member.write(array.tobytes())
-
-
-def _replace(file: Path, write: Callable[[Path], Any]) -> None:
-    """Replace a file by what `write` writes, once that is on the disk."""
-    fresh = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    try:
-        write(fresh)
-        with fresh.open("rb") as written:
-            os.fsync(written.fileno())
-        fresh.replace(file)
-    finally:
-        fresh.unlink(missing_ok=True)

@@ -6,20 +6,25 @@ The checkpoint of step k holds three items:
     training  for resuming, besides: parameters, optimizer state, key, step, counters
     meta      JSON: the config and the data position (batches consumed)
 
+and DIGESTS, by which files are known that are no longer as they were saved; it comes and goes with its checkpoint.
+
 Which there are is read from the disk at every question: while a run trains, others read it, and its checkpoints come
 and go.
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 import re
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 import tensorstore as ts
 from jaxtyping import PyTree
@@ -27,12 +32,15 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from jdiff.common import distributed
 from jdiff.common.errors import UserError, first_line
-from jdiff.common.processes import is_first_process, wait_for_all_processes
+from jdiff.common.files import replace_file
+from jdiff.common.processes import is_first_process, of_first_process, wait_for_all_processes
 from jdiff.training.step import FROZEN, TrainState
 
 METRIC = "holdout_loss"
 OF_SAMPLES = ("weights", "meta")
 ALL = ("weights", "training", "meta")
+DIGESTS = "digests.json"  # {file: digest}
+ARRAYS = {".zarray": "zarr", "zarr.json": "zarr3"}  # an array's own file -> tensorstore's driver
 SWEPT_WITHIN = 1.0  # seconds: a checkpoint that cannot be read and is still there is not being swept
 
 
@@ -80,10 +88,19 @@ class Checkpoints:
                     preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
                     best_fn=lambda metrics: -metrics[METRIC],  # without it, orbax saves no metrics
                     cleanup_tmp_directories=True,  # left by a crash during a save
+                    # In the thread that saves and by the first process, before the checkpoint gets its name.
+                    async_options=ocp.options.AsyncOptions(post_finalization_callback=self._digest),
                 ),
             )
         except OSError as error:
             raise UserError(f"cannot write checkpoints to {self.directory}: {error}") from error
+
+    def _digest(self) -> None:
+        """Write the digests of what is being saved."""
+        name = str(self._saving)
+        unfinished = self.directory.glob(f"{name}{ocp.utils.TMP_DIR_SUFFIX}*")
+        folder = next(unfinished, self.directory / name)
+        replace_file(folder / DIGESTS, json.dumps(_digests(folder), indent=1) + "\n")
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -111,10 +128,8 @@ class Checkpoints:
 
     def config(self, step: int) -> dict[str, Any]:
         """The config that the checkpoint of `step` was saved with. Raises DamagedError where it cannot be read."""
-        path = self.directory / str(step)
-        if why := damage(path, ("meta",)):
-            raise _damaged(self.directory, step, why, ALL)
-        return json.loads((path / "meta" / "metadata").read_bytes())["config"]
+        _check_whole(self.directory, step, ("meta",))
+        return json.loads((self.directory / str(step) / "meta" / "metadata").read_bytes())["config"]
 
     def set_aside(self, steps: Iterable[int], reason: str) -> Path:
         """Move the checkpoints of `steps` out of the run's way, so that it can save these steps again: into a folder
@@ -169,8 +184,7 @@ class Checkpoints:
 
         Raises DamagedError where it cannot be read.
         """
-        if why := damage(self.directory / str(step), ALL):
-            raise _damaged(self.directory, step, why, ALL)
+        _check_whole(self.directory, step, ALL)
         weights, training = _split(abstract)
         restored = _restored(self.directory / str(step), weights=weights, training=training)
         state = TrainState(**restored["weights"], **restored["training"])
@@ -217,57 +231,114 @@ def read_weights(directory: Path, wanted: str, abstract: PyTree) -> tuple[int, P
     wanted then. Raises DamagedError where it cannot be read.
     """
     while True:
+        found = of_first_process(partial(_found, directory, wanted))
+        if found is None:
+            return None
+        step, why, earlier = found
+        if why:
+            raise DamagedError(why, earlier)
+        path = directory / str(step)
+        try:
+            return step, _restored(path, weights=_without_frozen(abstract))["weights"]
+        except UserError:
+            if jax.process_count() > 1 or not damage(path, OF_SAMPLES):  # else it has been swept since
+                raise
+
+
+def _found(directory: Path, wanted: str) -> tuple[int, str, int | None] | None:
+    """(the step that is wanted; what is wrong with it, "" where it is whole; the newest whole one before it). None
+    without any checkpoint.
+    """
+    while True:
         step = find(directory, wanted)
         if step is None:
             return None
         path = directory / str(step)
-        why = damage(path, OF_SAMPLES)
-        if not why:
-            try:
-                return step, _restored(path, weights=_without_frozen(abstract))["weights"]
-            except UserError:
-                if not (why := damage(path, OF_SAMPLES)):
-                    raise
+        if not (why := damage(path, OF_SAMPLES)):
+            return step, "", None
         until = time.monotonic() + SWEPT_WITHIN
         while path.is_dir() and time.monotonic() < until:
             time.sleep(0.05)
         if path.is_dir() and find(directory, wanted) == step:
-            raise _damaged(directory, step, why, OF_SAMPLES)
+            return step, *_fault(directory, step, why, OF_SAMPLES)
 
 
 def damage(path: Path, items: Sequence[str]) -> str:
     """What is wrong with a checkpoint, by a full read of these items; "" where it is whole."""
+    digests = _saved_digests(path)
     for item in items:
         try:
-            if item == "meta":
+            if saved := {name: digest for name, digest in digests.items() if name.startswith(f"{item}/")}:
+                for name, digest in saved.items():
+                    if _digest_of(path / name) != digest:
+                        return f"{name} is not as it was saved"
+            elif item == "meta":
                 json.loads((path / item / "metadata").read_bytes())
-                continue
-            for file in (path / item / "_METADATA", *(path / item / "array_metadatas").glob("*")):
-                json.loads(file.read_bytes())
-            _read_all(path / item)
+            else:
+                _read_all(path / item)
         except FileNotFoundError as error:
             return f"{Path(error.filename).relative_to(path)} is missing"
         except (OSError, ValueError):  # whatever JSON and tensorstore meet in a file that is cut short
-            return f"its part {item} is cut short, or a file of it is missing"
+            return f"its part {item} is cut short, or a file of it is damaged or missing"
     return ""
 
 
+def _digests(path: Path) -> dict[str, str]:
+    """{file of an item: its digest} of a checkpoint."""
+    files = sorted(file for item in ALL for file in (path / item).rglob("*") if file.is_file())
+    return {file.relative_to(path).as_posix(): _digest_of(file) for file in files}
+
+
+def _digest_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _saved_digests(path: Path) -> dict[str, str]:
+    """Empty where they are missing or damaged: the checkpoint may be whole all the same."""
+    try:
+        return dict(json.loads((path / DIGESTS).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
 def _read_all(item: Path, at_once: int = 64) -> None:
-    """Read all arrays of an item, as bytes. Raises ValueError or OSError where one cannot be read."""
-    store = ts.KvStore.open({"driver": "ocdbt", "base": {"driver": "file", "path": f"{item.resolve()}/"}}).result()
-    names = store.list().result()
+    """Read and decode all arrays of an item. Raises ValueError or OSError where one cannot be; other values that can be
+    decoded are not seen.
+    """
+    for file in (item / "_METADATA", *(item / "array_metadatas").glob("*")):
+        json.loads(file.read_bytes())
+    files = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{item.resolve()}/"}}
+    store = ts.KvStore.open(files).result()
+    names = [name.decode() for name in store.list().result()]
     if not names:
         raise ValueError(f"{item} holds no arrays")
     for first in range(0, len(names), at_once):
         for value in [store.read(name) for name in names[first : first + at_once]]:
             if not value.result().value:  # in a file that is lost
                 raise ValueError(f"{item} lacks arrays")
+    for name in names:
+        array, _, kind = name.rpartition("/")
+        if driver := ARRAYS.get(kind):
+            ts.open({"driver": driver, "kvstore": {**files, "path": f"{array}/"}}).result().read().result()
 
 
-def _damaged(directory: Path, step: int, why: str, items: Sequence[str]) -> DamagedError:
+def _check_whole(directory: Path, step: int, items: Sequence[str]) -> None:
+    """Raises DamagedError where these items are not whole. The first process reads, for all to go on alike."""
+
+    def fault() -> tuple[str, int | None] | None:
+        why = damage(directory / str(step), items)
+        return _fault(directory, step, why, ALL) if why else None
+
+    if found := of_first_process(fault):
+        raise DamagedError(*found)
+
+
+def _fault(directory: Path, step: int, why: str, items: Sequence[str]) -> tuple[str, int | None]:
+    """The arguments of a DamagedError."""
     before = (other for other in reversed(steps(directory)) if other < step)
     earlier = next((other for other in before if not damage(directory / str(other), items)), None)
-    return DamagedError(f"the checkpoint {directory / str(step)} is damaged ({why})", earlier)
+    return f"the checkpoint {directory / str(step)} is damaged ({why})", earlier
 
 
 def _restored(path: Path, **abstract: PyTree) -> Mapping[str, PyTree]:
@@ -277,6 +348,7 @@ def _restored(path: Path, **abstract: PyTree) -> Mapping[str, PyTree]:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
             return checkpointer.restore(path, args=ocp.args.Composite(**items))
     except Exception as error:  # orbax and tensorstore raise of every kind
+        distributed.wait_for_verdict()  # it may be another process that failed
         raise UserError(f"the checkpoint {path} cannot be read as this model's: {first_line(error)}") from error
 
 

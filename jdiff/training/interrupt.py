@@ -18,6 +18,7 @@ from jdiff.common.signals import heeded, in_words, stderr_descriptor
 
 T = TypeVar("T")
 
+ASK_EVERY = 2.0  # seconds: several processes ask each other whether a signal has come
 SAME = 0.1  # seconds: a terminal and a wrapper, such as timeout, pass on one signal twice
 
 
@@ -39,6 +40,8 @@ class Interrupt:
         self.saved: Callable[[], int | None] = lambda: None
         self._first = -float("inf")
         self._may_break = False
+        self._asked = (0, 0.0)  # at which step, and when, several processes asked each other
+        self._ask_after = 1  # steps
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupt":
@@ -66,18 +69,24 @@ class Interrupt:
         self._write.close()
 
     def asked(self, step: int, every: int) -> bool:
-        """Whether a signal has come; several processes ask each other, at every so many steps alone (asking waits for
-        the devices).
+        """Whether a signal has come. Several processes ask each other, which waits for the devices: about every
+        ASK_EVERY seconds, at steps that follow from the slowest one's time, and after `every` steps at the latest.
         """
         if jax.process_count() == 1:
             return self.signal is not None
-        if step % every:
+        before, then = self._asked
+        if step - before < self._ask_after:
             return False
         from jax.experimental import multihost_utils
 
-        asked = bool(multihost_utils.process_allgather(np.int32(self.signal or 0)).max())
+        mine = np.array([self.signal or 0, time.monotonic() - then], np.float32)
+        asked, seconds = multihost_utils.process_allgather(mine).reshape(-1, 2).max(axis=0).tolist()
+        self._asked = (step, time.monotonic())
+        at_this_speed = (step - before) * ASK_EVERY / max(seconds, 1e-6)
+        # The first steps are slow, and others may be: twice as rarely at most.
+        self._ask_after = int(max(1, min(at_this_speed, 2 * self._ask_after, every)))
         self.signal = self.signal or (int(signal.SIGTERM) if asked else None)
-        return asked
+        return bool(asked)
 
     def unless_asked(self, call: Callable[[], T]) -> T | None:
         """The result of a call that a signal ends, and prevents: then None. Several processes end theirs together, so
@@ -143,10 +152,8 @@ class Interrupt:
 
 def _tell(words: str) -> None:
     file = stderr_descriptor()
-    with contextlib.suppress(OSError):
-        os.write(
-            file, f"{chr(10) * os.isatty(file)}jdiff: {words}\n".encode()
-        )  # past a progress bar, and past any lock
+    with contextlib.suppress(OSError):  # past a progress bar, and past any lock
+        os.write(file, f"{chr(10) * os.isatty(file)}jdiff: {words}\n".encode())
 
 
 def _end(number: int, words: str) -> None:

@@ -37,15 +37,17 @@ class Writer(Protocol):
 class Jsonl:
     """metrics.jsonl: a JSON object a line, "step" and then scalars; null where a value is not finite.
 
-    start: the step that training resumes from. Lines of later steps, and an incomplete last line, which a killed run
-    left, are deleted. Raises UserError where the file cannot be written.
+    start: the step that training resumes from. Lines of later steps are deleted, and damaged ones, which is
+    said. Raises UserError where the file cannot be written.
     """
 
     def __init__(self, path: Path, *, start: int):
         try:
             if path.exists():
-                kept = [line for line in path.read_text().splitlines() if _step(line) <= start]
-                replace_file(path, "".join(line + "\n" for line in kept))
+                lines = [(_step(line), line) for line in path.read_bytes().splitlines()]
+                replace_file(path, b"".join(line + b"\n" for step, line in lines if step is not None and step <= start))
+                if damaged := sum(step is None for step, _ in lines):
+                    say(f"{path}: left out {damaged} damaged line{'s' * (damaged > 1)}")
             self._file = path.open("a")
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror}; make room or mend the permissions") from error
@@ -69,12 +71,13 @@ class Jsonl:
         self._file.close()
 
 
-def _step(line: str) -> float:
-    """The step of a line; infinite for an incomplete line."""
+def _step(line: bytes) -> int | None:
+    """The step of a line; None for a damaged one, such as the last one of a killed run."""
     try:
-        return json.loads(line)["step"]
+        step = json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
-        return math.inf
+        return None
+    return step if isinstance(step, int) else None
 
 
 class TensorBoard:
