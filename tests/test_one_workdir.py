@@ -141,7 +141,7 @@ def test_damaged_digests_are_left_aside(whole, tmp_path):
 def test_a_damaged_checkpoint_at_sample_and_resume(whole, tmp_path):
     shutil.copytree(whole / "run", tmp_path / "run")
     checkpoints = tmp_path / "run" / "checkpoints"
-    cut(largest(checkpoints / "20" / "weights"))
+    cut(checkpoints / "20" / "meta" / "metadata")
     cut(largest(checkpoints / "15" / "training"))
     told = refusal("--mode=sample", "--workdir=run", "--config.sample.checkpoint=20", cwd=tmp_path)
     assert "run/checkpoints/20 is damaged (" in told
@@ -150,7 +150,7 @@ def test_a_damaged_checkpoint_at_sample_and_resume(whole, tmp_path):
     assert result.status == 0, result.err
     result = run_here(*SHORT, cwd=tmp_path)
     assert result.status == 0, result.err
-    assert "checkpoints/20 is damaged (weights/" in result.out
+    assert "checkpoints/20 is damaged (meta/metadata is not as it was saved)" in result.out
     assert "; 15, 20 now in " in result.out
     assert sorted(path.name for path in (tmp_path / "run" / "set_aside" / "damaged").glob("*[05]")) == ["15", "20"]
     assert "training: steps 10 to 20" in result.out

@@ -1,5 +1,6 @@
 """Where a run goes on: what may change there, and which checkpoint it goes on from."""
 
+import contextlib
 import math
 import shutil
 from collections.abc import Callable, Mapping
@@ -39,7 +40,8 @@ def goes_on(config: ConfigDict, workdir: Path, checkpoints: Checkpoints) -> tupl
     followed = 0 if changes else saved.checkpoint.resume_from  # told changes ask to go back once more
     step = _gone_back(config.checkpoint.resume_from, followed, latest, workdir, checkpoints)
     config.lora.base = saved.lora.base
-    count_from(config, checkpoints, step)
+    with contextlib.suppress(DamagedError):  # then begin_from_whole goes further back, and counts from there
+        count_from(config, checkpoints, step)
     lines = [f"{name} is {now!r}, {before!r} before" for name, (before, now) in changes.items()]
     if saved.data.fingerprint not in ("", config.data.fingerprint):
         lines.append(
