@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from jdiff.data.sources import Picture, Shape, Source
+from jdiff.data.sources.files import LeftOut
 from jdiff.data.sources.parts import in_parts
 
 
@@ -64,6 +65,11 @@ class Wrapped:
     def names(self) -> tuple[str, ...]:
         """The file of each record, where the source has files."""
         return getattr(self._source, "names", ())
+
+    @property
+    def left_out(self) -> LeftOut:
+        """(file, why) of the files that the source leaves out."""
+        return getattr(self._source, "left_out", ())
 
     @property
     def notes(self) -> tuple[str, ...]:
