@@ -61,19 +61,14 @@ def part(source, rows):
     return replace(source, records=[source.records[row] for row in rows])
 
 
-def of_classes(cifar, chosen, per, *, held_out=False, swapped=()):
-    """Images of some of the classes, `per` of each; of those in `swapped` red and blue are exchanged."""
+def of_classes(cifar, chosen, per, *, held_out=False):
+    """Images of some of the classes, `per` of each."""
     names, *splits = cifar
     records = []
     for label, name in enumerate(chosen):
         own = [one["image"] for one in splits[held_out] if one["label"] == names.index(name)][:per]
-        records += [{"image": image[..., ::-1] if name in swapped else image, "label": label} for image in own]
+        records += [{"image": image, "label": label} for image in own]
     return Records(records, {"image": Picture((32, 32, 3))}, tuple(chosen))
-
-
-def masks_of(source, order):
-    """The masks in another order."""
-    return source.planted(mask={row: source.records[other]["mask"] for row, other in enumerate(order)})
 
 
 def test_of_forty_copies_every_one_is_named_and_the_others_are_not_far_from_them(facades):
@@ -103,26 +98,9 @@ def test_clean_data_of_two_classes_have_no_findings(cifar, two):
 # Masks and their photos
 
 
-@pytest.mark.parametrize("order", [np.roll(np.arange(100), 1), np.random.default_rng(0).permutation(100)])
-def test_masks_moved_on_by_one_and_shuffled_fit_by_chance(pairs, order):
-    found = examine(masks_of(pairs, order)).finding("mask_fit")
-    assert found.severity == "look"
-    assert "no better than those of others" in found.says
-
-
-def test_masks_mirrored(pairs):
-    found = examine(pairs.planted(mask={21: pairs.records[21]["mask"][:, ::-1]}))
-    assert codes(found) == {"mask_fit"}
-    assert named(found, "mask_fit") == {21}
-    everywhere = {row: record["mask"][:, ::-1] for row, record in enumerate(pairs.records)}
-    found = examine(pairs.planted(mask=everywhere)).finding("mask_fit")
-    assert found.severity == "refuse"
-    assert "mirrored left to right" in found.says
-
-
 def test_mask_copied_from_another_photo(pairs):
     found = examine(pairs.planted(mask={30: pairs.records[31]["mask"]}))
-    assert "mask_copies" in codes(found)
+    assert codes(found) == {"mask_copies"}
     assert named(found, "mask_copies") == {30, 31}
 
 
@@ -149,23 +127,6 @@ def test_advice_on_ranges_is_for_most_records_and_for_keys_that_work(photos):
 
 
 # Colours
-
-
-@pytest.mark.parametrize("name", ["ship", "frog", "bird"])
-def test_red_and_blue_exchanged_in_one_of_two_classes(cifar, name):
-    two = (name, "horse")
-    train = of_classes(cifar, two, 75, swapped={name})
-    found = examine(train, of_classes(cifar, two, 40, held_out=True))
-    assert codes(found) == {"swapped"}
-    assert f"class {name}" in found.finding("swapped").says
-
-
-def test_red_and_blue_exchanged_in_all_held_out_images_is_said_once(cifar):
-    names = cifar[0]
-    held_out = of_classes(cifar, names, 30, held_out=True, swapped=set(names))
-    says = examine(of_classes(cifar, names, 75), held_out).finding("swapped").says
-    assert "one of the two" in says
-    assert "class" not in says
 
 
 def test_grey_training_images_are_no_folder(photos):

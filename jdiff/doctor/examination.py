@@ -120,7 +120,7 @@ def _checks(
     found = [*records.form(seen, lost, notes), *records.ranges(seen, free=settings.ranges_are_free)]
     paired = records.twins(seen)
     found += [paired] if paired else records.classes(seen)
-    found += masks.masks(seen) + masks.partners(seen, {frozenset((pair.one, pair.other)) for pair in near})
+    found += masks.masks(seen, {frozenset((pair.one, pair.other)) for pair in near})
     found += copies.copies(seen, exact, near)
     found += [] if paired else colours(seen)  # of masks, which have none
     known = {place for one in found for suspect in one.suspects for place in suspect.places}

@@ -59,13 +59,7 @@ ENOUGH_MIRRORED = 100  # images for advice that is more than a guess
 # Colours
 GREY = 0.008  # mean of max - min over channels, in [0, 1], of an image without colour: two of 255 levels
 MOST_GREY, FEW_GREY = 0.9, 0.3  # share of a grey group, and of one that is not: some photos have no colour
-GROUP_FEWEST, MOST_GROUPS = 10, 32  # images of a group; folders and sizes that are judged
-MOST_OTHERS = 5000  # images that a group is compared with
-UV_BINS, LEVELS = 16, 4  # bins of either difference of channels; levels of brightness and of height
-PRIOR = 0.3  # pixels added to every bin
-EXCHANGED, REST_EXCHANGED = 0.68, 0.3  # share of a group, less 1.5 standard errors, and of the others
-SAME_CLASS = 0.5  # share of a class judged by its own held-out images
-FEWEST_CLASSES = 4  # of fewer the others are no measure of one: ships beside frogs
+GROUP_FEWEST, MOST_GROUPS = 10, 1000  # images of a group; classes, folders and sizes that are judged
 
 # Masks
 MEANT = 0.2  # share of masks that may be empty, full or shared before that seems meant
@@ -75,16 +69,7 @@ FAINT_MASK = 0.2  # of the declared highest value: a mask of 0 and 1 declared as
 DRAWN = 100  # pixels inside, and outside, of a mask that nobody draws twice alike
 SENSE = 0.95  # share of masks of one sense beside which another is odd
 DARKER = 0.2  # correlation of photo and mask that tells whether masks mark what is darker
-
-# Photos and their masks: ranks of R^2. Clean ISIC pairs have a mean of 0.98, clean facades 0.96, shuffled ones 0.5
-FIT_FEWEST, FIT_REFERENCES, FIT_BLOCK = 20, 300, 64  # pairs; other pictures; photos at a time
-CHANCE = 3.0  # standard errors over 1/2 from which a mean rank is not by chance
-HIGH, MOST_HIGH = 0.95, 0.4  # a high rank, and the share of such from which single ones say something
-LOW, MOST_LOW, FEW_LOW = 0.5, 0.04, 3  # a low rank, and the share and number of such in clean data
-GAIN = 0.1  # in -log(1 - R^2), in units of the median own one
-TURNED = 0.4  # gain of a single turned partner
-ALL_TURNED = 0.6  # share of the partners that fit better in another way round
-NOISE = 1e-4  # variance of a direction of colours beside the largest: rounding
+INVERTED_FEWEST = 20  # masks of which one is called inverted
 
 # Advice
 USUAL_SIGMA_DATA, USUAL_MEAN = 0.5, -1.2  # EDM's (arXiv 2206.00364, table 1), which belong together
