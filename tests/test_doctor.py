@@ -439,19 +439,11 @@ def advice(findings, key):
     return next(one for one in findings.advice if one.key == key)
 
 
-def test_digits_are_not_to_be_mirrored_and_photos_are(cifar, digits):
-    assert (advice(digits, "data.flip").value, advice(digits, "data.flip").sure) == ("False", "sure")
-    assert advice(examine(cifar[0]), "data.flip").value == "True"
-    source = subset(Digits("train"), 600)
-    both = source.planted(image={row: source.records[row]["image"][:, ::-1] for row in range(0, 600, 2)})
-    assert advice(examine(both), "data.flip").value == "True"  # now their mirror images are among the data
-
-
 def test_advice_says_what_the_config_does_not():
     right = Settings(sigma_data=0.75, mean=-0.8, multiple=2, dropout=0.25, images=400_000, text_length=8)
     assert not any(one.change for one in examine(Digits("train"), settings=right).advice)
-    wrong = examine(Digits("train"), settings=replace(right, sigma_data=0.5, mean=-1.2, flip=True))
-    assert {one.key for one in wrong.advice if one.change} == {"model.sigma_data", "objective.mean", "data.flip"}
+    wrong = examine(Digits("train"), settings=replace(right, sigma_data=0.5, mean=-1.2))
+    assert {one.key for one in wrong.advice if one.change} == {"model.sigma_data", "objective.mean"}
     assert advice(wrong, "model.sigma_data").value == "0.75"
 
 

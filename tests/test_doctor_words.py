@@ -9,14 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import base, celeb_a_hq, digits_classifier, fashion_mnist, isic2018
+from configs import base, celeb_a_hq, digits_classifier, isic2018
 from jdiff.data.sources import Picture
 from jdiff.data.sources.digits import Digits
-from jdiff.data.sources.folder import Folder
 from jdiff.doctor import Settings, examine, page, plain, text
-from jdiff.doctor.advice import flip, image_size, length, sigma_data
+from jdiff.doctor.advice import image_size, length, sigma_data
 from jdiff.doctor.examination import SIDE, small
-from jdiff.doctor.findings import Mirror
 from jdiff.doctor.records import classes
 from jdiff.doctor.scan import numbers, scan
 from jdiff.modes.inspect import inspect
@@ -173,34 +171,6 @@ def test_one_empty_caption_says_nothing():
     assert "1 caption of 5 says nothing: record 0" in examine(source).finding("captions").says
 
 
-def twins(tmp_path, folders, second, suffix=""):
-    for folder, change, end in zip(folders, (lambda image: image, second), ("", suffix), strict=True):
-        (tmp_path / folder).mkdir()
-        for i, image in enumerate(photos(20)):
-            Image.fromarray(change(image)).save(tmp_path / folder / f"{i}{end}.png")
-    source = Folder(str(tmp_path), "train")
-    return examine(source, names=source.names)
-
-
-def test_folders_of_pairs_are_no_classes(tmp_path):
-    found = twins(tmp_path, ("images", "masks"), lambda image: (image[..., 0] > 127).astype(np.uint8) * 255)
-    told = found.finding("pairs_as_classes")
-    assert "these look like pairs" in told.says
-    assert "--config.data.name=pairs;" in told.do
-    assert found.finding("grey_class") is None
-    assert found.finding("balance") is None
-
-
-def test_folders_of_pairs_under_other_names(tmp_path):
-    found = twins(tmp_path, ("scans", "truth"), lambda image: image[..., 0], "_segmentation")
-    do = found.finding("pairs_as_classes").do
-    assert "--config.data.folders=\"('scans','truth')\" --config.data.suffixes=\"('','_segmentation')\"" in do
-
-
-def test_classes_of_numbered_files_are_no_pairs(tmp_path):
-    assert twins(tmp_path, ("cats", "dogs"), lambda image: image[::-1]).finding("pairs_as_classes") is None
-
-
 # Advice
 
 
@@ -221,9 +191,6 @@ def test_recipes_are_not_contradicted(digits):
         settings = settings_of(recipe.get_config())
         target = replace(digits, kind="mask" if settings.target == "mask" else "image", trained_sigma=0.5)
         assert not any(one.key == "objective.mean" for one in sigma_data(target, settings))
-    mirror = Mirror(farther=0.9, ratio=1.5, images=600, classes={})
-    assert flip(mirror, settings_of(fashion_mnist.get_config())).sure == "likely"
-    assert flip(mirror, Settings()).sure == "sure"
     for side, other in ((256, 64), (512, 256)):
         told = image_size(replace(digits, sizes={(side, side): 9}), Settings(image_size=other))
         assert (told.value, told.change) == (str(other), False)
@@ -239,15 +206,9 @@ def test_settings_of_a_config():
         2 ** (len(digits_classifier.get_config().network.channel_mults) - 1),
     ]
     config.network.update({"name": "dit", "patch_size": 3})
-    config.data.update({"augment": 0.12, "name": "arrays"})
+    config.data.name = "arrays"
     settings = settings_of(config)
-    assert (settings.multiple, settings.augment, settings.ranges_are_free) == (3, 0.12, True)
-
-
-def test_augmentation_mirrors_by_itself():
-    source = Records(records(photos(20)))
-    assert advice(examine(source), "data.flip")
-    assert not advice(examine(source, settings=Settings(augment=0.12)), "data.flip")
+    assert (settings.multiple, settings.ranges_are_free) == (3, True)
 
 
 def test_sides_are_multiples_of_a_patch(digits):
@@ -275,14 +236,6 @@ def test_words_for_one_or_two_images(digits):
     told = image_size(replace(digits, sizes={(1, 1): 1}), Settings())
     assert (told.value, told.sure) == ("8", "a guess")
     assert text(examine(Records(records(photos(1))))).startswith("Nothing seems wrong.")
-
-
-def test_equal_images_say_nothing_of_mirroring():
-    assert examine(Records(records(np.repeat(photos(1), 60, axis=0)))).mirror is None
-    images = photos(60)
-    images[1:] = np.clip(images[:1].astype(int) + np.random.default_rng(0).integers(-1, 2, images[1:].shape), 0, 255)
-    mirror = examine(Records(records(images))).mirror
-    assert mirror is None or mirror.ratio <= 20
 
 
 # Large pictures

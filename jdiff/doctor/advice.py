@@ -8,7 +8,7 @@ import numpy as np
 
 from jdiff.data.resize import Rule
 from jdiff.doctor import thresholds as th
-from jdiff.doctor.findings import Advice, Captions, Mirror, PictureNumbers
+from jdiff.doctor.findings import Advice, Captions, PictureNumbers
 from jdiff.doctor.words import many, number, share
 
 Sure = Literal["sure", "likely", "a guess"]
@@ -20,9 +20,8 @@ class Settings:
 
     image_size: data.image_size, 0 for the images' own. multiple: what the network needs sides to be a multiple of.
     target: the modelled picture. sigma_data: None where it is not used. mean: objective.mean; None for another draw
-    than lognormal. augment: the probability of EDM's augmentation, which mirrors too. images: those that training
-    shows in all, or else epochs; 0: not said. text_length: None without text as a condition. ranges_are_free: whether
-    data.low and data.high can be set.
+    than lognormal. images: those that training shows in all, or else epochs; 0: not said. text_length: None without
+    text as a condition. ranges_are_free: whether data.low and data.high can be set.
     """
 
     image_size: int = 0
@@ -33,8 +32,6 @@ class Settings:
     sigma_data: float | None = th.USUAL_SIGMA_DATA
     mean: float | None = th.USUAL_MEAN
     dropout: float = 0.0
-    flip: bool = False
-    augment: float = 0.0
     batch_size: int = 128
     images: int = 0
     epochs: float = 0.0
@@ -48,7 +45,6 @@ def advise(
     target: PictureNumbers,
     settings: Settings,
     *,
-    mirror: Mirror | None,
     captions: Captions | None,
     all_grey: bool,
 ) -> tuple[Advice, ...]:
@@ -58,7 +54,6 @@ def advise(
         why = "all images are grey: three equal channels teach the network nothing that one does not"
         found.append(Advice("data.channels", "1", why, "sure", settings.channels != 1))
     found += sigma_data(target, settings)
-    found += [flip(mirror, settings)] if mirror and not settings.augment else []
     found += [dropout(count, settings), length(count, settings)]
     if captions and captions.tokens and settings.text_length is not None:
         most, now = math.ceil(captions.tokens.high), settings.text_length
@@ -133,26 +128,6 @@ def sigma_data(target: PictureNumbers, settings: Settings) -> list[Advice]:
         why += "spread"
         found.append(Advice("objective.mean", f"{mean:.1f}", why, "likely"))
     return found
-
-
-def flip(mirror: Mirror, settings: Settings) -> Advice:
-    """Whether to mirror in training. Not "sure" against a config that does: whoever wrote it may know why."""
-    error, over = 0.5 / math.sqrt(mirror.images), mirror.farther - 0.5
-    told = f"{share(mirror.farther)} of {many(mirror.images, 'mirrored image')} are farther from the others than they "
-    told += f"were, {mirror.ratio:.2f} times as far in the median"
-    odd = sorted((far, name) for name, far in mirror.classes.items() if far > mirror.farther + th.ODD_CLASS)
-    value, sure = False, "a guess"
-    if over > max(th.ASYMMETRIC, 3 * error) and mirror.ratio > th.FARTHER:
-        clear = over > 2 * th.ASYMMETRIC and mirror.ratio > 2 * th.FARTHER - 1
-        sure = "sure" if clear and not settings.flip else "likely"
-        why = f"mirrored images do not look like the data: {told}"
-        why += f", most of all of {', '.join(name for _, name in odd[-3:])}" if odd else ""
-    elif over <= th.ASYMMETRIC + error and mirror.ratio < th.NO_FARTHER:
-        value, sure = True, "likely" if mirror.images >= th.ENOUGH_MIRRORED else "a guess"
-        why = f"mirrored images look like the data: {told}. Leave it off if they hold letters or sides that matter"
-    else:
-        why = f"it is not clear that mirrored images look like the data: {told}"
-    return Advice("data.flip", str(value), why, sure, settings.flip != value)  # type: ignore[arg-type]
 
 
 def dropout(count: int, settings: Settings) -> Advice:

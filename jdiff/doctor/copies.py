@@ -1,4 +1,4 @@
-"""Images beside one another: copies, held-out images that are trained on, outliers, mirror images.
+"""Images beside one another: copies, held-out images that are trained on, outliers.
 
 Let x be the grey thumbnail (16 x 16) less its mean, over its norm. Two images are near copies (saved again, resized,
 made brighter, mirrored, turned) where |x - y| = sqrt(2 - 2 correlation) is small, also beside the distances that are
@@ -11,14 +11,13 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float32
 from scipy.spatial import cKDTree
 from sklearn import config_context
-from sklearn.metrics import pairwise_distances
 from sklearn.neighbors import NearestNeighbors
 
 from jdiff.doctor import thresholds as th
-from jdiff.doctor.findings import Finding, Mirror, Place, Suspect, judge
+from jdiff.doctor.findings import Finding, Place, Suspect, judge
 from jdiff.doctor.scan import Scan
 from jdiff.doctor.words import many, share
 
@@ -223,51 +222,3 @@ def outliers(scan: Scan, times: dict[int, float], known: Collection[Place]) -> F
 
 def as_far(times: float) -> str:
     return f"{times:.1f} times as far as usual"
-
-
-def mirror(scan: Scan) -> Mirror | None:
-    """Whether mirroring in training makes what the data do not have, as of digits. Classes are judged each by itself;
-    None of too few images, and of images that are all the same.
-    """
-    seen = np.flatnonzero(scan.readable & ~scan.held_out & ~scan.plain)
-    if len(seen) < th.MIRROR_FEWEST:
-        return None
-    grey = scan.grey(seen)
-    rows, turned = directions(grey), directions(grey[:, :, ::-1])
-    limit = max(tolerance(rows), th.EQUAL)
-    rng = np.random.default_rng(0)
-    classes = {name: np.flatnonzero(scan.labels[seen, 0] == label) for label, name in enumerate(scan.one_class)}
-    large = sorted(
-        (name for name in classes if len(classes[name]) >= th.MIRROR_FEWEST), key=lambda one: -len(classes[one])
-    )
-    groups = {name: classes[name] for name in large[: th.MIRROR_CLASSES]} or {"": np.arange(len(seen))}
-    total = sum(map(len, groups.values()))
-    ratios: dict[str, Float[np.ndarray, " m"]] = {}
-    for name, own in groups.items():
-        most, tried = (round(each * len(own) / total) for each in (th.MIRROR_REFERENCES, th.MIRROR_QUERIES))
-        own = np.sort(rng.permutation(own)[: max(th.MIRROR_FEWEST, most)])
-        queries = own[np.sort(rng.permutation(len(own))[: max(th.MIRROR_FEWEST, tried)])]
-        straight, mirrored = (
-            _nearest(these[queries], rows[own], queries[:, None] == own, limit) for these in (rows, turned)
-        )
-        apart = np.isfinite(mirrored) & np.isfinite(straight)
-        ratios[name] = np.minimum(mirrored[apart] / straight[apart], th.MIRROR_TIMES)
-    farther = {name: np.where(np.isclose(one, 1, atol=1e-4), 0.5, one > 1) for name, one in ratios.items() if len(one)}
-    images = sum(map(len, farther.values()))
-    if images < th.MIRROR_FEWEST:
-        return None
-    return Mirror(
-        farther=float(np.concatenate(list(farther.values())).mean()),
-        ratio=float(np.median(np.concatenate(list(ratios.values())))),
-        images=images,
-        classes={name: float(one.mean()) for name, one in farther.items() if name},
-    )
-
-
-def _nearest(
-    queries: Float32[np.ndarray, "q d"], references: Float32[np.ndarray, "r d"], same: np.ndarray, limit: float
-) -> Float[np.ndarray, " q"]:
-    """Distance to the nearest reference that is neither the image itself nor a copy; infinite where there is none."""
-    distances = pairwise_distances(queries, references)
-    distances[same | (distances <= limit)] = np.inf
-    return distances.min(axis=1)

@@ -82,7 +82,6 @@ def examine(
     found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     sigmas = {settings.target: sigma_data(np.mean(moments, axis=0)) if moments else None}
     pictures = {name: numbers(seen, name, sigmas.get(name)) for name in seen.pictures}
-    mirrored = copies.mirror(seen)
     farthest = seen.suspects(list(times)[: th.FARTHEST], lambda row: copies.as_far(times[row]))
     all_grey = seen.image.picture.channels == 3 and bool(without_colour(seen)[seen.readable].all())
     count = int(readable.sum())
@@ -97,10 +96,9 @@ def examine(
         folder=one_line(top),
         scalars={one_line(name): Spread.of(values) for name, values in scalars.items() if len(values)},
         captions=told,
-        mirror=mirrored,
         notes=tuple(note for note in notes if note not in records.skips(notes)),
         findings=tuple(found),
-        advice=advise(count, pictures[settings.target], settings, mirror=mirrored, captions=told, all_grey=all_grey),
+        advice=advise(count, pictures[settings.target], settings, captions=told, all_grey=all_grey),
         farthest=tuple(farthest),
         grid=_some(train, seen, readable, GRID),
         of_class={
@@ -118,11 +116,10 @@ def _checks(
     exact = copies.exact(seen)
     near = copies.near(seen, exact)
     found = [*records.form(seen, lost, notes), *records.ranges(seen, free=settings.ranges_are_free)]
-    paired = records.twins(seen)
-    found += [paired] if paired else records.classes(seen)
+    found += records.classes(seen)
     found += masks.masks(seen, {frozenset((pair.one, pair.other)) for pair in near})
     found += copies.copies(seen, exact, near)
-    found += [] if paired else colours(seen)  # of masks, which have none
+    found += colours(seen)
     known = {place for one in found for suspect in one.suspects for place in suspect.places}
     found += copies.plain(seen, known)
     return [*found, copies.outliers(seen, times, known)] if times else found

@@ -161,19 +161,6 @@ class Captions:
 
 
 @dataclass(frozen=True)
-class Mirror:
-    """Whether mirrored images look like the data. farther: P(d(mirrored x) > d(x)), d the distance to the nearest other
-    image (of the class), 1/2 where they do. ratio: the median of d(mirrored x) / d(x), at most 20. images: how many
-    were tried. classes: `farther` of every class.
-    """
-
-    farther: float
-    ratio: float
-    images: int
-    classes: dict[str, float]
-
-
-@dataclass(frozen=True)
 class Shown:
     """A thumbnail for the report."""
 
@@ -198,7 +185,6 @@ class Findings:
     folder: str
     scalars: dict[str, Spread]
     captions: Captions | None
-    mirror: Mirror | None
     notes: tuple[str, ...]
     findings: tuple[Finding, ...]
     farthest: tuple[Suspect, ...]

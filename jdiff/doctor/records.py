@@ -1,25 +1,19 @@
 """Each record by itself: can it be read, do its pictures fit each other, are its values, label and caption sound?"""
 
 import importlib.util
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import combinations
-from os.path import basename, splitext
 
 import numpy as np
 
 from jdiff.data import tokenizer
 from jdiff.data.sources.files import one_line
 from jdiff.doctor import thresholds as th
-from jdiff.doctor.findings import MOST_SUSPECTS, Captions, Finding, Place, Spread, Suspect, judge
+from jdiff.doctor.findings import Captions, Finding, Place, Spread, Suspect, judge
 from jdiff.doctor.scan import Kept, Scan
 from jdiff.doctor.words import listed, many, number, share
 
 LeftOut = tuple[str, str, str]  # (split, file, why), of a file that a source leaves out
-OF_MASKS = re.compile(r"mask|label|annot|segm|ground.?truth|\bgt\b|sketch|edge|trimap|depth", re.IGNORECASE)
-SUFFIX = re.compile(r"[_\-. ][A-Za-z_\-. ]+$")
 
 
 def skips(notes: Iterable[str]) -> list[str]:
@@ -232,59 +226,3 @@ def _tokens(texts: Sequence[str], vocabulary: int) -> Spread | None:
     rooms = [4 * len(text.encode()) + 8 for text in some]
     ids = (tokenizer.BytePairEncoder(fitted, room)([text]) for room, text in zip(rooms, some, strict=True))
     return Spread.of([int((one != tokenizer.PAD).sum()) for one in ids])
-
-
-@dataclass(frozen=True)
-class Side:
-    """One class. suffix: the common end of all its base names, such as "_mask". rows: base name without it -> row."""
-
-    name: str
-    suffix: str
-    rows: dict[str, int]
-
-
-def twins(scan: Scan) -> Finding | None:
-    """Finding "pairs_as_classes": two folders with the same base names are pairs where one is called as masks are, or
-    sizes agree within pairs alone, or one has no colours. cats/1.jpg beside dogs/1.jpg says nothing.
-    """
-    names = scan.class_names
-    if not 2 <= len(names) <= th.TWIN_CLASSES or not all(scan.names):
-        return None
-    for one, two in combinations([_side(scan, label, name) for label, name in enumerate(names)], 2):
-        both = sorted(one.rows.keys() & two.rows.keys())
-        if len(both) < max(th.TWIN_FEWEST, th.TWIN_NAMES * max(len(one.rows), len(two.rows))):
-            continue
-        rows = np.array([[side.rows[stem] for stem in both] for side in (one, two)])
-        sizes = np.stack([scan.image.rows.height[rows], scan.image.rows.width[rows]], axis=-1)
-        same, by_chance = ((sizes[0] == np.roll(sizes[1], shift, axis=0)).all(axis=1).mean() for shift in (0, 1))
-        alike = same >= th.TWIN_NAMES and by_chance < 1 - th.TWIN_NAMES
-        channels = np.stack([np.ptp(scan.colour(side), axis=-1).max(axis=(1, 2)) for side in rows])
-        grey = (channels <= th.TWIN_GREY).mean(axis=1)
-        grey_side = grey.max() >= th.TWIN_NAMES and grey.min() < 1 - th.TWIN_NAMES
-        if any(OF_MASKS.search(side.name) for side in (one, two)) or alike or grey_side:
-            return _pairs_as_classes(scan, one, two, rows)
-    return None
-
-
-def _side(scan: Scan, label: int, name: str) -> Side:
-    own = np.flatnonzero(scan.readable & (scan.labels == label).any(axis=1)).tolist()
-    rows = {splitext(basename(scan.names[row]))[0]: row for row in own}
-    found = SUFFIX.search(next(iter(rows), ""))
-    suffix = found[0] if found and all(stem.endswith(found[0]) for stem in rows) else ""
-    return Side(name, suffix, {stem.removesuffix(suffix): row for stem, row in rows.items()})
-
-
-def _pairs_as_classes(scan: Scan, one: Side, two: Side, rows: np.ndarray) -> Finding:
-    places = [(scan.place(a), scan.place(b)) for a, b in rows.T[:MOST_SUSPECTS].tolist()]
-    swapped = OF_MASKS.search(one.name) and not OF_MASKS.search(two.name)
-    first, second = (two, one) if swapped else (one, two)
-    keys = "--config.data.name=pairs"
-    if (first.name, second.name) != ("images", "masks"):
-        keys += f' --config.data.folders="({first.name!r},{second.name!r})"'
-    if first.suffix or second.suffix:
-        keys += f' --config.data.suffixes="({first.suffix!r},{second.suffix!r})"'
-    says = f"these look like pairs, read as the classes {one.name} and {two.name}: "
-    says += f"{many(rows.shape[1], 'base name')} are in both folders, such as {places[0][0]} and {places[0][1]}"
-    do = f"{keys}; if they are classes after all, give the files other names"
-    pairs = tuple(Suspect(each, "one base name") for each in places)
-    return Finding("pairs_as_classes", "look", says, do, rows.shape[1], pairs)

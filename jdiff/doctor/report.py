@@ -124,10 +124,6 @@ def _numbers(findings: Findings) -> list[tuple[str, str]]:
         lengths = f"{_spread(told.words)} words, {_spread(told.characters)} characters{tokens}"
         found.append(("captions", f"{told.different:,} different; {lengths}"))
     found += [(f"scalar {name}", _spread(spread)) for name, spread in findings.scalars.items()]
-    if mirror := findings.mirror:
-        how = f"{share(mirror.farther)} of {many(mirror.images, 'image')} are then farther from the others, "
-        how += f"{mirror.ratio:.2f} times as far (50 % and 1.00 times: no difference)"
-        found.append(("mirrored", how))
     if findings.farthest:
         names = listed([f"{one.name} ({one.why})" for one in findings.farthest])
         found.append(("farthest", f"from the rest are {names}"))

@@ -12,12 +12,6 @@ FEW_OF_CLASS = 10  # images that a class should have
 SAME_CAPTION = 0.5  # share of images that may have the same caption
 CAPTIONS_TOKENIZED = 20_000  # captions a tokenizer is fitted to, and whose tokens are counted: a bound on time
 
-# Folders of pairs read as classes
-TWIN_NAMES = 0.9  # share of two folders' base names in both; some partners are lost
-TWIN_FEWEST = 3  # pairs
-TWIN_CLASSES = 4  # classes that are compared: nobody keeps more pictures of one thing
-TWIN_GREY = 0.02  # largest difference of channels in [0, 1] of a picture without colour: JPEG's rounding
-
 # Values, in units of the declared range
 BEYOND = 1e-3  # outside the range: rounding of floats
 USED = 0.5  # of the range that all images together should use
@@ -46,15 +40,6 @@ FAR_FEWEST = 50  # images that are ranked
 FAR_JUDGED = 100  # images among which one is called far: of 640 random subsets of clean sets two, both of 60, have one
 FAR_REFERENCES = 4000
 FARTHEST = 12  # images that are shown in any case
-
-# Mirror images
-MIRROR_FEWEST = 16  # images of a class
-MIRROR_QUERIES, MIRROR_REFERENCES, MIRROR_CLASSES = 600, 4000, 40
-MIRROR_TIMES = 20.0  # times as far: beyond it a ratio says no more
-ASYMMETRIC = 0.1  # share of farther mirror images over 1/2: CIFAR-10 and ISIC have -0.02 .. 0.05, digits 0.46
-ODD_CLASS = 0.05  # over the share of all, for a class that is named
-FARTHER, NO_FARTHER = 1.06, 1.03  # median ratio: CIFAR-10 and ISIC have 1.00 .. 1.01, facades beside labels 1.3
-ENOUGH_MIRRORED = 100  # images for advice that is more than a guess
 
 # Colours
 GREY = 0.008  # mean of max - min over channels, in [0, 1], of an image without colour: two of 255 levels

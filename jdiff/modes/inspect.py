@@ -60,8 +60,6 @@ def settings(config: ConfigDict) -> doctor.Settings:
         sigma_data=config.model.sigma_data if diffusion and config.model.prediction == "edm" else None,
         mean=mean if diffusion and objective.draw == "lognormal" else None,
         dropout=network.dropout,
-        flip=data.flip,
-        augment=data.augment,
         batch_size=train.batch_size,
         images=train.steps * train.batch_size or (0 if train.epochs else train.images),
         epochs=train.epochs,
