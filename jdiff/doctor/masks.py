@@ -93,7 +93,8 @@ def _inverted(scan: Scan, name: str) -> list[Finding]:
     splits = [rows for _, own in scan.splits if len(rows := np.flatnonzero(own & seen)) >= th.INVERTED_FEWEST]
     found = []
     for rows in splits:
-        masks, photos = kept.fine[rows, ..., 0] / 255.0, scan.image.fine[rows].mean(axis=-1)
+        masks, photos = kept.thumb[rows].astype(np.float32).mean(axis=-1), scan.grey(rows)
+        masks /= np.maximum(masks.max(axis=(1, 2), keepdims=True), 1e-9)
         inside = masks[:, 1:-1, 1:-1].sum(axis=(1, 2))
         border = (masks.sum(axis=(1, 2)) - inside) / (4 * masks.shape[1] - 4) > 0.5
         masks, photos = (one - one.mean(axis=(1, 2), keepdims=True) for one in (masks, photos))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float16, Float32, Int, UInt8
+from jaxtyping import Bool, Float, Float16, Float32, Int
 from PIL import Image
 
 from jdiff.data.resize import Resize, Rule, by_no_chance
@@ -28,19 +28,17 @@ See = Callable[[int, Mapping[str, Any]], None]  # is given (row, record) of ever
 class Kept:
     """One picture of all records; row i, of record i, is zero where it could not be read.
 
-    rows.lowest, .highest: in units of the declared range, not finite values at its ends. contrast: highest - lowest; in
-    an "image" in which little is seen, the largest of any channel. share: of a mask's pixels above the lowest declared
-    value. first, second [c]: means of x and x^2, x in [0, 1]; at_low, at_high: shares at or beyond 0 and 1. digest: of
-    pixels, shape and dtype. values: of a mask, the first MOST_VALUES that occur. thumb: thumbnails of "image" in
-    [0, 1], grey where there is no colour. fine: of records with partners, thumbnails, the picture's ends at 0 and 255.
+    rows.lowest, .highest: in units of the declared range, not finite values at its ends. contrast: highest - lowest;
+    where little is seen, the largest of any channel. share: of a mask's pixels above the lowest declared value. first,
+    second [c]: means of x and x^2, x in [0, 1]; at_low, at_high: shares at or beyond 0 and 1. digest: of pixels, shape
+    and dtype. values: of a mask, the first MOST_VALUES that occur. thumb: in [0, 1], grey where there is no colour.
     histogram: of the training records.
     """
 
     picture: Picture
     rows: np.recarray
     values: list[tuple[float, ...]]
-    thumb: Float16[np.ndarray, "m d d c1"]
-    fine: UInt8[np.ndarray, "m2 f f c3"]
+    thumb: Float16[np.ndarray, "n d d c1"]
     histogram: Float[np.ndarray, "c bins"]
 
     @property
@@ -139,7 +137,7 @@ def scan(
     sources = [train] if held_out is None else [train, held_out]
     counts = [len(source) for source in sources]
     total = sum(counts)
-    pictures = {name: _empty(name, one, total, len(train.pictures)) for name, one in train.pictures.items()}
+    pictures = {name: _empty(one, total) for name, one in train.pictures.items()}
     labels = np.full((total, train.labels_per_image), -1, np.int32)
     scalars = {name: np.full(counts[0], np.nan, np.float32) for name in train.scalar_names}
     unreadable: dict[int, str] = {}
@@ -151,7 +149,7 @@ def scan(
                 given = {start + i: one for i, one in zip(indices, records, strict=True) if one is not None}
                 for name, kept in pictures.items():
                     for rows, stack in _alike(name, given, unreadable):
-                        _add(kept, name, rows, stack, training=not start)
+                        _add(kept, rows, stack, training=not start)
                 for row, record in given.items():
                     labels[row] = record.get("label", -1)
                     if not start:
@@ -164,7 +162,7 @@ def scan(
     return Scan(split, names or [""] * total, classes, pictures, labels, scalars, unreadable)
 
 
-def _empty(name: str, picture: Picture, count: int, pictures: int) -> Kept:
+def _empty(picture: Picture, count: int) -> Kept:
     channels, coloured = picture.channels, picture.channels == 3 or (picture.channels, picture.dtype) == (4, "uint8")
     row: list[tuple] = [(key, bool) for key in ("read", "finite")]
     row += [(key, "i4") for key in ("height", "width", "channels")] + [("dtype_name", "U16"), ("digest", "V16")]
@@ -174,8 +172,7 @@ def _empty(name: str, picture: Picture, count: int, pictures: int) -> Kept:
         picture=picture,
         rows=np.zeros(count, row).view(np.recarray),
         values=[()] * count if picture.kind == "mask" else [],
-        thumb=np.zeros((count * (name == "image"), th.DETAIL, th.DETAIL, 3 if coloured else 1), np.float16),
-        fine=np.zeros((count * (pictures > 1), th.FINE, th.FINE, min(channels, 3)), np.uint8),
+        thumb=np.zeros((count, th.DETAIL, th.DETAIL, 3 if coloured else 1), np.float16),
         histogram=np.zeros((channels, th.BINS)),
     )
 
@@ -206,7 +203,7 @@ def _alike(name: str, records: dict, unreadable: dict[int, str]) -> Iterator[tup
         yield list(same), np.stack(arrays) if len(arrays) > 1 else arrays[0][None]  # a large one is not copied
 
 
-def _add(kept: Kept, name: str, rows: list[int], stack: np.ndarray, *, training: bool) -> None:
+def _add(kept: Kept, rows: list[int], stack: np.ndarray, *, training: bool) -> None:
     """Note what one picture of these records is like, all being of one shape and dtype."""
     picture, (_, height, width, channels) = kept.picture, stack.shape
     lowest, highest, finite = _ends(stack, picture)
@@ -218,22 +215,18 @@ def _add(kept: Kept, name: str, rows: list[int], stack: np.ndarray, *, training:
     unit = _unit(stack[:, ::step, ::step], picture)
     if channels == picture.channels:
         _add_moments(kept, rows, unit, training=training)
-        if len(kept.fine):
-            low, scale = (one[:, None, None, None] for one in (lowest, 255 / np.maximum(highest - lowest, 1e-9)))
-            kept.fine[rows] = np.round((thumbnails(unit[..., :3], th.FINE) - low) * scale).clip(0, 255)
     if picture.kind == "mask":
         for row, array in zip(rows, stack, strict=True):
             kept.rows.share[row] = np.count_nonzero(array > picture.low) / array.size
             kept.values[row] = tuple(float(value) for value in np.unique(array)[: th.MOST_VALUES])
-    if name == "image":
-        seen = unit if lowest.min() >= 0 and highest.max() <= 1 else np.clip(unit, 0, 1)
-        if channels == 4 and stack.dtype == np.uint8:  # transparent: laid on white
-            seen = seen[..., :3] * seen[..., 3:] + (1 - seen[..., 3:])
-        small = thumbnails(seen, th.DETAIL)
-        grey = small.mean(axis=-1, keepdims=True)
-        kept.thumb[rows] = small if small.shape[-1] == kept.thumb.shape[-1] else grey
-        for i in np.flatnonzero(grey.std(axis=(1, 2, 3)) < th.FAINT):
-            kept.rows.contrast[rows[i]] = np.ptp(unit[i], axis=(0, 1)).max()
+    seen = unit if lowest.min() >= 0 and highest.max() <= 1 else np.clip(unit, 0, 1)
+    if channels == 4 and stack.dtype == np.uint8:  # transparent: laid on white
+        seen = seen[..., :3] * seen[..., 3:] + (1 - seen[..., 3:])
+    small = thumbnails(seen, th.DETAIL)
+    grey = small.mean(axis=-1, keepdims=True)
+    kept.thumb[rows] = small if small.shape[-1] == kept.thumb.shape[-1] else grey
+    for i in np.flatnonzero(grey.std(axis=(1, 2, 3)) < th.FAINT):
+        kept.rows.contrast[rows[i]] = np.ptp(unit[i], axis=(0, 1)).max()
 
 
 def _ends(stack: np.ndarray, picture: Picture) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

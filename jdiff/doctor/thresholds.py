@@ -70,6 +70,6 @@ BLOCK = 128  # records between two steps of the progress bar
 BINS, HISTOGRAM_SIDE = 64, 64  # of the histogram; pixels of a row and of a column in it
 FAINT = 0.03  # standard deviation of a grey thumbnail in [0, 1] below which an image may be of one colour
 MOST_VALUES = 64  # values of a mask that are kept
-DETAIL, COARSE, FINE = 16, 8, 32  # sides of the grey and the coloured thumbnail, and of the one beside a partner
+DETAIL, COARSE = 16, 8  # sides of the grey and of the coloured thumbnail
 MOST_PIXELS = 4 << 20  # of a picture in moments and thumbnails: floats take memory
 MOST_OPENED = 5000  # files whose format is read
