@@ -100,50 +100,49 @@ def tolerance(rows: Float32[np.ndarray, "n d"]) -> float:
 
 
 def copies(scan: Scan, exact: Sequence[Sequence[int]], near: Sequence[NearPair]) -> list[Finding]:
-    """Findings "duplicates" and "near_duplicates" within a split; "repeats" where many images are there with several
-    masks, as of several annotators; with held-out images "leak" and "near_leak".
-    """
-    held_out, count = scan.held_out, int(scan.readable.sum())
-    groups = [[row for row in group if held_out[row] == split] for group in exact for split in (False, True)]
-    repeats = [group for group in groups if len(_of_one_partner(scan, group)) > 1]
-    records, found = sum(map(len, repeats)), []
-    if records > th.FEW_REPEATS * count:
-        groups = [part for group in groups for part in _of_one_partner(scan, group)]
-        says = f"{many(records, 'record')} ({share(records / count)}) hold {many(len(repeats), 'image')} with several "
-        found = [Finding("repeats", "fine", f"{says}masks; so many seem to be meant")]
+    """Findings "duplicates" and "near_duplicates" within a split; with held-out images "leak" and "near_leak"."""
+    within = [pair for pair in near if scan.held_out[pair.one] == scan.held_out[pair.other]]
+    says = f"{many(len(within), 'pair')} of images {'is' if len(within) == 1 else 'are'} nearly the same"
+    do, fine = "look whether they are copies saved again, and remove those", "no two images are nearly the same"
+    shown = [_near(scan, pair) for pair in within]
+    found = [_duplicates(scan, exact), judge("near_duplicates", shown, fine, "look", says, do)]
+    return found + (_leaks(scan, exact, near) if (scan.held_out & scan.readable).any() else [])
 
+
+def _duplicates(scan: Scan, exact: Sequence[Sequence[int]]) -> Finding:
+    """Images that are there twice in a split. Where many are there with several masks, as of several annotators, those
+    with the same masks.
+    """
+    groups = [[row for row in group if scan.held_out[row] == split] for group in exact for split in (False, True)]
+    several, count = [one for one in groups if len(_of_one_partner(scan, one)) > 1], int(scan.readable.sum())
+    fine = "no image is there twice"
+    if sum(map(len, several)) > th.FEW_REPEATS * count:
+        groups = [part for group in groups for part in _of_one_partner(scan, group)]
+        fine += f" with the same masks, and {many(len(several), 'image')} with several; so many seem to be meant"
     groups = sorted((one for one in groups if len(one) > 1), key=lambda one: (len(_classes(scan, one)) < 2, -len(one)))
     double = sum(len(group) - 1 for group in groups)
     says = f"{many(double, 'exact copy', 'exact copies')} of other images ({share(double / count)})"
     torn = sum(len(_classes(scan, group)) > 1 for group in groups)
     says += f"; {many(torn, 'image')} under several classes" if torn else ""
-    do, fine = "remove the copies: what is there often is learnt by heart", "no image is there twice"
+    do = "remove the copies: what is there often is learnt by heart"
     shown = [_suspect(scan, group, "the same image", ", ") for group in groups]
-    duplicates = judge("duplicates", shown, fine, "look", says, do, named=2, count=double)
-
-    pairs = [pair for pair in near if held_out[pair.one] == held_out[pair.other]]
-    says = f"{many(len(pairs), 'pair')} of images {'is' if len(pairs) == 1 else 'are'} nearly the same"
-    do, fine = "look whether they are copies saved again, and remove those", "no two images are nearly the same"
-    shown = [_near(scan, pair) for pair in pairs]
-    found = [duplicates, judge("near_duplicates", shown, fine, "look", says, do, named=2), *found]
-    of = int((held_out & scan.readable).sum())
-    return found + _leaks(scan, exact, near, of) if of else found
+    return judge("duplicates", shown, fine, "look", says, do, count=double)
 
 
-def _leaks(scan: Scan, exact: Sequence[Sequence[int]], near: Sequence[NearPair], of: int) -> list[Finding]:
-    held_out, shown, torn = scan.held_out, [], 0
+def _leaks(scan: Scan, exact: Sequence[Sequence[int]], near: Sequence[NearPair]) -> list[Finding]:
+    held_out, of, shown, torn = scan.held_out, int((scan.held_out & scan.readable).sum()), [], 0
     groups = [group for group in exact if len(set(held_out[group].tolist())) == 2]
     for group in groups:
         one, other = (_classes(scan, [row for row in group if held_out[row] == side]) for side in (False, True))
         differ = f"trained on as {', '.join(one)}, held out as {', '.join(other)}"
         shown.append(Suspect(tuple(map(scan.place, group)), "trained on and held out" if one == other else differ))
-        torn += len({*one, *other}) > 1
+        torn += one != other
     count = sum(int(held_out[group].sum()) for group in groups)
     says = f"{many(count, 'held-out image')} ({share(count / of)}) {'is' if count == 1 else 'are'} also trained on"
     says += f", {many(torn, 'image')} under another class" if torn else ""
     fine = "no held-out image is among the training images"
     do = "remove them from one side; until then the held-out loss looks better than it is"
-    leak = judge("leak", shown, fine, "look", says, do, named=2, count=count)
+    leak = judge("leak", shown, fine, "look", says, do, count=count)
 
     pairs = [pair for pair in near if held_out[pair.one] != held_out[pair.other]]
     count = len({row for pair in pairs for row in pair[:2] if held_out[row]})
@@ -151,7 +150,7 @@ def _leaks(scan: Scan, exact: Sequence[Sequence[int]], near: Sequence[NearPair],
     fine = "no held-out image is nearly one of the training images"
     do = "look whether they are copies saved again or taken of the same thing; keep such on one side"
     shown = [_near(scan, pair) for pair in pairs]
-    return [leak, judge("near_leak", shown, fine, "look", says, do, named=2, count=count)]
+    return [leak, judge("near_leak", shown, fine, "look", says, do, count=count)]
 
 
 def _of_one_partner(scan: Scan, group: Sequence[int]) -> list[list[int]]:
@@ -175,18 +174,6 @@ def _suspect(scan: Scan, group: Sequence[int], why: str, between: str) -> Suspec
 def _near(scan: Scan, pair: NearPair) -> Suspect:
     found = _suspect(scan, pair[:2], HOW.get(pair.way, f"one is the other {pair.way}"), " and ")
     return Suspect(found.places, f"{found.why} (correlation {pair.correlation:.4f})")
-
-
-def plain(scan: Scan, known: Collection[Place]) -> list[Finding]:
-    """Finding "plain": images in which hardly anything can be seen, which are compared with no others. None of those
-    `known` for something worse, or where so many are that it is the data's way.
-    """
-    rows = [row for row in np.flatnonzero(scan.plain).tolist() if scan.place(row) not in known]
-    if not rows or len(rows) > th.MOST_PLAIN * scan.readable.sum():
-        return []
-    says = f"{many(len(rows), 'image')} with hardly anything to see"
-    do = "look whether they belong here; they were not searched for copies saved again"
-    return [judge("plain", scan.suspects(rows, "hardly anything to see"), "", "look", says, do)]
 
 
 def times_as_far(scan: Scan) -> dict[int, float]:
@@ -217,7 +204,7 @@ def outliers(scan: Scan, times: dict[int, float], known: Collection[Place]) -> F
     rows = [row for row in far if scan.place(row) not in known]
     shown = scan.suspects(rows, lambda row: as_far(times[row]))
     says, do = f"{many(len(rows), 'image')} far from the rest", "look whether they belong here"
-    return judge("outliers", shown, "no image is far from the rest", "look", says, do, named=2, why=True)
+    return judge("outliers", shown, "no image is far from the rest", "look", says, do, why=True)
 
 
 def as_far(times: float) -> str:

@@ -121,7 +121,6 @@ def _checks(
     found += copies.copies(seen, exact, near)
     found += colours(seen)
     known = {place for one in found for suspect in one.suspects for place in suspect.places}
-    found += copies.plain(seen, known)
     return [*found, copies.outliers(seen, times, known)] if times else found
 
 

@@ -63,22 +63,14 @@ class Finding:
 
 
 def judge(
-    code: str,
-    suspects: Sequence[Suspect],
-    fine: str,
-    severity: Severity,
-    says: str,
-    do: str,
-    *,
-    named: int = 3,
-    why: bool = False,
-    count: int | None = None,
-) -> Finding:
-    """`fine` where there are no suspects; else `says` and the first `named` of them, with reasons if `why`."""
+    code: str, suspects: Sequence[Suspect], fine: str, severity: Severity, says: str, do: str,
+    *, why: bool = False, count: int = 0,
+) -> Finding:  # fmt: skip
+    """`fine` where there are no suspects; else `says` and the first two of them, with reasons if `why`."""
     if not suspects:
         return Finding(code, "fine", fine)
-    names = [f"{one.name} ({one.why})" if why else one.name for one in suspects[: named + 1]]
-    told = f"{says}: {listed(names, named, len(suspects))}"
+    names = [f"{one.name} ({one.why})" if why else one.name for one in suspects[:2]]
+    told = f"{says}: {listed(names, 2, len(suspects))}"
     return Finding(code, severity, told, do, count or len(suspects), tuple(suspects[:MOST_SUSPECTS]))
 
 

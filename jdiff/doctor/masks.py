@@ -57,7 +57,7 @@ def _values(scan: Scan, name: str) -> list[Finding]:
     fine = f"{name}s hold {'two values' if len(common) == 2 else many(len(common), 'value')}: {values}"
     says = f"{many(len(shown), name)} with values that hardly any other has (usual: {values})"
     do = "save these masks again, as PNG and without smoothing"
-    stray = judge(code, shown, fine, "look", says, do, named=2, why=True)
+    stray = judge(code, shown, fine, "look", says, do, why=True)
     low, high = number(kept.picture.low), number(kept.picture.high)
     if len(common) < 2 or max(common) >= th.FAINT_MASK * kept.picture.high:
         return [stray]
@@ -83,7 +83,7 @@ def _copies(scan: Scan, name: str, near: Collection[frozenset[int]]) -> Finding:
         return Finding("mask_copies", "fine", f"{says}; so many seem to be meant")
     shown = [Suspect(tuple(map(scan.place, group)), f"one {name} for different images") for group in shared]
     do = f"look which of them the {name} belongs to"
-    return judge("mask_copies", shown, fine, "look", says, do, named=2, count=count)
+    return judge("mask_copies", shown, fine, "look", says, do, count=count)
 
 
 def _inverted(scan: Scan, name: str) -> list[Finding]:

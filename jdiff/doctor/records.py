@@ -10,7 +10,7 @@ from jdiff.data import tokenizer
 from jdiff.data.sources.files import one_line
 from jdiff.doctor import thresholds as th
 from jdiff.doctor.findings import Captions, Finding, Place, Spread, Suspect, judge
-from jdiff.doctor.scan import Kept, Scan
+from jdiff.doctor.scan import Scan
 from jdiff.doctor.words import listed, many, number, share
 
 LeftOut = tuple[str, str, str]  # (split, file, why), of a file that a source leaves out
@@ -23,32 +23,28 @@ def skips(notes: Iterable[str]) -> list[str]:
 
 def form(scan: Scan, left_out: Sequence[LeftOut], notes: Sequence[str]) -> list[Finding]:
     """Findings "unreadable", "skipped", "form" (channels) and "pairs" (sizes of a record's pictures)."""
-    found = []
-    if scan.unreadable or not (left_out or skips(notes)):
+    found, told = [], skips(notes)
+    if scan.unreadable or not (left_out or told):
         torn = scan.suspects(scan.unreadable, scan.unreadable.__getitem__)
         says, fine = f"{many(len(torn), 'record')} cannot be read", "every record can be read"
         do = "mend or remove the files; data.on_bad_file=skip leaves them out"
-        found.append(judge("unreadable", torn, fine, "refuse", says, do, named=2, why=True))
-    if skips(notes) and not left_out:
-        told = skips(notes)
+        found.append(judge("unreadable", torn, fine, "refuse", says, do, why=True))
+    if told and not left_out:
         found.append(Finding("skipped", "look", "; ".join(told), "mend or remove these files", len(told)))
     else:
-        out = [Suspect((Place(split, -1, file),), why) for split, file, why in left_out]
+        lost = [Suspect((Place(split, -1, file),), why) for split, file, why in left_out]
+        says, fine = f"{many(len(lost), 'file')} cannot be used", "no file was left out"
         do = "mend or remove them: training stops at the first, unless data.on_bad_file=skip leaves them out"
-        says = f"{many(len(out), 'file')} cannot be used"
-        found.append(judge("skipped", out, "no file was left out", "refuse", says, do, named=2, why=True))
+        found.append(judge("skipped", lost, fine, "refuse", says, do, why=True))
 
     odd = [one for name in scan.pictures for one in _other_channels(scan, name)]
-    fine = "every picture has the channels that the source declares"
-    says = f"{many(len(odd), 'record')} of another form than the rest"
-    do = "bring all pictures to one number of channels"
-    found.append(judge("form", odd, fine, "refuse", says, do, named=2, why=True))
-
+    says, fine = f"{many(len(odd), 'record')} of another form than the rest", "all pictures have the declared channels"
+    found.append(judge("form", odd, fine, "refuse", says, "bring all pictures to one number of channels", why=True))
     if scan.partners:
         unfit = [one for name in scan.partners for one in _other_sizes(scan, name)]
-        fine, says = "the pictures of every record are of one size", f"{many(len(unfit), 'pair')} whose pictures do not"
+        says, fine = f"{many(len(unfit), 'pair')} whose pictures do not fit each other", "the pictures of a record fit"
         do = "give each picture its own partner; the two must show the same thing at the same place"
-        found.append(judge("pairs", unfit, fine, "refuse", f"{says} fit each other", do, named=2, why=True))
+        found.append(judge("pairs", unfit, fine, "refuse", says, do, why=True))
     return found
 
 
@@ -76,78 +72,76 @@ def _other_sizes(scan: Scan, name: str) -> list[Suspect]:
 
 
 def ranges(scan: Scan, *, free: bool) -> list[Finding]:
-    """Findings "range" (one at least), and "constant". free: whether data.low and data.high can be set."""
-    found = []
-    for split, own in scan.splits:
-        told = [one for name in scan.pictures for one in _declared(scan, split, own, name, free)]
-        found += sorted(told, key=lambda one: one.severity == "look")[:1]
-    constant, other_scale = _without_contrast(scan)
-    found += [other_scale] if other_scale.suspects else []
+    """Findings "range" (one at least) and "constant". free: whether data.low and data.high can be set."""
+    told = [_declared(scan, split, own, name, free) for split, own in scan.splits for name in scan.pictures]
+    constant, other_scale = _contrast(scan)
+    found = [one for one in (*told, other_scale) if one and one.severity != "fine"]
     return [*(found or [Finding("range", "fine", "values use the declared range and stay in it")]), constant]
 
 
-def _declared(scan: Scan, split: str, own: np.ndarray, name: str, free: bool) -> list[Finding]:
+def _declared(scan: Scan, split: str, own: np.ndarray, name: str, free: bool) -> Finding | None:
     """The worst that is wrong with the values of a split's picture, if anything is."""
-    kept = scan.pictures[name]
-    rows, read = kept.rows, own & kept.rows.read
-    low, high = number(kept.picture.low), number(kept.picture.high)
+    kept, rows, read = scan.pictures[name], scan.pictures[name].rows, own & scan.pictures[name].rows.read
     infinite = scan.suspects(read & ~rows.finite, f"{name} holds values that are not finite")
     if infinite:
         says = f"{many(len(infinite), 'record')} with values that are not finite (NaN, infinity) in {name}"
-        return [judge("range", infinite, "", "refuse", says, "replace them; training would stop at the first")]
+        return judge("range", infinite, "", "refuse", says, "replace them; training would stop at the first")
+    if not read.any():
+        return None
+    declared = f"{number(kept.picture.low)} .. {number(kept.picture.high)}"
     beyond = read & ((rows.lowest < -th.BEYOND) | (rows.highest > 1 + th.BEYOND))
+    of = beyond if beyond.any() else read
+    lowest, highest = float(rows.lowest[of].min()), float(rows.highest[of].max())
+    low, high = number(kept.told(lowest)), number(kept.told(highest))
     if beyond.any():
-        shown = scan.suspects(beyond, lambda row: f"{name} holds {_ends(kept, row)}")
-        ends = [number(kept.told(end)) for end in (rows.lowest[beyond].min(), rows.highest[beyond].max())]
-        says = f"{many(len(shown), 'record')} with values of {name} outside the declared {low} .. {high}, "
-        do = "bring these records to the declared range"
-        if free and len(shown) > read.sum() / 2:
-            do = f"set data.low={ends[0]} and data.high={ends[1]}"
-        return [judge("range", shown, "", "refuse", f"{says}from {ends[0]} to {ends[1]}", do)]
-    if kept.picture.kind == "mask" or not read.any():
-        return []
-    lowest, highest = float(rows.lowest[read].min()), float(rows.highest[read].max())
-    if not 0 < highest - lowest < th.USED:
-        return []
-    ends = [number(kept.told(end)) for end in (lowest, highest)]
-    says = f"{split} {name}s use {ends[0]} .. {ends[1]} alone of the declared {low} .. {high}, "
-    says += f"{share(highest - lowest)}: to the model they are faint"
-    do = f"save the images on the whole scale, {low} .. {high}"
-    if free:
-        do = f"set data.low={ends[0]} and data.high={ends[1]}, or save the images on the whole scale"
-    return [Finding("range", "look", says, do, int(read.sum()))]
+        shown = scan.suspects(beyond, lambda row: f"{name} holds {_ends(scan, name, row)}")
+        says = (
+            f"{many(len(shown), 'record')} with values of {name} outside the declared {declared}, from {low} to {high}"
+        )
+        most = free and len(shown) > read.sum() / 2
+        do = f"set data.low={low} and data.high={high}" if most else "bring these records to the declared range"
+        return judge("range", shown, "", "refuse", says, do)
+    if kept.picture.kind == "mask" or not 0 < highest - lowest < th.USED:
+        return None
+    says = f"{split} {name}s use {low} .. {high} alone of the declared {declared}, {share(highest - lowest)}: to the "
+    do = f"set data.low={low} and data.high={high}, or " if free else ""
+    do += f"save the images on the whole scale, {declared}"
+    return Finding("range", "look", f"{says}model they are faint", do, int(read.sum()))
 
 
-def _without_contrast(scan: Scan) -> tuple[Finding, Finding]:
-    """("constant", "range"): images of one colour; images on another scale than the rest, such as those of 0 .. 1 among
-    those of 0 .. 255 or the other way round.
+def _contrast(scan: Scan) -> tuple[Finding, Finding]:
+    """("constant", "range"): images of one colour, or nearly; images on another scale than the rest, such as those of
+    0 .. 1 among those of 0 .. 255 or the other way round.
     """
-    kept, rows = scan.image, scan.image.rows
-    constant, scale = [], []
-
-    def why(row: int) -> str:
-        return f"all its values are {_ends(kept, row)}"
-
+    rows = scan.image.rows
+    flat, scale = np.zeros((2, len(rows)), bool)
     for _, own in scan.splits:
         read = own & rows.read
         usual = float(np.median(rows.contrast[read])) if read.any() else 0.0
-        flat = read & (rows.contrast <= min(th.CONSTANT, usual / th.SCALE_TIMES))
-        unit = flat & (rows.contrast > 0) & (rows.lowest == 0) & (rows.highest <= th.UNIT) & (usual >= th.UNIT_USUAL)
+        low = read & (rows.contrast <= min(th.CONSTANT, usual / th.SCALE_TIMES))
+        unit = low & (rows.contrast > 0) & (rows.lowest == 0) & (rows.highest <= th.UNIT) & (usual >= th.UNIT_USUAL)
         larger = read & (rows.contrast > th.SCALE_TIMES * usual) & (usual > 0)
-        constant += scan.suspects(flat & ~unit, why)
-        scale += scan.suspects(unit | larger, why)
+        flat, scale = flat | (low & ~unit), scale | unit | larger
+    faint = scan.plain & ~flat & ~scale
+    few = faint.sum() <= th.MOST_PLAIN * scan.readable.sum()  # else it is the data's way
+
+    def why(row: int) -> str:
+        return f"all its values are {_ends(scan, 'image', row)}"
+
+    constant = scan.suspects(flat, why) + (scan.suspects(faint, "hardly anything to see") if few else [])
+    says = f"{many(len(constant), 'image')} of one colour throughout, or nearly"
+    do, fine = "remove them, if they are not meant", "no image is of one colour throughout"
+    plain = judge("constant", constant, fine, "look", says, do, why=True)
     train = rows[rows.read & ~scan.held_out]
-    ends = [number(kept.told(float(np.median(values)))) for values in (train.lowest, train.highest)]
-    fine, do = "no image is of one colour throughout", "remove them, if they are not meant"
-    says = f"{many(len(constant), 'image')} of one colour throughout"
-    plain = judge("constant", constant, fine, "look", says, do, named=2, why=True)
-    says = f"{many(len(scale), 'image')} on another scale than the rest"
+    ends = [number(scan.image.told(float(np.median(values)))) for values in (train.lowest, train.highest)]
+    says = f"{many(int(scale.sum()), 'image')} on another scale than the rest"
     do = f"save them again on the scale of the others ({' .. '.join(ends)})"
-    return plain, judge("range", scale, "", "look", says, do, named=2, why=True)
+    return plain, judge("range", scan.suspects(scale, why), "", "look", says, do, why=True)
 
 
-def _ends(kept: Kept, row: int) -> str:
-    """An image's values in words, in the units of the file."""
+def _ends(scan: Scan, name: str, row: int) -> str:
+    """A picture's values in words, in the units of the file."""
+    kept = scan.pictures[name]
     ends = [number(kept.told(end)) for end in (kept.rows.lowest[row], kept.rows.highest[row])]
     return ends[0] if ends[0] == ends[1] else " .. ".join(ends)
 
@@ -167,31 +161,29 @@ def classes(scan: Scan) -> list[Finding]:
     missing = (labels == -1).all(axis=1) & (labels.shape[1] == 1)
     wrong = scan.readable & (((labels >= count) | (labels < -1)).any(axis=1) | missing)
     odd = scan.suspects(wrong, lambda row: f"label {labels[row, 0]}")
-    fine = "every label is one of the classes"
     says = f"{many(len(odd), 'record')} with a label that is none of the {count} classes"
-    found = [judge("labels", odd, fine, "refuse", says, "mend the labels", why=True)]
+    fine = "every label is one of the classes"
+    return [judge("labels", odd, fine, "refuse", says, "mend the labels", why=True), _balance(class_sizes(scan))]
 
-    sizes = class_sizes(scan)
+
+def _balance(sizes: dict[str, int]) -> Finding:
+    """Classes of few images, and such as are much smaller than others."""
     names = sorted(sizes, key=sizes.__getitem__)
-    largest = max(sizes, key=sizes.__getitem__)
-    ratio = sizes[largest] / max(sizes[names[0]], 1)
-    few = [name for name in names if sizes[name] < th.FEW_OF_CLASS]
-    if ratio < th.UNBALANCED and not few:
-        says = f"classes are of comparable size, {ratio:.1f} to 1 at the most"
-        return [*found, Finding("balance", "fine", says)]
+    least, usual, most = (float(np.percentile(list(sizes.values()), part)) for part in (0, 50, 100))
+    ratio, few = most / max(least, 1), [name for name in names if sizes[name] < th.FEW_OF_CLASS]
     told = {name: f"{name} ({many(sizes[name], 'image')})" for name in names}
-    if ratio < th.UNBALANCED:
-        says = f"{many(len(few), 'class', 'classes')} of {count} {'has' if len(few) == 1 else 'have'} fewer than "
+    if ratio >= th.UNBALANCED:
+        small = [name for name in names if sizes[name] * th.UNBALANCED <= usual or name in few]
+        small = small or [name for name in names if sizes[name] * th.UNBALANCED <= most]
+        largest = max(sizes, key=sizes.__getitem__)
+        says = f"classes are unbalanced, {ratio:.1f} to 1: {largest} has {many(sizes[largest], 'image')}, and few have "
+        do = "add images to them, or leave them out; a class of few images is learnt by heart"
+        return Finding("balance", "look", says + listed([told[name] for name in small]), do, len(small))
+    if few:
+        says = f"{many(len(few), 'class', 'classes')} of {len(names)} {'has' if len(few) == 1 else 'have'} fewer than "
         says += f"{th.FEW_OF_CLASS} images: {listed([told[name] for name in few])}"
-        do = "add images; a class of few images is learnt by heart"
-        return [*found, Finding("few_images", "look", says, do, len(few))]
-    usual = float(np.median(list(sizes.values())))
-    small = [name for name in names if sizes[name] * th.UNBALANCED <= usual or name in few]
-    small = small or [name for name in names if sizes[name] * th.UNBALANCED <= sizes[largest]]
-    says = f"classes are unbalanced, {ratio:.1f} to 1: {largest} has {many(sizes[largest], 'image')}, and few have "
-    says += listed([told[name] for name in small])
-    do = "add images to them, or leave them out; a class of few images is learnt by heart"
-    return [*found, Finding("balance", "look", says, do, len(small))]
+        return Finding("few_images", "look", says, "add images; a class of few images is learnt by heart", len(few))
+    return Finding("balance", "fine", f"classes are of comparable size, {ratio:.1f} to 1 at the most")
 
 
 def captions(scan: Scan, texts: Sequence[str], vocabulary: int) -> tuple[Captions, Finding]:
