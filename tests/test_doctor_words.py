@@ -14,9 +14,9 @@ from jdiff.data.sources import Picture
 from jdiff.data.sources.digits import Digits
 from jdiff.doctor import Settings, examine, page, plain, text
 from jdiff.doctor.advice import image_size, length, sigma_data
-from jdiff.doctor.examination import SIDE, small
 from jdiff.doctor.records import classes
 from jdiff.doctor.scan import numbers, scan
+from jdiff.doctor.thumbnails import SIDE, small
 from jdiff.modes.inspect import inspect
 from jdiff.modes.inspect import settings as settings_of
 from tests.memory_source import Records
@@ -260,6 +260,6 @@ def test_large_pictures_are_seen_in_part_and_hashed_whole():
 def test_small_keeps_the_picture():
     image = np.zeros((3000, 20, 3), np.uint8)
     image[1500:] = 200
-    shown = small(image, Picture((None, None, 3)))
+    shown = np.asarray(small(image, Picture((None, None, 3))))
     assert shown.shape == (SIDE, 1, 3)
     assert (shown[0, 0].tolist(), shown[-1, 0].tolist()) == ([0] * 3, [200] * 3)

@@ -6,20 +6,7 @@ Path("findings.json").write_text(json.dumps(plain(findings)), "utf-8")
 
 from jdiff.doctor.advice import Settings
 from jdiff.doctor.examination import examine
-from jdiff.doctor.findings import EVERYTHING, HELD_OUT, TRAIN, Advice, Finding, Findings, Place
+from jdiff.doctor.findings import EVERYTHING, HELD_OUT, TRAIN
 from jdiff.doctor.report import page, plain, text
 
-__all__ = [
-    "EVERYTHING",
-    "HELD_OUT",
-    "TRAIN",
-    "Advice",
-    "Finding",
-    "Findings",
-    "Place",
-    "Settings",
-    "examine",
-    "page",
-    "plain",
-    "text",
-]
+__all__ = ["EVERYTHING", "HELD_OUT", "TRAIN", "Settings", "examine", "page", "plain", "text"]

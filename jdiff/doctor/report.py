@@ -15,8 +15,8 @@ from jaxtyping import UInt8
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from PIL import Image
 
-from jdiff.doctor.examination import PER_FINDING, PER_SUSPECT
 from jdiff.doctor.findings import EVERYTHING, Finding, Findings, PictureNumbers, Place, Spread
+from jdiff.doctor.thumbnails import PER_FINDING, PER_SUSPECT
 from jdiff.doctor.words import listed, many, number, share
 
 PICTURES = {"grid", "of_class", "suspects"}  # of Findings, for the page alone
