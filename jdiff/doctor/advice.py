@@ -2,16 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
+from jaxtyping import Int
 
 from jdiff.data.resize import Rule
 from jdiff.doctor import thresholds as th
-from jdiff.doctor.findings import Advice, Captions, PictureNumbers
+from jdiff.doctor.findings import Advice, Captions, PictureNumbers, Sure
 from jdiff.doctor.words import many, number, share
-
-Sure = Literal["sure", "likely", "a guess"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,23 +39,17 @@ class Settings:
 
 
 def advise(
-    count: int,
-    target: PictureNumbers,
-    settings: Settings,
-    *,
-    captions: Captions | None,
-    all_grey: bool,
+    count: int, target: PictureNumbers, settings: Settings, *, captions: Captions | None, all_grey: bool
 ) -> tuple[Advice, ...]:
     """count: training images. target: the modelled picture. all_grey: images have three equal channels."""
     found = [image_size(target, settings)] if target.sizes else []
     if all_grey and target.name == "image":
         why = "all images are grey: three equal channels teach the network nothing that one does not"
         found.append(Advice("data.channels", "1", why, "sure", settings.channels != 1))
-    found += sigma_data(target, settings)
-    found += [dropout(count, settings), length(count, settings)]
+    found += [*sigma_data(target, settings), dropout(count, settings), length(count, settings)]
     if captions and captions.tokens and settings.text_length is not None:
         most, now = math.ceil(captions.tokens.high), settings.text_length
-        wanted = -(-most // 4) * 4
+        wanted = math.ceil(most / 4) * 4
         why = f"99 % of the captions have at most {most} tokens, the longest {captions.tokens.highest:.0f}"
         found.append(Advice("condition.text.length", str(wanted), why, "likely", not wanted <= now <= 2 * wanted))
     return tuple(found)
@@ -67,30 +59,13 @@ def image_size(target: PictureNumbers, settings: Settings) -> Advice:
     """The side that images are brought to: one that the network can work with, and to which few images must be
     enlarged. The config's is left alone where it is such a side.
     """
-    factor, sides = settings.multiple, target.short_sides
+    sides = target.short_sides
     (height, width), *others = target.sizes
     square = not others and height == width
-    base, low, high = float(np.percentile(sides, 10)), int(sides.min()), int(sides.max())
-    between = str(low) if low == high else f"{low} .. {high} (half of them at least {int(np.median(sides))})"
-    why = f"all images are {height} x {width}" if square else f"shorter sides are {between} pixels"
-    named = settings.image_size > 0 and settings.image_size % factor == 0
-    sure: Sure = "likely"
-    if named and settings.image_size <= base:
-        size, sure = settings.image_size, "sure"
-        why += f", which is enough for {size}" if size < base else ""
-    elif base < factor:
-        size, sure = factor, "a guess"
-        why += f": smaller than {factor}, the least that the network can work with, so they are enlarged"
-    elif square and height <= th.LARGEST_SIDE:
-        below = height - height % factor
-        size, sure = (below if below >= 0.9 * height else below + factor), "likely" if named else "sure"
-        why += f", which is {'a' if below == height else 'no'} multiple of {factor}, as the network needs"
-    else:
-        size = min(th.LARGEST_SIDE, 2 ** math.floor(math.log2(base)))
-        size = max(factor, size - size % factor)
-        small = float((sides < size).mean())
-        why += f"; {share(small)} are smaller than {size} and are enlarged" if small else ""
-        why += f". Every doubling costs four times the time: begin with {size}" if base >= 2 * size else ""
+    low, middle, high = np.percentile(sides, (0, 50, 100)).astype(int)
+    between = str(low) if low == high else f"{low} .. {high} (half of them at least {middle})"
+    size, sure, why = _side(sides, settings, square=square)
+    why = (f"all images are {height} x {width}" if square else f"shorter sides are {between} pixels") + why
     lost = float(np.median(1 - np.minimum(target.aspects, 1 / target.aspects)))
     if lost > 0.1 and settings.resize in ("centre", "adm", "random_crop"):
         why += f". A square leaves out {share(lost)} of the usual image"
@@ -101,31 +76,50 @@ def image_size(target: PictureNumbers, settings: Settings) -> Advice:
     return Advice("data.image_size", str(size), why, sure, change)
 
 
+def _side(sides: Int[np.ndarray, " n"], settings: Settings, *, square: bool) -> tuple[int, Sure, str]:
+    """(side, how sure, what to say of it) for images of these shorter sides."""
+    factor, base, side = settings.multiple, float(np.percentile(sides, 10)), settings.image_size
+    named = side > 0 and side % factor == 0
+    if named and side <= base:
+        return side, "sure", f", which is enough for {side}" if side < base else ""
+    if base < factor:
+        why = f": smaller than {factor}, the least that the network can work with, so they are enlarged"
+        return factor, "a guess", why
+    if square and base <= th.LARGEST_SIDE:
+        own = int(base)
+        below = own - own % factor
+        why = f", which is {'a' if below == own else 'no'} multiple of {factor}, as the network needs"
+        return below if below >= 0.9 * own else below + factor, "likely" if named else "sure", why
+    size = min(th.LARGEST_SIDE, 2 ** math.floor(math.log2(base)))
+    size = max(factor, size - size % factor)
+    small = float((sides < size).mean())
+    why = f"; {share(small)} are smaller than {size} and are enlarged" if small else ""
+    why += f". Every doubling costs four times the time: begin with {size}" if base >= 2 * size else ""
+    return size, "likely", why
+
+
 def sigma_data(target: PictureNumbers, settings: Settings) -> list[Advice]:
     """The data's standard deviation, and EDM's noise levels moved along with it: mean = -1.2 + ln(sigma_data / 0.5).
 
     That mean is of small pictures. In larger ones, and in masks, neighbouring pixels average the noise out: more of it
     is wanted, and the numbers do not say how much more, so nothing is said of it.
     """
-    as_trained = target.trained_sigma is not None
-    measured = round(target.trained_sigma if target.trained_sigma is not None else target.sigma_data, 2)
+    as_trained, found = target.trained_sigma is not None, []
+    measured = round(target.sigma_data if target.trained_sigma is None else target.trained_sigma, 2)
     if measured <= 0:
         return []
-    found = []
     size = settings.image_size or int(target.short_sides.max(initial=0))
     if settings.sigma_data is not None:
         own = len(target.sizes) == 1 and not settings.image_size
         why = f"the standard deviation of {target.name}s in [-1, 1], over all pixels and channels"
         why += f", at {size} x {size}" if as_trained else "" if own else ", at the files' own sizes: less when shrunk"
+        sure: Sure = "sure" if as_trained or own else "likely"
         change = abs(settings.sigma_data / measured - 1) > 0.1
-        found.append(
-            Advice("model.sigma_data", f"{measured:.2f}", why, "sure" if as_trained or own else "likely", change)
-        )
+        found.append(Advice("model.sigma_data", f"{measured:.2f}", why, sure, change))
     mean = round(th.USUAL_MEAN + math.log(measured / th.USUAL_SIGMA_DATA), 1)
     small = size <= th.SMALL_SIDE and target.kind != "mask"
     if settings.mean is not None and small and abs(mean - settings.mean) > 0.15:
-        why = f"EDM's {th.USUAL_MEAN} belongs to sigma_data {th.USUAL_SIGMA_DATA}; noise levels move with the data's "
-        why += "spread"
+        why = f"EDM's {th.USUAL_MEAN} belongs to sigma_data {th.USUAL_SIGMA_DATA}; noise levels move with the spread"
         found.append(Advice("objective.mean", f"{mean:.1f}", why, "likely"))
     return found
 

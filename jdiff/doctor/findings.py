@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import UInt8
@@ -15,7 +15,8 @@ EVERYTHING = "findings.json"  # the file that names every suspect
 MOST_SUSPECTS = 10_000  # of a finding that are kept, each with its name and reason
 
 Severity = Literal["refuse", "look", "fine"]
-SEVERITIES: tuple[Severity, ...] = ("refuse", "look", "fine")
+SEVERITIES = get_args(Severity)  # worst first
+Sure = Literal["sure", "likely", "a guess"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Advice:
     key: str
     value: str
     why: str
-    sure: Literal["sure", "likely", "a guess"]
+    sure: Sure
     change: bool = True
 
 
