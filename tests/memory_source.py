@@ -19,6 +19,7 @@ class Records:
     scalar_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     labels_per_image: int = 1
+    left_out: tuple[tuple[str, str], ...] = ()
 
     @property
     def shape(self) -> Shape:

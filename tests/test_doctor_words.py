@@ -70,9 +70,10 @@ def planted(names, top="/data/top"):
 def test_odd_names_are_fit_to_print():
     source, names = planted(list(ODD_NAMES.values()), f"/data/{ODD_NAMES['surrogate']}{ODD_NAMES['escape']}")
     captions = tuple(f"{name} {i}" for i, name in enumerate(2 * list(ODD_NAMES.values())))
-    source = replace(source, captions=captions, notes=(f"sub-folder {ODD_NAMES['escape']} is empty",))
-    left_out = [("train", f"/data/{name}.png", f"torn {name}") for name in ODD_NAMES.values()]
-    found = examine(source, source, names=names, held_out_names=names, left_out=left_out)
+    left_out = tuple((f"/data/{name}.png", f"torn {name}") for name in ODD_NAMES.values())
+    notes = (f"sub-folder {ODD_NAMES['escape']} is empty",)
+    source = replace(source, captions=captions, notes=notes, left_out=left_out)
+    found = examine(source, source, names=names, held_out_names=names)
     assert found.finding("duplicates").count == 2 * len(ODD_NAMES)
     for told in (text(found), page(found), json.dumps(plain(found), ensure_ascii=False)):
         told.encode("utf-8")
@@ -129,7 +130,7 @@ def test_every_file_left_out_is_named(tmp_path, capsys):
         (tmp_path / f"{i:02d}.png").write_bytes(b"torn")
     assert inspect(small_config(tmp_path), tmp_path, tmp_path / "out") == 0
     told = capsys.readouterr().out
-    assert told.index("MEND BEFORE TRAINING") < told.index("5 files cannot be used: ")
+    assert told.index("MEND BEFORE TRAINING") < told.index("5 files cannot be used")
     assert all(f"{i:02d}.png" in told for i in range(5))
     assert told.count("00.png") == 1  # the source's note is not repeated
     assert "every record can be read" not in told
@@ -142,8 +143,8 @@ def test_every_file_left_out_is_named(tmp_path, capsys):
 
 
 def test_left_out_of_a_split_without_records():
-    found = examine(Records(records(photos(3))), left_out=[("held-out", "a.png", "torn")])
-    assert "a.png (held-out) (torn)" in found.finding("skipped").says
+    found = examine(Records(records(photos(3))), Records([], left_out=(("a.png", "torn"),)))
+    assert "a.png (held-out): torn" in text(found)
     assert "a.png" in page(found)
 
 
@@ -168,7 +169,9 @@ def test_few_images_are_not_unbalanced():
 
 def test_one_empty_caption_says_nothing():
     source = Records(records(photos(5)), captions=("", "a", "b", "c", "d"))
-    assert "1 caption of 5 says nothing: record 0" in examine(source).finding("captions").says
+    told = text(examine(source))
+    assert "1 caption of 5 says nothing" in told
+    assert "record 0: its caption is empty" in told
 
 
 # Advice

@@ -44,6 +44,7 @@ def faulty():
         class_names=("<b>bold</b> & bare", "a very long class name " * 6),
         captions=captions,
         notes=("skipped 1 of 40 train pairs (first: a&b.png)",),
+        left_out=(("a&b.png", "torn"),),
     )
     names = [f"/data/a/very/long/path/that/must/be/broken/somewhere/{'x' * 40}/picture<{i}>&.png" for i in range(40)]
     return examine(source, names=names, settings=Settings(text_length=32))

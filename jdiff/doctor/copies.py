@@ -204,7 +204,7 @@ def outliers(scan: Scan, times: dict[int, float], known: Collection[Place]) -> F
     rows = [row for row in far if scan.place(row) not in known]
     shown = scan.suspects(rows, lambda row: as_far(times[row]))
     says, do = f"{many(len(rows), 'image')} far from the rest", "look whether they belong here"
-    return judge("outliers", shown, "no image is far from the rest", "look", says, do, why=True)
+    return judge("outliers", shown, "no image is far from the rest", "look", says, do)
 
 
 def as_far(times: float) -> str:

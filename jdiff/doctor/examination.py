@@ -14,7 +14,7 @@ from jdiff.doctor import copies, records
 from jdiff.doctor import thresholds as th
 from jdiff.doctor.advice import Settings, advise
 from jdiff.doctor.colours import colours, without_colour
-from jdiff.doctor.findings import HELD_OUT, SEVERITIES, TRAIN, Finding, Findings, Spread
+from jdiff.doctor.findings import HELD_OUT, SEVERITIES, TRAIN, Finding, Findings, Place, Spread, Suspect
 from jdiff.doctor.masks import masks
 from jdiff.doctor.scan import Scan, modes, numbers, resizing, scan, sigma_data
 from jdiff.doctor.thumbnails import PER_FINDING, of_suspects, some
@@ -30,16 +30,14 @@ def examine(
     *,
     names: Sequence[str] = (),
     held_out_names: Sequence[str] = (),
-    left_out: Sequence[records.LeftOut] = (),
     settings: Settings = Settings(),  # noqa: B008
     progress: Progress = no_progress,
 ) -> Findings:
     """Read every record once (and again the few that the report shows), and say what the data are like, what is wrong
     with them and what to set.
 
-    names, held_out_names: a record's file, for every one or for none. left_out: (split, file, why) of the files that
-    the sources leave out. progress wraps the iteration over blocks of records. Memory: some 16 MiB of pictures at a
-    time, or one picture, and some 2 kB a record.
+    names, held_out_names: a record's file, for every one or for none. progress wraps the iteration over blocks of
+    records. Memory: some 16 MiB of pictures at a time, or one picture, and some 2 kB a record.
 
     Raises UserError where no record can be read, or the target is none of the pictures; ValueError where names are more
     or fewer than records.
@@ -59,11 +57,10 @@ def examine(
         why = next((f" ({seen.place(row)}: {why})" for row, why in seen.unreadable.items()), "")
         raise UserError(f"none of the {len(train)} training records can be read{why}")
 
-    start = os.path.join(one_line(top), "") if top else ""
-    lost = [(split, one_line(file).removeprefix(start), one_line(why)) for split, file, why in left_out]
+    lost = [one for split, source in ((TRAIN, train), (HELD_OUT, held_out)) for one in _left_out(split, source, top)]
     notes = [one_line(note) for source in sources.values() for note in source.notes]
     times = copies.times_as_far(seen)
-    found, told = _checks(seen, lost, notes, times, settings), None
+    found, told = _checks(seen, lost, times, settings), None
     if train.captions:
         told, finding = records.captions(seen, train.captions, settings.vocabulary)
         found.append(finding)
@@ -87,7 +84,7 @@ def examine(
         folder=one_line(top),
         scalars={one_line(name): Spread.of(values) for name, values in scalars.items() if len(values)},
         captions=told,
-        notes=tuple(note for note in notes if note not in records.skips(notes)),
+        notes=tuple(note for note in notes if not (lost and note.startswith("skipped "))),
         findings=tuple(found),
         advice=advise(count, pictures[settings.target], settings, captions=told, all_grey=all_grey),
         farthest=tuple(farthest),
@@ -110,12 +107,17 @@ def _below(sources: dict[str, Source], names: dict[str, Sequence[str]]) -> tuple
     return top, [os.path.relpath(name, top) if top and name else name for name in every]
 
 
-def _checks(
-    seen: Scan, lost: Sequence[records.LeftOut], notes: Sequence[str], times: dict[int, float], settings: Settings
-) -> list[Finding]:
+def _left_out(split: str, source: Source | None, top: str) -> list[Suspect]:
+    """The files that a source leaves out."""
+    start = os.path.join(one_line(top), "") if top else ""
+    files = getattr(source, "left_out", ())
+    return [Suspect((Place(split, -1, one_line(file).removeprefix(start)),), one_line(why)) for file, why in files]
+
+
+def _checks(seen: Scan, lost: list[Suspect], times: dict[int, float], settings: Settings) -> list[Finding]:
     exact = copies.exact(seen)
     near = copies.near(seen, exact)
-    found = [*records.form(seen, lost, notes), *records.ranges(seen, free=settings.ranges_are_free)]
+    found = [*records.form(seen, lost), *records.ranges(seen, free=settings.ranges_are_free)]
     found += records.classes(seen) + masks(seen, {frozenset((pair.one, pair.other)) for pair in near})
     found += copies.copies(seen, exact, near) + colours(seen)
     known = {place for one in found for suspect in one.suspects for place in suspect.places}

@@ -8,8 +8,6 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import UInt8
 
-from jdiff.doctor.words import listed
-
 TRAIN, HELD_OUT = "train", "held-out"  # names of the splits
 EVERYTHING = "findings.json"  # the file that names every suspect
 MOST_SUSPECTS = 10_000  # of a finding that are kept, each with its name and reason
@@ -64,15 +62,12 @@ class Finding:
 
 
 def judge(
-    code: str, suspects: Sequence[Suspect], fine: str, severity: Severity, says: str, do: str,
-    *, why: bool = False, count: int = 0,
-) -> Finding:  # fmt: skip
-    """`fine` where there are no suspects; else `says` and the first two of them, with reasons if `why`."""
+    code: str, suspects: Sequence[Suspect], fine: str, severity: Severity, says: str, do: str, count: int = 0
+) -> Finding:
+    """`fine` where there are no suspects. count: 0 for that of the suspects."""
     if not suspects:
         return Finding(code, "fine", fine)
-    names = [f"{one.name} ({one.why})" if why else one.name for one in suspects[:2]]
-    told = f"{says}: {listed(names, 2, len(suspects))}"
-    return Finding(code, severity, told, do, count or len(suspects), tuple(suspects[:MOST_SUSPECTS]))
+    return Finding(code, severity, says, do, count or len(suspects), tuple(suspects[:MOST_SUSPECTS]))
 
 
 @dataclass(frozen=True)
@@ -103,7 +98,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class PictureNumbers:
-    """One picture of the training records. sizes, channels, dtypes: (h, w), c and name -> how many records.
+    """One picture of the training records. sizes, dtypes: (h, w) and name -> how many records.
 
     low, high: the declared range, which becomes [-1, 1]; lowest, highest: of any value; at_low, at_high: the share of
     values at or beyond either end. mean, std [c]: in [-1, 1]; sigma_data: the standard deviation over all pixels and
@@ -114,7 +109,7 @@ class PictureNumbers:
     name: str
     kind: str
     sizes: dict[tuple[int, int], int]
-    channels: dict[int, int]
+    channels: int
     dtypes: dict[str, int]
     low: float
     high: float

@@ -57,7 +57,7 @@ def _values(scan: Scan, name: str) -> list[Finding]:
     fine = f"{name}s hold {'two values' if len(common) == 2 else many(len(common), 'value')}: {values}"
     says = f"{many(len(shown), name)} with values that hardly any other has (usual: {values})"
     do = "save these masks again, as PNG and without smoothing"
-    stray = judge(code, shown, fine, "look", says, do, why=True)
+    stray = judge(code, shown, fine, "look", says, do)
     low, high = number(kept.picture.low), number(kept.picture.high)
     if len(common) < 2 or max(common) >= th.FAINT_MASK * kept.picture.high:
         return [stray]

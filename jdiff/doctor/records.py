@@ -2,58 +2,35 @@
 
 import importlib.util
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from jdiff.data import tokenizer
 from jdiff.data.sources.files import one_line
 from jdiff.doctor import thresholds as th
-from jdiff.doctor.findings import Captions, Finding, Place, Spread, Suspect, judge
+from jdiff.doctor.findings import Captions, Finding, Spread, Suspect, judge
 from jdiff.doctor.scan import Scan
 from jdiff.doctor.words import listed, many, number, share
 
-LeftOut = tuple[str, str, str]  # (split, file, why), of a file that a source leaves out
 
-
-def skips(notes: Iterable[str]) -> list[str]:
-    """The notes of sources that tell of what they left out."""
-    return [note for note in notes if note.startswith("skipped ")]
-
-
-def form(scan: Scan, left_out: Sequence[LeftOut], notes: Sequence[str]) -> list[Finding]:
-    """Findings "unreadable", "skipped", "form" (channels) and "pairs" (sizes of a record's pictures)."""
-    found, told = [], skips(notes)
-    if scan.unreadable or not (left_out or told):
+def form(scan: Scan, left_out: Sequence[Suspect]) -> list[Finding]:
+    """Findings "unreadable", "skipped" and "pairs" (sizes of a record's pictures). left_out: files of the sources."""
+    found = []
+    if scan.unreadable or not left_out:
         torn = scan.suspects(scan.unreadable, scan.unreadable.__getitem__)
         says, fine = f"{many(len(torn), 'record')} cannot be read", "every record can be read"
         do = "mend or remove the files; data.on_bad_file=skip leaves them out"
-        found.append(judge("unreadable", torn, fine, "refuse", says, do, why=True))
-    if told and not left_out:
-        found.append(Finding("skipped", "look", "; ".join(told), "mend or remove these files", len(told)))
-    else:
-        lost = [Suspect((Place(split, -1, file),), why) for split, file, why in left_out]
-        says, fine = f"{many(len(lost), 'file')} cannot be used", "no file was left out"
-        do = "mend or remove them: training stops at the first, unless data.on_bad_file=skip leaves them out"
-        found.append(judge("skipped", lost, fine, "refuse", says, do, why=True))
-
-    odd = [one for name in scan.pictures for one in _other_channels(scan, name)]
-    says, fine = f"{many(len(odd), 'record')} of another form than the rest", "all pictures have the declared channels"
-    found.append(judge("form", odd, fine, "refuse", says, "bring all pictures to one number of channels", why=True))
+        found.append(judge("unreadable", torn, fine, "refuse", says, do))
+    says, fine = f"{many(len(left_out), 'file')} cannot be used", "no file was left out"
+    do = "mend or remove them: training stops at the first, unless data.on_bad_file=skip leaves them out"
+    found.append(judge("skipped", left_out, fine, "refuse", says, do))
     if scan.partners:
         unfit = [one for name in scan.partners for one in _other_sizes(scan, name)]
         says, fine = f"{many(len(unfit), 'pair')} whose pictures do not fit each other", "the pictures of a record fit"
         do = "give each picture its own partner; the two must show the same thing at the same place"
-        found.append(judge("pairs", unfit, fine, "refuse", says, do, why=True))
+        found.append(judge("pairs", unfit, fine, "refuse", says, do))
     return found
-
-
-def _other_channels(scan: Scan, name: str) -> list[Suspect]:
-    wanted, rows = scan.pictures[name].picture.channels, scan.pictures[name].rows
-    return scan.suspects(
-        rows.read & (rows.channels != wanted),
-        lambda row: f"{name} of {many(int(rows.channels[row]), 'channel')}, not {wanted}",
-    )
 
 
 def _other_sizes(scan: Scan, name: str) -> list[Suspect]:
@@ -131,12 +108,12 @@ def _contrast(scan: Scan) -> tuple[Finding, Finding]:
     constant = scan.suspects(flat, why) + (scan.suspects(faint, "hardly anything to see") if few else [])
     says = f"{many(len(constant), 'image')} of one colour throughout, or nearly"
     do, fine = "remove them, if they are not meant", "no image is of one colour throughout"
-    plain = judge("constant", constant, fine, "look", says, do, why=True)
+    plain = judge("constant", constant, fine, "look", says, do)
     train = rows[rows.read & ~scan.held_out]
     ends = [number(scan.image.told(float(np.median(values)))) for values in (train.lowest, train.highest)]
     says = f"{many(int(scale.sum()), 'image')} on another scale than the rest"
     do = f"save them again on the scale of the others ({' .. '.join(ends)})"
-    return plain, judge("range", scan.suspects(scale, why), "", "look", says, do, why=True)
+    return plain, judge("range", scan.suspects(scale, why), "", "look", says, do)
 
 
 def _ends(scan: Scan, name: str, row: int) -> str:
@@ -163,7 +140,7 @@ def classes(scan: Scan) -> list[Finding]:
     odd = scan.suspects(wrong, lambda row: f"label {labels[row, 0]}")
     says = f"{many(len(odd), 'record')} with a label that is none of the {count} classes"
     fine = "every label is one of the classes"
-    return [judge("labels", odd, fine, "refuse", says, "mend the labels", why=True), _balance(class_sizes(scan))]
+    return [judge("labels", odd, fine, "refuse", says, "mend the labels"), _balance(class_sizes(scan))]
 
 
 def _balance(sizes: dict[str, int]) -> Finding:

@@ -4,7 +4,6 @@ import base64
 import functools
 import io
 import math
-import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
@@ -45,7 +44,7 @@ def text(findings: Findings, width: int = 100) -> str:
 
     keys = [f"{one.key}={one.value}" for one in findings.advice]
     keys = [key.ljust(max(map(len, keys))) for key in keys]
-    return _render("report.txt", findings, item=item, more=_more, keys=keys)
+    return _render("report.txt", findings, item=item, named=_named, keys=keys)
 
 
 def page(findings: Findings, title: str = "What these data are like") -> str:
@@ -96,15 +95,12 @@ def _verdict(findings: Findings) -> str:
     return f"{many(look, 'thing')} to look at." if look else "Nothing seems wrong."
 
 
-def _more(finding: Finding) -> list[str]:
-    """The suspects that the finding does not name itself, so that NAMED are, a line each; and how many others."""
+def _named(finding: Finding) -> list[str]:
+    """The first NAMED suspects, a line each, and how many others."""
     lines = []
     for one in finding.suspects[:NAMED]:
-        names, rest = [re.escape(str(place)) for place in one.places[:3]], len(one.places) - 3
-        # "record 1" is not named by "record 12".
-        if not all(re.search(rf"(?<![^\s(]){name}(?![^\s,:;)])", finding.says) for name in names):
-            others = f" and {many(rest, 'other')}" if rest > 0 else ""
-            lines.append(f"{one.name}{others}: {one.why}")
+        others = f" and {many(len(one.places) - 3, 'other')}" if len(one.places) > 3 else ""
+        lines.append(f"{one.name}{others}: {one.why}")
     rest = len(finding.suspects) - NAMED
     return [*lines, f"and {many(rest, 'other')}, in {EVERYTHING}"] if rest > 0 else lines
 
@@ -141,8 +137,7 @@ def _picture(picture: PictureNumbers) -> list[tuple[str, str]]:
         )
         size += f"width / height {number(picture.aspects.min())} .. {number(picture.aspects.max())}; most often "
         size += listed([f"{h} x {w} ({part})" for (h, w), part in _shares(picture.sizes)])
-    channels = ", ".join(map(str, picture.channels))
-    form = f"{channels} {'channel' if channels == '1' else 'channels'}, {', '.join(picture.dtypes)}"
+    form = f"{many(picture.channels, 'channel')}, {', '.join(picture.dtypes)}"
     form += "" if picture.kind == "image" else f", a {picture.kind}"
     ends = [number(end) for end in (picture.lowest, picture.highest, picture.low, picture.high)]
     values = f"{ends[0]} .. {ends[1]} of {ends[2]} .. {ends[3]}; {share(picture.at_low)} at the low end, "

@@ -41,11 +41,6 @@ class Kept:
     thumb: Float16[np.ndarray, "n d d c1"]
     histogram: Float[np.ndarray, "c bins"]
 
-    @property
-    def usable(self) -> Bool[np.ndarray, " n"]:
-        """Rows with a picture of the declared number of channels."""
-        return self.rows.read & (self.rows.channels == self.picture.channels)
-
     def told(self, end: float) -> float:
         """A value of the declared range's units in those of the file."""
         return self.picture.low + float(end) * (self.picture.high - self.picture.low)
@@ -76,7 +71,7 @@ class Scan:
 
     @functools.cached_property
     def readable(self) -> Bool[np.ndarray, " n"]:
-        return self.image.usable
+        return self.image.rows.read
 
     @property
     def splits(self) -> Iterator[tuple[str, Bool[np.ndarray, " n"]]]:
@@ -148,7 +143,7 @@ def scan(
             for indices, records in in_parts(source, block, read):
                 given = {start + i: one for i, one in zip(indices, records, strict=True) if one is not None}
                 for name, kept in pictures.items():
-                    for rows, stack in _alike(name, given, unreadable):
+                    for rows, stack in _alike(name, kept.picture.channels, given, unreadable):
                         _add(kept, rows, stack, training=not start)
                 for row, record in given.items():
                     labels[row] = record.get("label", -1)
@@ -165,7 +160,7 @@ def scan(
 def _empty(picture: Picture, count: int) -> Kept:
     channels, coloured = picture.channels, picture.channels == 3 or (picture.channels, picture.dtype) == (4, "uint8")
     row: list[tuple] = [(key, bool) for key in ("read", "finite")]
-    row += [(key, "i4") for key in ("height", "width", "channels")] + [("dtype_name", "U16"), ("digest", "V16")]
+    row += [(key, "i4") for key in ("height", "width")] + [("dtype_name", "U16"), ("digest", "V16")]
     row += [(key, "f4") for key in ("lowest", "highest", "contrast", "share")]
     row += [("at_low", "f8"), ("at_high", "f8"), ("first", "f8", channels), ("second", "f8", channels)]
     return Kept(
@@ -188,16 +183,18 @@ def _read(source: Source, start: int, unreadable: dict[int, str], indices: Seque
         return [None]
 
 
-def _alike(name: str, records: dict, unreadable: dict[int, str]) -> Iterator[tuple[list[int], np.ndarray]]:
+def _alike(
+    name: str, channels: int, records: dict, unreadable: dict[int, str]
+) -> Iterator[tuple[list[int], np.ndarray]]:
     """(rows, their pictures) of each shape and dtype."""
     alike: dict[Any, dict[int, np.ndarray]] = defaultdict(dict)
     for row, record in records.items():
         array = record.get(name)
-        if isinstance(array, np.ndarray) and array.ndim == 3 and array.size:
+        if isinstance(array, np.ndarray) and array.ndim == 3 and array.size and array.shape[-1] == channels:
             alike[array.shape, array.dtype.name][row] = array
         else:
             what = f"of shape {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
-            unreadable[row] = f"its {name} is no picture [h, w, c] but {what}"
+            unreadable[row] = f"its {name} is no picture [h, w, {channels}] but {what}"
     for same in alike.values():
         arrays = list(same.values())
         yield list(same), np.stack(arrays) if len(arrays) > 1 else arrays[0][None]  # a large one is not copied
@@ -207,14 +204,13 @@ def _add(kept: Kept, rows: list[int], stack: np.ndarray, *, training: bool) -> N
     """Note what one picture of these records is like, all being of one shape and dtype."""
     picture, (_, height, width, channels) = kept.picture, stack.shape
     lowest, highest, finite = _ends(stack, picture)
-    noted = {"read": True, "finite": finite, "height": height, "width": width, "channels": channels}
+    noted = {"read": True, "finite": finite, "height": height, "width": width}
     noted |= {"lowest": lowest, "highest": highest, "contrast": highest - lowest, "dtype_name": stack.dtype.name}
     for key, value in {**noted, "digest": [np.void(_digest(array)) for array in stack]}.items():
         kept.rows[key][rows] = value
     step = math.ceil(math.sqrt(height * width / th.MOST_PIXELS))
     unit = _unit(stack[:, ::step, ::step], picture)
-    if channels == picture.channels:
-        _add_moments(kept, rows, unit, training=training)
+    _add_moments(kept, rows, unit, training=training)
     if picture.kind == "mask":
         for row, array in zip(rows, stack, strict=True):
             kept.rows.share[row] = np.count_nonzero(array > picture.low) / array.size
@@ -224,7 +220,7 @@ def _add(kept: Kept, rows: list[int], stack: np.ndarray, *, training: bool) -> N
         seen = seen[..., :3] * seen[..., 3:] + (1 - seen[..., 3:])
     small = thumbnails(seen, th.DETAIL)
     grey = small.mean(axis=-1, keepdims=True)
-    kept.thumb[rows] = small if small.shape[-1] == kept.thumb.shape[-1] else grey
+    kept.thumb[rows] = small if kept.thumb.shape[-1] == 3 else grey
     for i in np.flatnonzero(grey.std(axis=(1, 2, 3)) < th.FAINT):
         kept.rows.contrast[rows[i]] = np.ptp(unit[i], axis=(0, 1)).max()
 
@@ -287,21 +283,21 @@ def _areas(size: int, side: int) -> Float32[np.ndarray, "side size"]:
 def numbers(scan: Scan, name: str, trained_sigma: float | None = None) -> PictureNumbers:
     """Of the training records: with x in [0, 1], mean 2 E x - 1 and standard deviation 2 sqrt(E x^2 - (E x)^2)."""
     kept, picture = scan.pictures[name], scan.pictures[name].picture
-    rows, usable = (kept.rows[chosen & ~scan.held_out] for chosen in (kept.rows.read, kept.usable))
-    moments = np.stack([usable.first, usable.second]).sum(axis=1) / max(len(usable), 1)
+    rows = kept.rows[kept.rows.read & ~scan.held_out]
+    moments = np.stack([rows.first, rows.second]).sum(axis=1) / max(len(rows), 1)
     histogram = kept.histogram / np.maximum(kept.histogram.sum(axis=1, keepdims=True), 1)
     return PictureNumbers(
         name=name,
         kind=picture.kind,
         sizes=dict(Counter(zip(rows.height.tolist(), rows.width.tolist(), strict=True)).most_common()),
-        channels=dict(Counter(rows.channels.tolist()).most_common()),
+        channels=picture.channels,
         dtypes=dict(Counter(rows.dtype_name.tolist()).most_common()),
         low=picture.low,
         high=picture.high,
         lowest=kept.told(rows.lowest.min()) if len(rows) else picture.low,
         highest=kept.told(rows.highest.max()) if len(rows) else picture.low,
-        at_low=float(usable.at_low.sum()) / max(len(usable), 1),
-        at_high=float(usable.at_high.sum()) / max(len(usable), 1),
+        at_low=float(rows.at_low.sum()) / max(len(rows), 1),
+        at_high=float(rows.at_high.sum()) / max(len(rows), 1),
         mean=tuple((2 * moments[0] - 1).tolist()),
         std=tuple((2 * np.sqrt(np.maximum(moments[1] - moments[0] ** 2, 0))).tolist()),
         sigma_data=sigma_data(moments),

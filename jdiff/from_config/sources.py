@@ -96,7 +96,7 @@ def sources(config: ConfigDict) -> tuple[Source, Source | None]:
     except SplitMissingError:
         return train, None
     if not len(test):  # what was left out of it is told all the same
-        return Noted(train, test.notes), None
+        return Noted(train, test), None
     return train, test
 
 

@@ -24,13 +24,11 @@ def inspect(config: ConfigDict, workdir: Path, out: Path | None) -> int:
     config.data.on_bad_file = "skip"  # and tell
     config.machine.cache = 0.0  # each is read once
     train, held_out = from_config.sources(config)
-    splits = ((doctor.TRAIN, train), (doctor.HELD_OUT, held_out))
     findings = doctor.examine(
         train,
         held_out,
         names=getattr(train, "names", ()),
         held_out_names=getattr(held_out, "names", ()),
-        left_out=[(split, *each) for split, source in splits for each in getattr(source, "left_out", ())],
         settings=settings(config),
         progress=progress_bar("looking at images", show=config.log.progress),
     )

@@ -89,12 +89,16 @@ class Wrapped:
 
 
 class Noted(Wrapped):
-    """`source` with more notes."""
+    """`source`, which also tells what `other` has to say: its notes, and the files that it leaves out."""
 
-    def __init__(self, source: Source, notes: tuple[str, ...]):
+    def __init__(self, source: Source, other: Source):
         super().__init__(source)
-        self._notes = notes
+        self._other = other
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return (*self._source.notes, *self._notes)
+        return (*self._source.notes, *self._other.notes)
+
+    @property
+    def left_out(self) -> LeftOut:
+        return (*super().left_out, *getattr(self._other, "left_out", ()))
