@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -16,7 +17,7 @@ from jdiff.doctor.advice import Settings, advise
 from jdiff.doctor.colours import colours, without_colour
 from jdiff.doctor.findings import HELD_OUT, SEVERITIES, TRAIN, Finding, Findings, Place, Spread, Suspect
 from jdiff.doctor.masks import masks
-from jdiff.doctor.scan import Scan, modes, numbers, resizing, scan, sigma_data
+from jdiff.doctor.scan import Scan, modes, numbers, scan, trained_sigma
 from jdiff.doctor.thumbnails import PER_FINDING, of_suspects, some
 
 GRID, PER_CLASS, MOST_CLASSES = 48, 8, 24  # images of all, of a class; classes
@@ -33,8 +34,8 @@ def examine(
     settings: Settings = Settings(),  # noqa: B008
     progress: Progress = no_progress,
 ) -> Findings:
-    """Read every record once (and again the few that the report shows), and say what the data are like, what is wrong
-    with them and what to set.
+    """Read every record once (and again the few that the report shows or sigma_data is measured of at the side that is
+    trained at), and say what the data are like, what is wrong with them and what to set.
 
     names, held_out_names: a record's file, for every one or for none. progress wraps the iteration over blocks of
     records. Memory: some 16 MiB of pictures at a time, or one picture, and some 2 kB a record.
@@ -46,12 +47,7 @@ def examine(
     if settings.target not in train.pictures:
         raise UserError(f"data.target={settings.target!r} is none of the pictures {', '.join(train.pictures)}")
     top, below = _below(sources, {TRAIN: names, HELD_OUT: held_out_names})
-    moments: list[np.ndarray] = []
-    see = None
-    if settings.image_size:
-        target = train.pictures[settings.target]
-        see = resizing(settings.target, target, settings.image_size, settings.resize, len(train), moments)
-    seen = scan(train, sources.get(HELD_OUT), names=below, progress=progress, see=see)
+    seen = scan(train, sources.get(HELD_OUT), names=below, progress=progress)
     readable = seen.readable & ~seen.held_out
     if not readable.any():
         why = next((f" ({seen.place(row)}: {why})" for row, why in seen.unreadable.items()), "")
@@ -65,8 +61,10 @@ def examine(
         told, finding = records.captions(seen, train.captions, settings.vocabulary)
         found.append(finding)
     found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
-    sigma = sigma_data(np.mean(moments, axis=0)) if moments else None
-    pictures = {name: numbers(seen, name, sigma if name == settings.target else None) for name in seen.pictures}
+    pictures = {name: numbers(seen, name) for name in seen.pictures}
+    if size := settings.image_size:
+        sigma = trained_sigma(train, seen, settings.target, size, settings.resize)
+        pictures[settings.target] = replace(pictures[settings.target], trained_sigma=sigma)
     farthest = seen.suspects(list(times)[: th.FARTHEST], lambda row: copies.as_far(times[row]))
     all_grey = seen.image.picture.channels == 3 and bool(without_colour(seen)[seen.readable].all())
     scalars = {name: values[np.isfinite(values)] for name, values in seen.scalars.items()}

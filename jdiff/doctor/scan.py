@@ -6,7 +6,7 @@ import functools
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,6 @@ from jdiff.data.sources.files import Progress, no_progress, one_line
 from jdiff.data.sources.parts import in_parts
 from jdiff.doctor import thresholds as th
 from jdiff.doctor.findings import HELD_OUT, TRAIN, PictureNumbers, Place, Suspect
-
-See = Callable[[int, Mapping[str, Any]], None]  # is given (row, record) of every training record
 
 
 @dataclass
@@ -126,7 +124,6 @@ def scan(
     *,
     names: Sequence[str] = (),
     progress: Progress = no_progress,
-    see: See | None = None,
 ) -> Scan:
     """Read every record once. names: one a record of both splits, or none."""
     sources = [train] if held_out is None else [train, held_out]
@@ -150,8 +147,6 @@ def scan(
                     if not start:
                         for name, values in scalars.items():
                             values[row] = record.get(name, np.nan)
-                        if see:
-                            see(row, record)
     classes = tuple(one_line(name) for name in train.class_names)
     split = np.arange(total) >= counts[0]
     return Scan(split, names or [""] * total, classes, pictures, labels, scalars, unreadable)
@@ -280,7 +275,7 @@ def _areas(size: int, side: int) -> Float32[np.ndarray, "side size"]:
     return (np.maximum(covered, 0) * (side / size)).astype(np.float32)
 
 
-def numbers(scan: Scan, name: str, trained_sigma: float | None = None) -> PictureNumbers:
+def numbers(scan: Scan, name: str) -> PictureNumbers:
     """Of the training records: with x in [0, 1], mean 2 E x - 1 and standard deviation 2 sqrt(E x^2 - (E x)^2)."""
     kept, picture = scan.pictures[name], scan.pictures[name].picture
     rows = kept.rows[kept.rows.read & ~scan.held_out]
@@ -302,24 +297,21 @@ def numbers(scan: Scan, name: str, trained_sigma: float | None = None) -> Pictur
         std=tuple((2 * np.sqrt(np.maximum(moments[1] - moments[0] ** 2, 0))).tolist()),
         sigma_data=sigma_data(moments),
         histogram=tuple(tuple(row) for row in histogram.tolist()),
-        trained_sigma=trained_sigma,
     )
 
 
-def resizing(name: str, picture: Picture, size: int, rule: Rule, count: int, moments: list[np.ndarray]) -> See:
-    """Appends (E x, E x^2) of every n-th picture brought to size x size, x in [0, 1]: shrinking averages noise out."""
+def trained_sigma(source: Source, scan: Scan, name: str, size: int, rule: Rule) -> float | None:
+    """sigma_data of some training pictures brought to size x size: shrinking averages noise out."""
+    kept, picture = scan.pictures[name], scan.pictures[name].picture
+    rows = np.flatnonzero(kept.rows.read & kept.rows.finite & ~scan.held_out & (kept.rows.dtype_name == picture.dtype))
     masks, alpha = (frozenset({name} if one else ()) for one in (picture.kind == "mask", picture.alpha))
     resize = Resize(by_no_chance(rule), size, size, masks=masks, alpha=alpha, fill={name: picture.low})
-
-    def see(row: int, record: Mapping[str, Any]) -> None:
-        array = record.get(name)
-        if row % -(-count // th.RESIZED) or not isinstance(array, np.ndarray) or array.ndim != 3 or not array.size:
-            return
-        if (array.shape[-1], array.dtype.name) == (picture.channels, picture.dtype) and np.isfinite(array).all():
-            unit = (resize({name: array})[name].astype(np.float64) - picture.low) / (picture.high - picture.low)
-            moments.append(np.array([unit.mean(), (unit**2).mean()]))
-
-    return see
+    moments = []
+    for _, records in in_parts(source, rows[:: -(-len(rows) // th.RESIZED) or 1].tolist(), source.__getitems__):
+        for record in records:
+            unit = (resize({name: record[name]})[name].astype(np.float64) - picture.low) / (picture.high - picture.low)
+            moments.append((unit.mean(), (unit**2).mean()))
+    return sigma_data(np.mean(moments, axis=0)) if moments else None
 
 
 def sigma_data(moments: Float[np.ndarray, "2 ..."]) -> float:

@@ -63,7 +63,7 @@ SMALL_SIDE = 64  # pixels a side that EDM's noise levels are meant for
 # EDM's dropout (table 7: AFHQ, CIFAR-10, FFHQ) by number of images; below ImageNet's size it falls as they grow more.
 DROPOUT = ((20_000, 0.25), (60_000, 0.13), (200_000, 0.05))
 FEW_IMAGES, COPIED_IMAGES = 50, 5000  # training images that can only be learnt by heart; that long trainings copy
-RESIZED = 2000  # records resized to measure sigma_data: a bound on time
+RESIZED = 500  # records read again and resized to measure sigma_data: a bound on time
 
 # What is kept of a record
 BLOCK = 128  # records between two steps of the progress bar
