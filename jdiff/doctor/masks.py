@@ -6,6 +6,7 @@ from collections.abc import Collection
 import numpy as np
 
 from jdiff.doctor import thresholds as th
+from jdiff.doctor.copies import directions
 from jdiff.doctor.findings import Finding, Suspect, judge
 from jdiff.doctor.scan import Scan
 from jdiff.doctor.words import listed, many, number, share
@@ -91,15 +92,11 @@ def _inverted(scan: Scan, name: str) -> list[Finding]:
     kept = scan.pictures[name]
     seen = scan.readable & kept.rows.read & (kept.rows.contrast > 0)
     splits = [rows for _, own in scan.splits if len(rows := np.flatnonzero(own & seen)) >= th.INVERTED_FEWEST]
-    found = []
+    found, edge = [], np.pad(np.zeros((th.DETAIL - 2, th.DETAIL - 2), bool), 1, constant_values=True)
     for rows in splits:
-        masks, photos = kept.thumb[rows].astype(np.float32).mean(axis=-1), scan.grey(rows)
-        masks /= np.maximum(masks.max(axis=(1, 2), keepdims=True), 1e-9)
-        inside = masks[:, 1:-1, 1:-1].sum(axis=(1, 2))
-        border = (masks.sum(axis=(1, 2)) - inside) / (4 * masks.shape[1] - 4) > 0.5
-        masks, photos = (one - one.mean(axis=(1, 2), keepdims=True) for one in (masks, photos))
-        norms = np.linalg.norm(masks, axis=(1, 2)) * np.linalg.norm(photos, axis=(1, 2))
-        correlation = (masks * photos).sum(axis=(1, 2)) / np.maximum(norms, 1e-9)
+        masks = kept.thumb[rows].astype(np.float32).mean(axis=-1)
+        border = masks[:, edge].mean(axis=1) > masks.max(axis=(1, 2)) / 2
+        correlation = (directions(masks) * directions(scan.grey(rows))).sum(axis=1)
         correlation *= np.sign(np.median(correlation))
         odd = (border != (border.mean() > 0.5)) & (correlation < -th.DARKER)
         if (correlation > 0).mean() >= th.SENSE - odd.mean() and odd.mean() <= th.MEANT:

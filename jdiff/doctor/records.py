@@ -144,23 +144,23 @@ def classes(scan: Scan) -> list[Finding]:
 
 
 def _balance(sizes: dict[str, int]) -> Finding:
-    """Classes of few images, and such as are much smaller than others."""
+    """Finding "balance", or "few_images" where classes are small and alike."""
     names = sorted(sizes, key=sizes.__getitem__)
-    least, usual, most = (float(np.percentile(list(sizes.values()), part)) for part in (0, 50, 100))
-    ratio, few = most / max(least, 1), [name for name in names if sizes[name] < th.FEW_OF_CLASS]
-    told = {name: f"{name} ({many(sizes[name], 'image')})" for name in names}
+    largest, usual = names[-1], float(np.median(list(sizes.values())))
+    ratio = sizes[largest] / max(sizes[names[0]], 1)
+    odd = [name for name in names if sizes[name] < th.FEW_OF_CLASS]
     if ratio >= th.UNBALANCED:
-        small = [name for name in names if sizes[name] * th.UNBALANCED <= usual or name in few]
-        small = small or [name for name in names if sizes[name] * th.UNBALANCED <= most]
-        largest = max(sizes, key=sizes.__getitem__)
-        says = f"classes are unbalanced, {ratio:.1f} to 1: {largest} has {many(sizes[largest], 'image')}, and few have "
-        do = "add images to them, or leave them out; a class of few images is learnt by heart"
-        return Finding("balance", "look", says + listed([told[name] for name in small]), do, len(small))
-    if few:
-        says = f"{many(len(few), 'class', 'classes')} of {len(names)} {'has' if len(few) == 1 else 'have'} fewer than "
-        says += f"{th.FEW_OF_CLASS} images: {listed([told[name] for name in few])}"
-        return Finding("few_images", "look", says, "add images; a class of few images is learnt by heart", len(few))
-    return Finding("balance", "fine", f"classes are of comparable size, {ratio:.1f} to 1 at the most")
+        odd = [name for name in names if name in odd or sizes[name] * th.UNBALANCED <= usual]
+        odd = odd or [name for name in names if sizes[name] * th.UNBALANCED <= sizes[largest]]
+    if not odd:
+        return Finding("balance", "fine", f"classes are of comparable size, {ratio:.1f} to 1 at the most")
+    told = listed([f"{name} ({many(sizes[name], 'image')})" for name in odd])
+    do = "add images to them, or leave them out; a class of few images is learnt by heart"
+    if ratio < th.UNBALANCED:
+        says = f"{many(len(odd), 'class', 'classes')} of {len(names)} {'has' if len(odd) == 1 else 'have'} fewer than "
+        return Finding("few_images", "look", f"{says}{th.FEW_OF_CLASS} images: {told}", do, len(odd))
+    says = f"classes are unbalanced, {ratio:.1f} to 1: {largest} has {many(sizes[largest], 'image')}, and few have "
+    return Finding("balance", "look", says + told, do, len(odd))
 
 
 def captions(scan: Scan, texts: Sequence[str], vocabulary: int) -> tuple[Captions, Finding]:
