@@ -32,7 +32,7 @@ def colours(scan: Scan) -> list[Finding]:
     """Finding "grey_class": a group that is grey while the others are coloured, or coloured while they are grey; none
     of data without colour.
     """
-    if not scan.coloured:
+    if scan.image.thumb.shape[-1] != 3:
         return []
     grey, readable = without_colour(scan), scan.readable
     every = [

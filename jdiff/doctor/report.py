@@ -5,12 +5,11 @@ import functools
 import io
 import math
 import textwrap
-from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Real, UInt8
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from PIL import Image
 
@@ -132,9 +131,7 @@ def _picture(picture: PictureNumbers) -> list[tuple[str, str]]:
     heights, widths = zip(*picture.sizes, strict=True)
     size = f"all {heights[0]} x {widths[0]} (height x width)"
     if len(heights) > 1:
-        size = (
-            f"{len(heights):,} sizes, {min(heights)} .. {max(heights)} high and {min(widths)} .. {max(widths)} wide; "
-        )
+        size = f"{len(heights):,} sizes, {min(heights)} .. {max(heights)} high, {min(widths)} .. {max(widths)} wide; "
         size += f"width / height {number(picture.aspects.min())} .. {number(picture.aspects.max())}; most often "
         size += listed([f"{h} x {w} ({part})" for (h, w), part in _shares(picture.sizes)])
     form = f"{many(picture.channels, 'channel')}, {', '.join(picture.dtypes)}"
@@ -142,9 +139,7 @@ def _picture(picture: PictureNumbers) -> list[tuple[str, str]]:
     ends = [number(end) for end in (picture.lowest, picture.highest, picture.low, picture.high)]
     values = f"{ends[0]} .. {ends[1]} of {ends[2]} .. {ends[3]}; {share(picture.at_low)} at the low end, "
     values += f"{share(picture.at_high)} at the high end"
-    mean, std = (
-        ", ".join([f"{one:.2f}" for one in of[:4]] + ["..."] * (len(of) > 4)) for of in (picture.mean, picture.std)
-    )
+    mean, std = (listed([f"{one:.2f}" for one in of], 4) for of in (picture.mean, picture.std))
     moments = f"{mean} +- {std} a channel, in [-1, 1]; sigma_data {picture.sigma_data:.3f}"
     return [("size", size), ("form", form), ("values", values), ("mean, std", moments)]
 
@@ -169,37 +164,28 @@ def _spread(spread: Spread) -> str:
 
 
 def _charts(findings: Findings) -> list[dict[str, Any]]:
-    """Charts as SVG wants them: lines (colour, points) and bars (x, y, width, height, words), and what stands below."""
-    found = [_lines(picture) for picture in findings.pictures.values()]
-    sides = findings.pictures[findings.target].short_sides
+    found = [
+        # Roots, so that rare values are seen.
+        _chart(f"Values of {picture.name}", np.sqrt(picture.histogram)[:4], number(picture.low), number(picture.high))
+        for picture in findings.pictures.values()
+    ]
+    sides, classes = findings.pictures[findings.target].short_sides, findings.classes
     if len(set(sides.tolist())) > 1:
         counts, edges = np.histogram(sides, SIZE_BINS)
-        ends = (f"{edges[0]:.0f} pixels", f"{edges[-1]:.0f} pixels")
-        found.append(_bars("Shorter sides", counts.tolist(), ends, [""] * SIZE_BINS))
-    if len(findings.classes) > 1:
-        names, sizes = list(findings.classes), list(findings.classes.values())
-        words = [f"{name}: {size:,}" for name, size in findings.classes.items()]
-        found.append(_bars("Images a class", sizes, (names[0], names[-1]), words))
+        found.append(_chart("Shorter sides", counts, f"{edges[0]:.0f} pixels", f"{edges[-1]:.0f} pixels"))
+    if len(classes) > 1:
+        found.append(_chart("Images a class", np.array(list(classes.values())), *list(classes)[:: len(classes) - 1]))
     return found
 
 
-def _lines(picture: PictureNumbers) -> dict[str, Any]:
-    """How often values are met, a line a channel; heights as square roots, so that rare ones are seen."""
-    heights = np.sqrt(picture.histogram)[:4]
-    y = HEIGHT - heights / (heights.max() or 1) * (HEIGHT - 4)
-    x = (np.arange(y.shape[1]) + 0.5) * WIDTH / y.shape[1]
-    colours = COLOURS.get(len(picture.histogram), COLOURS[4])
+def _chart(title: str, heights: Real[np.ndarray, "*lines n"], first: str, last: str) -> dict[str, Any]:
+    """A line by steps for every row of heights, as points in SVG, between the words for its ends."""
+    steps = np.repeat(np.atleast_2d(heights), 2, axis=1)
+    y = HEIGHT - steps / (steps.max() or 1) * (HEIGHT - 4)
+    x = np.repeat(np.linspace(0, WIDTH, steps.shape[1] // 2 + 1), 2)[1:-1]
     points = [" ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, row, strict=True)) for row in y]
-    ends = (number(picture.low), number(picture.high))
-    lines = list(zip(colours, points, strict=False))
-    return {"title": f"Values of {picture.name}", "lines": lines, "bars": [], "ends": ends}
-
-
-def _bars(title: str, counts: Sequence[float], ends: tuple[str, str], words: Sequence[str]) -> dict[str, Any]:
-    step, most = WIDTH / len(counts), max(counts) or 1
-    heights = [count / most * (HEIGHT - 4) for count in counts]
-    bars = [((i + 0.1) * step, HEIGHT - high, 0.8 * step, high, words[i]) for i, high in enumerate(heights)]
-    return {"title": title, "lines": [], "bars": bars, "ends": ends}
+    lines = list(zip(COLOURS.get(len(points), COLOURS[4]), points, strict=False))
+    return {"title": title, "lines": lines, "ends": (first, last)}
 
 
 def _png(pixels: UInt8[np.ndarray, "h w 3"]) -> str:

@@ -90,10 +90,6 @@ class Scan:
         spread = np.maximum(self.grey(rows).std(axis=(1, 2)), self.colour(rows).std(axis=(1, 2, 3)))
         return self.readable & (spread < th.PLAIN)
 
-    @property
-    def coloured(self) -> bool:
-        return self.image.thumb.shape[-1] == 3
-
     def grey(self, rows: np.ndarray) -> Float32[np.ndarray, "m d d"]:
         """The mean of the channels, which does not depend on their order."""
         return self.image.thumb[rows].astype(np.float32).mean(axis=-1)
