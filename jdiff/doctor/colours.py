@@ -1,6 +1,7 @@
 """Images without colour among coloured ones."""
 
 from collections.abc import Iterator
+from os.path import dirname
 from typing import NamedTuple
 
 import numpy as np
@@ -56,7 +57,7 @@ def groups(scan: Scan) -> Iterator[tuple[str, Bool[np.ndarray, " n"]]]:
     """
     train, held_out = scan.readable & ~scan.held_out, scan.readable & scan.held_out
     rows = range(len(scan.held_out))
-    kind, own = ("class", scan.class_of) if scan.one_class else ("folder", lambda row: scan.place(row).folder)
+    kind, own = ("class", scan.class_of) if scan.one_class else ("folder", lambda row: dirname(scan.place(row).name))
     sizes = [f"{h} x {w}" for h, w in zip(scan.image.rows.height, scan.image.rows.width, strict=True)]
     for what, values in ((kind, list(map(own, rows))), ("size", sizes)):
         names, group = np.unique(values, return_inverse=True)

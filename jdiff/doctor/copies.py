@@ -91,11 +91,10 @@ def turn(images: Float32[np.ndarray, "n k k ..."], way: str) -> Float32[np.ndarr
 
 def tolerance(rows: Float32[np.ndarray, "n d"]) -> float:
     """The distance within which two of these rows are near copies."""
-    rng = np.random.default_rng(0)
-    references = rows[np.sort(rng.permutation(len(rows))[: th.NEAR_REFERENCES])]
-    sample = references[np.sort(rng.permutation(len(references))[: th.NEAR_SAMPLE])]
+    references = rows[np.random.default_rng(0).permutation(len(rows))[: th.NEAR_REFERENCES]]
     rank = min(th.NEAR_RANK, len(references) - 1)  # rank 0 is the image itself
-    distances, _ = NearestNeighbors(n_neighbors=rank + 1, algorithm="brute").fit(references).kneighbors(sample)
+    search = NearestNeighbors(n_neighbors=rank + 1, algorithm="brute").fit(references)
+    distances, _ = search.kneighbors(references[: th.NEAR_SAMPLE])
     return min(th.NEAR, th.NEAR_OF_USUAL * float(np.median(distances[:, rank])))
 
 

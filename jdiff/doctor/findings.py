@@ -1,8 +1,7 @@
 """What the doctor found, as plain values."""
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -28,9 +27,8 @@ class Place:
     def __str__(self) -> str:
         return self.name if self.split == TRAIN else f"{self.name} ({self.split})"
 
-    @property
-    def folder(self) -> str:
-        return os.path.dirname(self.name)
+
+Thumbnails = dict[Place, UInt8[np.ndarray, "h w 3"]]
 
 
 @dataclass(frozen=True)
@@ -149,14 +147,6 @@ class Captions:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A thumbnail for the report."""
-
-    place: Place
-    pixels: UInt8[np.ndarray, "h w 3"]
-
-
-@dataclass(frozen=True)
 class Findings:
     """All that the doctor has to say of the training records (and, in `findings`, of the held-out ones).
 
@@ -177,16 +167,12 @@ class Findings:
     findings: tuple[Finding, ...]
     farthest: tuple[Suspect, ...]
     advice: tuple[Advice, ...]
-    grid: tuple[Shown, ...] = ()
-    of_class: dict[str, tuple[Shown, ...]] = field(default_factory=dict)
-    suspects: dict[Place, Shown] = field(default_factory=dict)
+    grid: Thumbnails
+    of_class: dict[str, Thumbnails]
+    suspects: Thumbnails
 
     def of(self, severity: Severity) -> list[Finding]:
         return [finding for finding in self.findings if finding.severity == severity]
-
-    @property
-    def problems(self) -> list[Finding]:
-        return [*self.of("refuse"), *self.of("look")]
 
     def finding(self, code: str) -> Finding | None:
         return next((finding for finding in self.findings if finding.code == code), None)

@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 
 from jdiff.data.sources import Picture, Source
 from jdiff.doctor import thresholds as th
-from jdiff.doctor.findings import Place, Shown, Suspect
+from jdiff.doctor.findings import Place, Suspect, Thumbnails
 from jdiff.doctor.scan import Scan
 
 SIDE = 96  # pixels of a thumbnail
@@ -32,9 +32,9 @@ def small(array: Num[np.ndarray, "h w c"], picture: Picture) -> Image.Image:
     return shown
 
 
-def show(source: Source, places: Iterable[Place]) -> tuple[Shown, ...]:
+def show(source: Source, places: Iterable[Place]) -> Thumbnails:
     """Each record's pictures in a row, as large as the first; unreadable ones are left out."""
-    shown = []
+    shown: Thumbnails = {}
     for place in places:
         try:
             record = source.__getitems__([place.index])[0]
@@ -42,22 +42,22 @@ def show(source: Source, places: Iterable[Place]) -> tuple[Shown, ...]:
         except Exception:  # whatever a decoder raises: there is a finding of it
             continue
         same = [ImageOps.pad(one, pictures[0].size, Image.Resampling.NEAREST) for one in pictures]
-        shown.append(Shown(place, np.concatenate(list(map(np.asarray, same)), axis=1)))
-    return tuple(shown)
+        shown[place] = np.concatenate(list(map(np.asarray, same)), axis=1)
+    return shown
 
 
-def some(source: Source, seen: Scan, chosen: Bool[np.ndarray, " n"], most: int) -> tuple[Shown, ...]:
+def some(source: Source, seen: Scan, chosen: Bool[np.ndarray, " n"], most: int) -> Thumbnails:
     """Images at equal distances in the data."""
     rows = np.flatnonzero(chosen)
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, most).astype(int))] if len(rows) else rows
     return show(source, map(seen.place, rows.tolist()))
 
 
-def of_suspects(sources: dict[str, Source], named: Iterable[Suspect]) -> dict[Place, Shown]:
+def of_suspects(sources: dict[str, Source], named: Iterable[Suspect]) -> Thumbnails:
     """The records that are named, of several that belong together the first."""
     wanted = {place for suspect in named for place in suspect.places[:PER_SUSPECT] if place.index >= 0}
-    found: dict[Place, Shown] = {}
+    found: Thumbnails = {}
     for split, source in sources.items():
-        own = sorted((place for place in wanted if place.split == split), key=lambda place: place.index)
-        found |= {shown.place: shown for shown in show(source, own)}
+        own = [place for place in wanted if place.split == split]
+        found |= show(source, sorted(own, key=lambda place: place.index))
     return found
