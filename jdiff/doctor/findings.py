@@ -141,9 +141,7 @@ class Captions:
     characters: Spread
     words: Spread
     tokens: Spread | None
-    empty: int
     different: int
-    longest: str
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,6 @@ def _inverted(scan: Scan, name: str) -> list[Finding]:
         odd = (border != (border.mean() > 0.5)) & (correlation < -th.DARKER)
         if (correlation > 0).mean() >= th.SENSE - odd.mean() and odd.mean() <= th.MEANT:
             found += scan.suspects(rows[odd], f"its {name} seems inverted")
-    says = f"{many(len(found), name)} seem inverted beside the others"
+    says = f"{many(len(found), name)} {'seems' if len(found) == 1 else 'seem'} inverted beside the others"
     do = "look at them; if so exchange their values"
     return [judge("mask_inverted", found, f"no {name} seems inverted", "look", says, do)] if splits else []

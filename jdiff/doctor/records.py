@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from jdiff.data import tokenizer
-from jdiff.data.sources.files import one_line
 from jdiff.doctor import thresholds as th
 from jdiff.doctor.findings import Captions, Finding, Spread, Suspect, judge
 from jdiff.doctor.scan import Scan
@@ -27,7 +26,7 @@ def form(scan: Scan, left_out: Sequence[Suspect]) -> list[Finding]:
     found.append(judge("skipped", left_out, fine, "refuse", says, do))
     if scan.partners:
         unfit = [one for name in scan.partners for one in _other_sizes(scan, name)]
-        says, fine = f"{many(len(unfit), 'pair')} whose pictures do not fit each other", "the pictures of a record fit"
+        says, fine = f"{many(len(unfit), 'pair')} whose pictures do not fit each other", "partners fit their images"
         do = "give each picture its own partner; the two must show the same thing at the same place"
         found.append(judge("pairs", unfit, fine, "refuse", says, do))
     return found
@@ -170,9 +169,7 @@ def captions(scan: Scan, texts: Sequence[str], vocabulary: int) -> tuple[Caption
         characters=Spread.of([len(text) for text in texts]),
         words=Spread.of([len(text.split()) for text in texts]),
         tokens=_tokens(texts, vocabulary),
-        empty=len(empty),
         different=len(set(texts)),
-        longest=one_line(max(texts, key=len)),
     )
     text, count = Counter(texts).most_common(1)[0]
     if not empty and count > th.SAME_CAPTION * len(texts) and len(texts) > 1:

@@ -31,7 +31,6 @@ NEAR_SAMPLE, NEAR_REFERENCES = 256, 20_000  # images whose neighbours tell what 
 NEAR_AXES, NEAR_NEIGHBOURS = 24, 16  # principal components, and candidates of an image
 MOST_TURNED = 20_000  # images up to which turned copies are looked for: every way costs as much again
 FEW_REPEATS = 0.05  # share of records whose image is there with other masks, that is meant: several annotators
-EQUAL = 1e-3  # distance of images that differ by rounding
 
 # Outliers: distance to the FAR_RANK-th nearest image
 FAR_RANK = 5
@@ -39,6 +38,7 @@ FAR_BEYOND = 4.5  # median deviations of its logarithm: a normal distribution ha
 FAR_FEWEST = 50  # images that are ranked
 FAR_JUDGED = 100  # images among which one is called far: of 640 random subsets of clean sets two, both of 60, have one
 FAR_REFERENCES = 4000
+EQUAL = 1e-3  # distance of images that differ by rounding
 FARTHEST = 12  # images that are shown in any case
 
 # Colours
