@@ -173,11 +173,11 @@ def in_batches(
     size: int,
     mesh: Mesh,
     *,
-    progress: bool = False,
+    progress: str = "",
 ) -> Iterator[tuple[Int[np.ndarray, " b"], PyTree]]:
     """(indices, start(batch)) for the rows of these numbers, `size` at a time, as NumPy arrays: batch has their
     "indices" beside what `rows` has for them, in turn where that is fewer. The last batch is filled up with rows to
-    spare.
+    spare. progress: the bar's name, if there is to be one.
 
     Where memory runs out, the size is halved and a warning says so; DrawingError where there is nothing left to halve.
     One of several processes raises UserError at once: the others, who know nothing of it, wait for its part.
@@ -190,7 +190,7 @@ def in_batches(
         batch = jax.tree.map(lambda values: values[indices % len(values)], rows) | {"indices": indices}
         return start(jax.device_put(batch, sharding.of_batch(mesh)))
 
-    with tqdm(total=len(numbers), desc="sampling", unit="image", disable=not progress, leave=False) as bar:
+    with tqdm(total=len(numbers), desc=progress, unit="image", disable=not progress, leave=False) as bar:
         while at < numbers.stop:
             try:
                 now, ahead = started(at) if ahead is None else ahead, None

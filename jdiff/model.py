@@ -220,8 +220,9 @@ class Model:
         ladder = asked.sigmas if sigmas is None else sigmas
         known = asked.sampler.nfe(len(ladder) - 1)
         numbers = range(first, asked.count)
+        shown = f"sampling, a batch in {asked.calls_told()}" if progress else ""
         for indices, images, _, counted in self._walk(
-            asked, numbers, ladder, given or {}, repeats=repeats, progress=progress
+            asked, numbers, ladder, given or {}, repeats=repeats, progress=shown
         ):
             calls = repeats * (int(known or 0) if counted is None else int(counted))
             yield Batch(indices, images, asked.labels_of(indices), asked.texts_of(indices), calls)
@@ -352,11 +353,11 @@ class Model:
         sigmas: Ladder,
         given: Mapping[str, np.ndarray],
         *,
-        progress: bool = False,
+        progress: str = "",
         **form: Any,
     ) -> Iterator[Any]:
-        """(indices, images, trajectory or None, denoiser calls or None) of each batch. Raises DrawingError where images
-        are not finite.
+        """(indices, images, trajectory or None, denoiser calls or None) of each batch. progress: the bar's name, if
+        there is to be one. Raises DrawingError where images are not finite.
         """
         program = partial(self._compiled.walk, sampler=asked.sampler, **form)
         for indices, (images, frames, finite, calls) in self._run(
@@ -395,7 +396,7 @@ class Model:
         sigmas: Ladder,
         given: Mapping[str, np.ndarray],
         *,
-        progress: bool = False,
+        progress: str = "",
     ) -> Iterator[Any]:
         sample, helpers = asked.config.sample, self._guiding(asked)
 

@@ -84,6 +84,13 @@ class Request:
         helpers = dict.fromkeys(from_config.helper_runs(self.config))
         return math.prod(guidance.passes for guidance in self.guidances(self.scale, helpers))
 
+    def calls_told(self) -> str:
+        """How often the network is called for a batch, in words."""
+        calls = self.sampler.nfe(len(self.sigmas) - 1)
+        return (
+            "as many network calls as the solver needs" if calls is None else f"{calls * self.passes():,} network calls"
+        )
+
 
 def read(
     config: ConfigDict,

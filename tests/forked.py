@@ -60,6 +60,7 @@ def server() -> Iterator[Server]:
 def serve() -> None:
     import sklearn.datasets  # noqa: F401
 
+    import jdiff.modes.sample
     import jdiff.modes.train  # noqa: F401
     from jdiff.main import keep_background_quiet
 

@@ -1,6 +1,8 @@
 """Many samples: a stream, shards that outlive a kill, the mix of classes, images that are not finite."""
 
 import json
+import random
+import signal
 import time
 import tracemalloc
 from pathlib import Path
@@ -11,10 +13,12 @@ import numpy as np
 import pytest
 
 import jdiff
-from jdiff.common.errors import DrawingError
+from jdiff.common.errors import DrawingError, UserError
 from jdiff.common.shards import Shards
 from jdiff.tasks import Weights
-from tests.conftest import CACHE, TINY, Run, config, refusal, run_command, run_here, start_command
+from tests.conftest import CACHE, TINY, Run, config, refusal, run_here
+from tests.forked import server
+from tests.test_resume import wait_for
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 
@@ -83,26 +87,75 @@ def test_a_stream_takes_the_memory_of_a_batch(model):
         tracemalloc.stop()
 
 
-def test_what_was_drawn_when_the_process_is_killed_is_drawn_once(tiny_run, tmp_path):
-    """The files are those of one run without a kill, to the bit."""
-    command = ["--mode=sample", f"--workdir={tiny_run.workdir}", *MANY, "--config.sample.steps=100"]
-    process = start_command(*command, "--out=killed", cwd=tmp_path)
-    while len(list((tmp_path / "killed" / "shards").glob("*.npz"))) < 2:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    process.kill()
-    process.communicate()
-    assert not (tmp_path / "killed" / "samples.npz").exists()
-    rest = run_command(*command, "--out=killed", cwd=tmp_path)
-    assert rest.status == 0, rest.err
-    there = int(rest.out.split(" of 50 images are there already")[0].split()[-1])
-    assert 16 <= there < 50
-    assert run_command(*command, "--out=whole", cwd=tmp_path).status == 0
-    whole, killed = drawn(tmp_path / "whole"), drawn(tmp_path / "killed")
-    assert whole.keys() == killed.keys() == {"images", "labels"}
-    for name, array in whole.items():
-        np.testing.assert_array_equal(killed[name], array)
-    assert (tmp_path / "whole" / "grid.png").read_bytes() == (tmp_path / "killed" / "grid.png").read_bytes()
+def shards_in(folder: Path) -> list[Path]:
+    return sorted((folder / "shards").glob("*.npz"))
+
+
+ENDS = (signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGUSR1)
+
+
+@pytest.mark.parametrize("ends", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_samples_that_were_ended_come_to_those_of_one_run(tiny_run, tmp_path, ends):
+    """To the bit. Ctrl-C comes twice. No second command writes there meanwhile."""
+    out, chance = tmp_path / "out", random.Random(0)
+    sizes = (f"--config.sample.num_images={100 * ends}", "--config.sample.batch_size=8")
+    command = ("--mode=sample", f"--workdir={tiny_run.workdir}", *QUICK, "--config.sample.steps=50", *sizes)
+    with server() as commands:
+        for number in (ENDS * ends)[:ends]:
+            before = len(shards_in(out))
+            process = commands.start(*command, "--out=out", cwd=tmp_path)
+            wait_for(lambda before=before: len(shards_in(out)) > before)
+            if not before:
+                process.send(signal.SIGSTOP)
+                told = refusal(*command, "--out=out", cwd=tmp_path)
+                process.send(signal.SIGCONT)
+                assert told.startswith(f"jdiff: out is in use: process {process.pid} on ")
+                assert "writes there; wait for it, stop it, or give another --out" in told
+            time.sleep(chance.uniform(0, 0.05))
+            process.send(number)
+            if number == signal.SIGINT:
+                time.sleep(0.11)
+                if "images are in" not in process.out.read_text():
+                    process.send(number)
+            status, err = process.wait(), process.err.read_text()
+            if number == signal.SIGKILL:
+                assert status == -number, err
+                continue
+            assert status == 128 + number, err
+            name = "Ctrl-C" if number == signal.SIGINT else number.name
+            assert f"jdiff: {name}: finishing this batch, then stopping; a second {name} stops without\n" in err
+            told = (
+                f"{8 * len(shards_in(out))} of {100 * ends} images are in out/shards; the same command draws the rest"
+            )
+            assert told in process.out.read_text() + err
+        for folder in ("out", "whole"):
+            process = commands.start(*command, f"--out={folder}", cwd=tmp_path)
+            assert process.wait() == 0, process.err.read_text()
+    whole, ended = drawn(tmp_path / "whole"), drawn(out)
+    assert whole.keys() == ended.keys() == {"images", "labels"}
+    for key, array in whole.items():
+        np.testing.assert_array_equal(ended[key], array)
+    assert (tmp_path / "whole" / "grid.png").read_bytes() == (out / "grid.png").read_bytes()
+
+
+def test_a_signal_in_a_long_batch_is_answered_at_once(tiny_run, tmp_path):
+    """The batch would take minutes."""
+    command = ("--mode=sample", f"--workdir={tiny_run.workdir}", *QUICK, "--config.sample.steps=100000", "--out=out")
+    with server() as commands:
+        process = commands.start(*command, cwd=tmp_path)
+        wait_for(lambda: process.out.exists() and "100,000 network calls for each" in process.out.read_text())
+        time.sleep(1)
+        began = time.monotonic()
+        process.send(signal.SIGINT)
+        wait_for(lambda: "Ctrl-C: finishing this batch, then stopping; a second Ctrl-C" in process.err.read_text())
+        time.sleep(0.15)
+        process.send(signal.SIGINT)
+        assert process.wait() == 130
+        assert time.monotonic() - began < 3
+        assert process.err.read_text().endswith(
+            "jdiff: Ctrl-C: stopped; the batch under way is lost; 0 of 10 images are in out/shards; the same command "
+            "draws the rest\n"
+        )
 
 
 class Killed(BaseException):
@@ -150,6 +203,65 @@ def test_other_weights_of_the_same_step_are_another_request(model):
     assert model.with_weights(model.weights, step=3).fingerprints(asked) == model.fingerprints(asked)
 
 
+def test_a_request_that_is_finished_is_not_drawn_again(tiny_run, tmp_path):
+    """But for a picture that is missing, of all that was drawn."""
+    out = tmp_path / "out"
+    command = (*MANY, f"--out={out}", "--config.sample.save_images=true")
+    sampled(tiny_run, *command)
+    files = {path.name: path.read_bytes() for path in (out / "images").iterdir()}
+    grid, index = (out / "grid.png").read_bytes(), (out / "samples.json").read_text()
+    stopped_after(1, tiny_run, *command, "--config.sample.seed=4")  # another request is under way
+    with mock.patch("jdiff.modes.sample.draw", side_effect=AssertionError("drawn again")):
+        with mock.patch("jdiff.modes.sample.write_pictures", side_effect=AssertionError("written again")):
+            assert "all 50 images of this request are there already" in sampled(tiny_run, *command)
+        (out / "grid.png").unlink()
+        (out / "images" / "000049.png").unlink()
+        sampled(tiny_run, *command)
+    assert (out / "grid.png").read_bytes() == grid
+    assert {path.name: path.read_bytes() for path in (out / "images").iterdir()} == files
+    assert (out / "samples.json").read_text() == index
+    assert "8 of 50 images are there already" in sampled(tiny_run, *command, "--config.sample.seed=4")
+    assert json.loads((out / "samples.json").read_text())["sample.seed"] == 4
+
+
+@pytest.mark.parametrize("written", ["samples.npz", "samples.json"])
+def test_a_kill_between_the_last_files(tmp_path, written):
+    """samples.json is never beside another request's samples.npz, and the same request mends."""
+    shards = Shards(tmp_path, "samples")
+    for seed in (1, 2):
+        shards.begin({"seed": seed})
+        for first in (0, 3):
+            shards.write(first, {"images": np.full((3, 2), seed)})
+        if seed == 1:
+            shards.finish({"seed": 1}, 6)
+    killed = "_replace" if written == "samples.npz" else "replace_file"
+    with mock.patch(f"jdiff.common.shards.{killed}", side_effect=Killed), pytest.raises(Killed):
+        shards.finish({"seed": 2}, 6)
+    assert not shards.finished({"seed": 1}, 6)
+    assert not shards.finished({"seed": 2}, 6)
+    assert shards.begin({"seed": 2}) == (6, [])
+    shards.finish({"seed": 2}, 6)
+    assert shards.finished({"seed": 2}, 6)
+    assert (np.concatenate(list(shards.blocks("images"))) == 2).all()
+
+
+def test_shards_that_are_not_all_rows_are_no_file(tmp_path):
+    shards = Shards(tmp_path, "samples")
+    shards.begin({})
+    for first in (0, 3):
+        shards.write(first, {"images": np.zeros((3, 2))})
+    (tmp_path / "shards" / "000000000.npz").unlink()
+    with pytest.raises(UserError, match=r"shards holds 3 rows instead of 6: .* the same command draws what is missing"):
+        shards.finish({}, 6)
+    assert not shards.file.exists()
+    assert shards.begin({}) == (0, [])
+
+
+def test_progress_says_how_often_the_network_is_called(model, capfd):
+    model.sample(2, progress=True, sampler="ddim", steps=3, guidance_scale=2.0)
+    assert "sampling, a batch in 6 network calls:   0%" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("damage", ["cut short", "a bit", "missing"])
 def test_a_damaged_shard_is_drawn_again(tiny_run, tmp_path, fresh, damage):
     out = f"--out={tmp_path / 'out'}"
@@ -161,7 +273,7 @@ def test_a_damaged_shard_is_drawn_again(tiny_run, tmp_path, fresh, damage):
     said = sampled(tiny_run, *MANY, out)
     assert "8 of 50 images are there already" in said
     np.testing.assert_array_equal(drawn(tmp_path / "out")["images"], drawn(fresh)["images"])
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["grid.png", "samples.json", "samples.npz"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == ["grid.png", "samples.json", "samples.npz"]
     assert json.loads((tmp_path / "out" / "samples.json").read_text())["sample.seed"] == 3
 
 

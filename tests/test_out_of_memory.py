@@ -56,6 +56,7 @@ print(*[len(batch.images) for batch in batches])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits a process as Linux does")
 def test_a_batch_that_does_not_fit_is_halved(tiny_run):
     """Real memory, in a process that may take little."""

@@ -138,9 +138,8 @@ def test_runs_that_were_ended_come_to_the_same_weights(tmp_path, ends):
 
 WAITING = """
 import hashlib, sys
-from jdiff.training.interrupt import Interrupt
-with Interrupt() as interrupt:
-    interrupt.step, interrupt.saved = {step}, lambda: {saved}
+from jdiff.training.interrupt import Interrupt, Training
+with Interrupt(Training({step}, lambda: {saved})):
     print("ready", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # as a compilation does, it lets no Python run in this thread
 """

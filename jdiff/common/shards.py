@@ -1,30 +1,35 @@
-"""Arrays on disk as they come: shards beside an index that says what was asked for, and at the end one file of all."""
+"""Arrays on disk as they come: shards beside what was asked for, and at the end one file of all."""
 
 import contextlib
 import json
+import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from jdiff.common.files import write_whole
+from jdiff.common.errors import UserError
+from jdiff.common.files import replace_file, write_whole
 
 SHARD, SHARDS = "{:09d}.npz", "[0-9]" * 9 + ".npz"  # by the number of its first row
+REQUEST = "request.json"
+BLOCK = 2**26  # bytes read at a time
 
 
 @dataclass(frozen=True)
 class Shards:
     """Rows 0, 1, ... of what a request asks for, each a function of the request and its number:
 
-        folder/NAME.json        the index: the request
-        folder/NAME.npz         all rows, once they are there
-        folder/shards/N.npz     until then, the rows from number N on
+        folder/shards/request.json  what is asked for
+        folder/shards/N.npz         the rows from number N on
+        folder/NAME.npz             all rows, once they are there, in place of the shards
+        folder/NAME.json            what they were asked for: it is there only where it is of that file
 
-    Every file is written whole or not at all, so that a killed process leaves what it had finished. Raises OSError
-    where the folder cannot be written.
+    Every file is written whole or not at all, so that a killed process leaves what it had finished. For one process at
+    a time. Raises OSError where the folder cannot be written.
     """
 
     folder: Path
@@ -42,12 +47,25 @@ class Shards:
     def parts(self) -> Path:
         return self.folder / "shards"
 
+    def told(self) -> dict[str, Any]:
+        """What stands beside the file of all rows; {} where nothing does."""
+        return _read(self.index)
+
+    def tell(self, request: Mapping[str, Any]) -> None:
+        """Write beside the file of all rows what it holds."""
+        replace_file(self.index, _json(request))
+
+    def finished(self, request: Mapping[str, Any], rows: int) -> bool:
+        """Whether the file of all rows, so many, is there and whole, and of this request."""
+        wanted, told = _as_read(request), self.told()
+        return {key: told.get(key) for key in wanted} == wanted and _rows(self.file) == rows
+
     def begin(self, request: Mapping[str, Any]) -> tuple[int, list[str]]:
-        """(how many rows of this request there are, the keys in which the shards there were of another one). Shards of
-        another request, damaged ones and those that follow a gap are deleted.
+        """(how many rows of this request are in shards, the keys in which the shards there were of another one). Shards
+        of another request, damaged ones and those that follow a gap are deleted.
         """
         self.parts.mkdir(parents=True, exist_ok=True)
-        wanted, before = json.loads(json.dumps(request)), self._request()
+        wanted, before = _as_read(request), _read(self.parts / REQUEST)
         shards = sorted(self.parts.glob(SHARDS))
         other = [key for key in wanted if before.get(key) != wanted[key]] if shards else []
         rows = 0
@@ -58,8 +76,7 @@ class Shards:
             rows += held
         for torn in self.parts.glob(f".{SHARDS}.tmp"):
             torn.unlink()
-        text = json.dumps(request, indent=2) + "\n"
-        write_whole(self.index, lambda fresh: fresh.write_text(text, encoding="utf-8"))
+        replace_file(self.parts / REQUEST, _json(request))
         return rows, other
 
     def write(self, first: int, arrays: Mapping[str, np.ndarray]) -> None:
@@ -67,41 +84,84 @@ class Shards:
         rows = len(next(iter(arrays.values())))
         write_whole(self.parts / SHARD.format(first), lambda fresh: _save(fresh, lambda: iter([arrays]), rows))
 
-    def __iter__(self) -> Iterator[Mapping[str, np.ndarray]]:
-        """The arrays of one shard after the other, each read when it is asked for."""
-        for shard in sorted(self.parts.glob(SHARDS)):
-            with np.load(shard, allow_pickle=False) as arrays:
-                yield arrays
-
-    def finish(self, rows: int) -> None:
-        """Write the file of all rows, so many, in the memory of one shard."""
-        write_whole(self.file, lambda fresh: _save(fresh, self.__iter__, rows))
-
-    def clear(self) -> None:
-        """Delete the shards."""
-        for shard in self.parts.glob(SHARDS):
+    def finish(self, request: Mapping[str, Any], rows: int) -> None:
+        """Put the file of all rows, so many, in place of the shards, in the memory of one. Ended at any moment, it is
+        taken up where it is begun again. Raises UserError where the shards hold other than so many.
+        """
+        held = sum(map(_length, self._shards()))
+        if held != rows:
+            raise UserError(
+                f"{self.parts} holds {held} rows instead of {rows}: files were put there or deleted meanwhile; the "
+                "same command draws what is missing"
+            )
+        self.index.unlink(missing_ok=True)
+        write_whole(self.file, lambda fresh: _save(fresh, self._arrays, rows))
+        self.tell(request)
+        for shard in self._shards():
             shard.unlink()
+        (self.parts / REQUEST).unlink()
         with contextlib.suppress(OSError):  # files of others are there
             self.parts.rmdir()
 
-    def _request(self) -> dict[str, Any]:
-        try:
-            return dict(json.loads(self.index.read_text("utf-8")))
-        except (OSError, ValueError, TypeError):
-            return {}
+    def blocks(self, name: str) -> Iterator[np.ndarray]:
+        """The rows of an array of the file of all rows, some at a time."""
+        with zipfile.ZipFile(self.file) as archive, archive.open(f"{name}.npy") as member:
+            (rows, *shape), dtype = _header(member)
+            each = dtype.itemsize * math.prod(shape)
+            for at in range(0, rows, several := max(1, BLOCK // each)):
+                count = min(several, rows - at)
+                yield np.frombuffer(member.read(count * each), dtype).reshape(count, *shape)
+
+    def _shards(self) -> list[Path]:
+        return sorted(self.parts.glob(SHARDS))
+
+    def _arrays(self) -> Iterator[Mapping[str, np.ndarray]]:
+        """Of one shard after the other, each read when it is asked for."""
+        for shard in self._shards():
+            with np.load(shard, allow_pickle=False) as arrays:
+                yield arrays
 
 
-def _rows(shard: Path) -> int:
-    """How many rows a shard holds; 0 where it is damaged."""
+def _json(request: Mapping[str, Any]) -> str:
+    return json.dumps(request, indent=2) + "\n"
+
+
+def _as_read(request: Mapping[str, Any]) -> dict[str, Any]:
+    """With lists for tuples."""
+    return dict(json.loads(_json(request)))
+
+
+def _read(file: Path) -> dict[str, Any]:
     try:
-        with zipfile.ZipFile(shard) as archive:
-            if archive.testzip() is not None:
-                return 0
-        with np.load(shard, allow_pickle=False) as arrays:
-            lengths = {len(arrays[name]) for name in arrays}
+        return dict(json.loads(file.read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _rows(file: Path) -> int:
+    """How many rows a file holds; 0 where it is damaged or missing."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return _length(file) if archive.testzip() is None else 0
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return 0
+
+
+def _length(file: Path) -> int:
+    """How many rows a file's arrays have, by their headers; 0 where they differ."""
+    lengths = set()
+    with zipfile.ZipFile(file) as archive:
+        for name in archive.namelist():
+            with archive.open(name) as member:
+                lengths.add(_header(member)[0][0])
     return lengths.pop() if len(lengths) == 1 else 0
+
+
+def _header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    """(shape, dtype) of an array that begins here."""
+    np.lib.format.read_magic(member)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+    return shape, dtype
 
 
 def _save(file: Path, parts: Callable[[], Iterator[Mapping[str, np.ndarray]]], rows: int) -> None:

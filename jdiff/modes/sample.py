@@ -3,7 +3,9 @@
 import hashlib
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,86 +16,142 @@ from ml_collections import ConfigDict
 from jdiff import previews
 from jdiff.common import pictures
 from jdiff.common.errors import UserError
+from jdiff.common.ownership import owned
 from jdiff.common.shards import Shards
+from jdiff.common.signals import leave
 from jdiff.model import Batch, Model, restore
 from jdiff.request import Request
 from jdiff.training import history, sharding
+from jdiff.training.interrupt import Interrupt
 from jdiff.training.writers import say
 
 # Keys that change no image: what is written besides, and how many are drawn at a time.
 FREE = ("name", "batch_size", "save_images", "trajectory", "compare_steps", "checkpoint")
 MOST_NAMED = 10  # classes in a line
+FINISHED, FAULT = -1, -2  # in place of a number of images
+
+
+@dataclass
+class Drawing:
+    """done: images there, None until that is known. drawing: whether a batch is under way."""
+
+    place: Path
+    count: int = 0
+    done: int | None = None
+    drawing: bool = False
+
+    def ending(self) -> str | None:
+        """The batch; there is nothing else to bring to an end."""
+        return "finishing this batch, then stopping" if self.drawing else None
+
+    def left(self) -> str:
+        """What is there, and what is not."""
+        if self.done is None:
+            return "stopped; nothing is lost"
+        return f"stopped; {'the batch under way is lost; ' if self.drawing else ''}{self.there()}"
+
+    def there(self) -> str:
+        """What the same command finds."""
+        rest = "draws the rest" if (self.done or 0) < self.count else "writes samples.npz"
+        return f"{self.done} of {self.count} images are in {self.place}; the same command {rest}"
 
 
 def sample(config: ConfigDict, workdir: Path, out: Path | None) -> int:
-    """Write samples.npz, grid.png and what else config.sample asks for to `out`; the exit status.
+    """Write samples.npz, grid.png and what else config.sample asks for to `out`; the exit status (128 + signal where
+    one ended it).
 
     Images are kept in shards as they come, and the same request goes on from there.
     """
-    model = restore(config, workdir)
-    asked, shards = model.request(), Shards(out or workdir / "samples" / config.sample.name, "samples")
-    try:
-        first = begin(model, asked, shards)
-        seconds, calls = draw(model, asked, shards, first)
-        stages = draw_stages(model, asked)
+    shards = Shards(out or workdir / "samples" / config.sample.name, "samples")
+    with Interrupt(Drawing(shards.parts)) as interrupt, ExitStack() as stack:
+        model = restore(config, workdir)
+        try:
+            status = _sample(model, workdir / history.FILE, model.request(), shards, interrupt, stack)
+        except OSError as error:
+            raise UserError(
+                f"cannot write the samples to {shards.folder}: {error}; make room, and the same command goes on, or "
+                "give another folder with --out"
+            ) from error
+    if interrupt.signal:
+        leave(status)  # an end as ever would wait for the batch that is computed ahead
+    return status
+
+
+def _sample(
+    model: Model, past: Path, asked: Request, shards: Shards, interrupt: Interrupt[Drawing], stack: ExitStack
+) -> int:
+    request, work = request_of(model, asked), interrupt.work
+    first = begin(asked, request, shards, stack)
+    if first == FINISHED:
+        drawn = f"all {asked.count} images of this request are there already"
+    else:
+        work.count, work.done, work.drawing = asked.count, first, True
+        seconds, calls = draw(model, asked, shards, interrupt)
+        work.drawing = False
+        if interrupt.signal:
+            say(work.there())
+            return 128 + interrupt.signal
         if jax.process_index() == 0:
-            shards.finish(asked.count)
-            write_pictures(model, asked, shards, stages)
-            shards.clear()
-    except OSError as error:
-        raise UserError(
-            f"cannot write the samples to {shards.folder}: {error}; make room, and the same command goes on, or give "
-            "another folder with --out"
-        ) from error
-    past = workdir / history.FILE
+            shards.finish(request, asked.count)
+        work.done = None
+        drawn = (
+            f"{asked.count} images from step {model.step}: {asked.config.sample.sampler}, NFE {calls}, "
+            f"{calls * asked.passes()} network passes, guidance {asked.config.sample.guidance_scale}, {seconds:.1f} s "
+            "with compilation"
+        )
+    add_pictures(model, asked, shards)
     say(
-        f"{asked.count} images from step {model.step}: {config.sample.sampler}, NFE {calls}, "
-        f"{calls * asked.passes()} network passes, guidance {config.sample.guidance_scale}, {seconds:.1f} s with "
-        f"compilation\nsamples: {shards.file}\npicture: {shards.folder / 'grid.png'}"
+        f"{drawn}\nsamples: {shards.file}\npicture: {shards.folder / 'grid.png'}"
         + (f"\nhistory of the run: {past}" if past.is_file() else "")
     )
     return 0
 
 
-def begin(model: Model, asked: Request, shards: Shards) -> int:
-    """How many images of this request are there already. Tells what is to come. Raises OSError where the folder cannot
-    be written.
+def begin(asked: Request, request: Mapping[str, Any], shards: Shards, stack: ExitStack) -> int:
+    """How many images of this request are there already, or FINISHED. Tells what is to come; the folder is this
+    command's own from now on. Raises UserError where another writes there, OSError where it cannot be written.
     """
-    request, rows, fault = request_of(model, asked), -1, None
+    rows, fault = FAULT, None
     if jax.process_index() == 0:
         try:
-            rows, other = shards.begin(request)
-            if other:
-                say(f"{shards.parts} held images of another request ({', '.join(other[:5])}); drawing anew")
-        except OSError as error:
+            stack.enter_context(owned(shards.folder, "--out"))
+            if shards.finished(request, asked.count):
+                rows = FINISHED
+            else:
+                rows, other = shards.begin(request)
+                if other:
+                    say(f"{shards.parts} held images of another request ({', '.join(other[:5])}); drawing anew")
+        except (OSError, UserError) as error:
             fault = error
     rows = sharding.of_first_process(rows)
-    if rows < 0:
+    if rows == FAULT:
         raise fault or UserError("the first process cannot write the samples")
+    if rows == FINISHED:
+        return rows
     sample = asked.config.sample
     if rows:
         say(f"{rows} of {asked.count} images are there already, in {shards.parts}; drawing the rest")
     if told := class_mix(asked):
         say(told)
     size = min(sample.batch_size, asked.count)
-    calls = asked.sampler.nfe(len(asked.sigmas) - 1)
-    each = "as many network calls as the solver needs" if calls is None else f"{calls * asked.passes():,} network calls"
-    say(f"drawing {asked.count - rows:,} images, {size:,} at a time: {each} for each {size:,}")
+    say(f"drawing {asked.count - rows:,} images, {size:,} at a time: {asked.calls_told()} for each {size:,}")
     return rows
 
 
-def draw(model: Model, asked: Request, shards: Shards, first: int) -> tuple[float, int]:
-    """(seconds, denoiser calls for an image): draw the images from number `first` on, each batch into a shard."""
-    began, calls, done = time.monotonic(), asked.sampler.nfe(len(asked.sigmas) - 1) or 0, first
+def draw(model: Model, asked: Request, shards: Shards, interrupt: Interrupt[Drawing]) -> tuple[float, int]:
+    """(seconds, denoiser calls for an image): draw the images that are not there, each batch into a shard, until a
+    signal comes.
+    """
+    began, calls, work = time.monotonic(), asked.sampler.nfe(len(asked.sigmas) - 1) or 0, interrupt.work
+    first = work.done or 0
     texts = None if asked.captions is None else np.array(asked.captions).dtype
-    try:
-        for batch in model.draw(asked, first=first, progress=model.config.log.progress):
-            if jax.process_index() == 0:
-                shards.write(done, arrays_of(batch, texts))
-            calls, done = max(calls, batch.calls), done + len(batch.indices)
-    except KeyboardInterrupt:
-        say(f"{done} of {asked.count} images are in {shards.parts}; the same command draws the rest")
-        raise
+    for batch in model.draw(asked, first=first, progress=model.config.log.progress):
+        if jax.process_index() == 0:
+            shards.write(first, arrays_of(batch, texts))
+        calls, first = max(calls, batch.calls), first + len(batch.indices)
+        work.done = first
+        if interrupt.asked(first, 1):
+            break
     return time.monotonic() - began, calls
 
 
@@ -164,18 +222,41 @@ def draw_stages(model: Model, asked: Request) -> dict[str, np.ndarray]:
     return stages
 
 
+def add_pictures(model: Model, asked: Request, shards: Shards) -> None:
+    """Write the pictures that are asked for, where they are not there already."""
+    settings, told = asked.config.sample, shards.told()
+    wanted = {
+        "save_images": settings.save_images,
+        "trajectory": settings.trajectory,
+        "compare_steps": list(settings.compare_steps),
+    }
+    names = ["grid.png"]
+    names += ["trajectory.png", "trajectory.gif"] if settings.trajectory else []
+    names += ["steps.png"] if settings.compare_steps else []
+    names += [f"images/{number:06d}.png" for number in range(asked.count)] if settings.save_images else []
+    there = told.get("pictures") == wanted and all((shards.folder / name).is_file() for name in names)
+    if sharding.of_first_process(int(there)):
+        return
+    stages = draw_stages(model, asked)
+    if jax.process_index() == 0:
+        request = {key: value for key, value in told.items() if key != "pictures"}
+        shards.tell(request)
+        write_pictures(model, asked, shards, stages)
+        shards.tell(request | {"pictures": wanted})
+
+
 def write_pictures(model: Model, asked: Request, shards: Shards, stages: dict[str, np.ndarray]) -> None:
     """grid.png, and what else config.sample asks for."""
     settings, out = asked.config.sample, shards.folder
     for stale in (*out.glob("trajectory.*"), *out.glob("steps.png"), *out.glob("images/*.png")):  # of an earlier call
         stale.unlink()
-    images: Iterator[np.ndarray] = itertools.chain.from_iterable(part["images"] for part in shards)
+    images: Iterator[np.ndarray] = itertools.chain.from_iterable(shards.blocks("images"))
     few = np.stack(list(itertools.islice(images, previews.GRID_IMAGES)))
     pictures.save_png(out / "grid.png", previews.grid(model, few))
     if settings.save_images:
         numbers = itertools.count()
-        for part in shards:
-            for image in model.shown(part["images"]):
+        for block in shards.blocks("images"):
+            for image in model.shown(block):
                 pictures.save_png(out / "images" / f"{next(numbers):06d}.png", image)
     if "trajectory" in stages:
         pictures.save_png(out / "trajectory.png", previews.strip(stages["trajectory"]))

@@ -17,6 +17,7 @@ from jdiff import from_config, previews
 from jdiff.common import arrays
 from jdiff.common.errors import DrawingError, UserError, writing_to
 from jdiff.common.files import replace_file
+from jdiff.common.ownership import owned
 from jdiff.common.processes import first_process_first, is_first_process
 from jdiff.common.progress import progress_bar
 from jdiff.conditions.examples import save_examples
@@ -33,10 +34,9 @@ from jdiff.tasks.diffusion import DiffusionTask
 from jdiff.training import history, sharding
 from jdiff.training.checkpoints import METRIC, Checkpoints
 from jdiff.training.clock import Clock
-from jdiff.training.interrupt import Interrupt
+from jdiff.training.interrupt import Interrupt, Training
 from jdiff.training.memory import advanced, memory_told
 from jdiff.training.optimizer import rate_of
-from jdiff.training.ownership import owned
 from jdiff.training.step import FROZEN, TrainState, train_step
 from jdiff.training.writers import Writers, add_logs, check_logs, say
 from jdiff.weights.export import EXPORTED
@@ -49,11 +49,11 @@ EXAMPLES = 100  # images whose conditions a run keeps to draw samples by
 
 def train(config: ConfigDict, workdir: Path, out: Path | None = None) -> int:
     """Train, or go on training, what `config` says in `workdir`; the exit status (128 + signal where one ended it)."""
-    with Interrupt() as interrupt, ExitStack() as stack:
+    with Interrupt(Training()) as interrupt, ExitStack() as stack:
         return _train(config, workdir, interrupt, stack)
 
 
-def _train(config: ConfigDict, workdir: Path, interrupt: Interrupt, stack: ExitStack) -> int:
+def _train(config: ConfigDict, workdir: Path, interrupt: Interrupt[Training], stack: ExitStack) -> int:
     mesh = sharding.make_mesh(fsdp=config.machine.fsdp)
     check_batch_size(config, mesh)
     check_logs(config.log)
@@ -74,7 +74,7 @@ def _train(config: ConfigDict, workdir: Path, interrupt: Interrupt, stack: ExitS
         Checkpoints(workdir / CHECKPOINTS, keep_last=kept.keep, keep=kept.resume_from) as checkpoints,
         memory_told(config, mesh, checkpoints),
     ):
-        interrupt.saved = checkpoints.latest
+        interrupt.work.saved = checkpoints.latest
         start, changes = goes_on(config, workdir, checkpoints)
         start, state = begin_from_whole(config, task, mesh, checkpoints, workdir, start)
         total, rate = from_config.total_steps(config), from_config.rate(config)
@@ -104,7 +104,7 @@ def _train(config: ConfigDict, workdir: Path, interrupt: Interrupt, stack: ExitS
                     stopped = True
                     break
                 state, logs = advanced(next_state, state, batch, config, checkpoints)
-                step = interrupt.step = step + 1
+                step = interrupt.work.step = step + 1
                 meter = add_logs(meter, logs)
                 writers.advance()
                 stopped = interrupt.asked(step, config.log.every) and step < total
@@ -222,8 +222,9 @@ def open_folder(workdir: Path) -> Iterator[None]:
     """The run's folder, made if need be, for this training alone to write to."""
     if (workdir / EXPORTED).is_file():
         raise UserError(f"{workdir} holds exported weights: train in another folder, with train.initial={workdir}")
-    with owned(workdir):
+    with ExitStack() as stack:
         with writing_to(workdir):
+            stack.enter_context(owned(workdir, "--workdir"))
             (workdir / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         yield
 

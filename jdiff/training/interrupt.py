@@ -1,4 +1,4 @@
-"""Signals that end training: the first one saves before it does, the second one does at once."""
+"""Signals that end a command: the first one once what is under way is whole, the second one at once."""
 
 import contextlib
 import multiprocessing
@@ -8,43 +8,79 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import jax
 import numpy as np
 
 from jdiff.common.signals import heeded, in_words, stderr_descriptor
 
-T = TypeVar("T")
-
 ASK_EVERY = 2.0  # seconds: several processes ask each other whether a signal has come
 SAME = 0.1  # seconds: a terminal and a wrapper, such as timeout, pass on one signal twice
+
+
+@runtime_checkable
+class Work(Protocol):
+    """What signals end, in words. Asked from another thread, at any moment."""
+
+    def ending(self) -> str | None:
+        """What is done first; None where the process ends at once."""
+
+    def left(self) -> str:
+        """What is lost or kept where the process ends at once."""
+
+
+@dataclass
+class Training:
+    """step: the last step trained, None before the first. saved: the step of the last checkpoint on disk, if any."""
+
+    step: int | None = None
+    saved: Callable[[], int | None] = lambda: None
+
+    def ending(self) -> str | None:
+        """Saving; before the first step there is nothing to save."""
+        return None if self.step is None else "saving, then stopping"
+
+    def left(self) -> str:
+        """What is lost since the last checkpoint."""
+        step, saved = self.step, self.saved() or 0
+        if step is None:
+            since = f"since the checkpoint of step {saved}" if saved else "yet"
+            return f"stopped; nothing was trained {since}, and nothing is lost"
+        if saved >= step:
+            return f"stopped at step {step}; nothing is lost, step {saved} is saved"
+        since = f"the checkpoint of step {saved}" if saved else "the start, as there is no checkpoint yet,"
+        return f"stopped at step {step}; the {step - saved} steps since {since} are lost"
+
+
+T = TypeVar("T")
+W = TypeVar("W", bound=Work)
 
 
 class _Break(BaseException):
     """Ends a call that may be ended by a signal."""
 
 
-class Interrupt:
-    """A context that answers signals at once in words, from a thread: while JAX compiles, Python's handlers wait.
+class Interrupt(Generic[W]):
+    """A context that answers signals at once in words, from a thread: while JAX compiles or computes, Python's handlers
+    wait.
 
-    The first one is recorded in `signal`, for the training loop to save and end; before the first step there is nothing
-    to save, and the process ends. So it does at the second one. step: the last step trained, None before the first.
-    saved: the step of the last checkpoint on disk, if any.
+    The first one is recorded in `signal`, for the loop within to end; where the work has nothing to bring to an end,
+    the process ends. So it does at the second one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, work: W) -> None:
+        self.work = work
         self.signal: int | None = None
-        self.step: int | None = None
-        self.saved: Callable[[], int | None] = lambda: None
         self._first = -float("inf")
         self._may_break = False
         self._asked = (0, 0.0)  # at which step, and when, several processes asked each other
         self._ask_after = 1  # steps
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> "Interrupt":
+    def __enter__(self) -> "Interrupt[W]":
         numbers = heeded()
         if not numbers:
             return self
@@ -123,23 +159,12 @@ class Interrupt:
     def _answer(self, number: int) -> None:
         name = in_words(number)
         self._leave_closed_terminals()
-        now = time.monotonic()
-        if self.step is None:
-            saved = self.saved()
-            since = f"since the checkpoint of step {saved}" if saved else "yet"
-            _end(number, f"{name}: stopped; nothing was trained {since}, and nothing is lost")
-        if self._first < 0:
+        now, ending = time.monotonic(), self.work.ending()
+        if self._first < 0 and ending:
             self._first, self.signal = now, self.signal or number
-            _tell(f"{name}: saving, then stopping; a second {name} stops without")
+            _tell(f"{name}: {ending}; a second {name} stops without")
         elif now - self._first > SAME:
-            _end(number, f"{name}: stopped at step {self.step}; {self._loss()}")
-
-    def _loss(self) -> str:
-        step, saved = self.step or 0, self.saved() or 0
-        if saved >= step:
-            return f"nothing is lost, step {saved} is saved"
-        since = f"the checkpoint of step {saved}" if saved else "the start, as there is no checkpoint yet,"
-        return f"the {step - saved} steps since {since} are lost"
+            _end(number, f"{name}: {self.work.left()}")
 
     def _leave_closed_terminals(self) -> None:
         """A terminal that has been closed takes no more words, and writing them there would fail before the save."""

@@ -1,0 +1,55 @@
+"""A folder is written by one command at a time."""
+
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from jdiff.common.errors import UserError
+from jdiff.common.files import replace_file
+from jdiff.common.processes import is_first_process
+
+LOCK = ".lock"  # the system's lock of this file ends with its holder, however that ends
+OWNER = "owner.json"  # who holds it, for people
+PATIENCE = 2.0  # seconds: for a command that is ending, and until a new holder has written down who it is
+
+
+@contextlib.contextmanager
+def owned(folder: Path, flag: str) -> Iterator[None]:
+    """`folder`, made if need be, as this command's own; the first of several processes holds it for all.
+
+    flag: by which another folder is given. Raises UserError that names the process which holds it; OSError where the
+    folder cannot be written.
+    """
+    if not is_first_process():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=PATIENCE)
+    except Timeout:
+        raise UserError(
+            f"{folder} is in use: {_holder(folder)} writes there; wait for it, stop it, or give another {flag}"
+        ) from None
+    me = {"host": socket.gethostname(), "process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+    try:
+        replace_file(folder / OWNER, json.dumps(me) + "\n")
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            (folder / OWNER).unlink()
+        lock.release()
+
+
+def _holder(folder: Path) -> str:
+    try:
+        owner = json.loads((folder / OWNER).read_text())
+        return f"process {owner['process']} on {owner['host']}, since {owner['since']},"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
