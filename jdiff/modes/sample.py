@@ -17,11 +17,12 @@ from jdiff import previews
 from jdiff.common import pictures
 from jdiff.common.errors import UserError
 from jdiff.common.ownership import owned
+from jdiff.common.processes import of_first_process
 from jdiff.common.shards import Shards
 from jdiff.common.signals import leave
 from jdiff.model import Batch, Model, restore
 from jdiff.request import Request
-from jdiff.training import history, sharding
+from jdiff.training import history
 from jdiff.training.interrupt import Interrupt
 from jdiff.training.writers import say
 
@@ -123,7 +124,7 @@ def begin(asked: Request, request: Mapping[str, Any], shards: Shards, stack: Exi
                     say(f"{shards.parts} held images of another request ({', '.join(other[:5])}); drawing anew")
         except (OSError, UserError) as error:
             fault = error
-    rows = sharding.of_first_process(rows)
+    rows = of_first_process(lambda: rows)
     if rows == FAULT:
         raise fault or UserError("the first process cannot write the samples")
     if rows == FINISHED:
@@ -235,7 +236,7 @@ def add_pictures(model: Model, asked: Request, shards: Shards) -> None:
     names += ["steps.png"] if settings.compare_steps else []
     names += [f"images/{number:06d}.png" for number in range(asked.count)] if settings.save_images else []
     there = told.get("pictures") == wanted and all((shards.folder / name).is_file() for name in names)
-    if sharding.of_first_process(int(there)):
+    if of_first_process(lambda: there):
         return
     stages = draw_stages(model, asked)
     if jax.process_index() == 0:

@@ -78,15 +78,6 @@ def on_devices(mesh: Mesh, batches: Iterator[PyTree]) -> Iterator[PyTree]:
         yield now
 
 
-def of_first_process(number: int) -> int:
-    """The first process's number, on every process."""
-    if jax.process_count() == 1:
-        return number
-    from jax.experimental import multihost_utils
-
-    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
-
-
 def put_replicated(mesh: Mesh, tree: PyTree) -> PyTree:
     """The arrays of a tree, whole, on every device."""
     return jax.device_put(tree, replicated(mesh))
