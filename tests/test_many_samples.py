@@ -5,6 +5,7 @@ import random
 import signal
 import time
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -15,9 +16,10 @@ import pytest
 import jdiff
 from jdiff.common.errors import DrawingError, UserError
 from jdiff.common.shards import Shards
+from jdiff.modes.sample import request_of
 from jdiff.tasks import Weights
 from tests.conftest import CACHE, TINY, Run, config, refusal, run_here
-from tests.forked import server
+from tests.forked import Server, server
 from tests.test_resume import wait_for
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
@@ -63,6 +65,12 @@ def fresh(tiny_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def commands() -> Iterator[Server]:
+    with server() as commands:
+        yield commands
+
+
 def test_a_stream_gives_the_samples_a_batch_at_a_time(model):
     settings = {"labels": [7, "2", 4], "batch_size": 4, "sampler": "ddim", "seed": 5}
     batches = list(model.stream(10, **settings))
@@ -95,42 +103,39 @@ ENDS = (signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGUSR1)
 
 
 @pytest.mark.parametrize("ends", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_samples_that_were_ended_come_to_those_of_one_run(tiny_run, tmp_path, ends):
+def test_samples_that_were_ended_come_to_those_of_one_run(tiny_run, tmp_path, commands, ends):
     """To the bit. Ctrl-C comes twice. No second command writes there meanwhile."""
     out, chance = tmp_path / "out", random.Random(0)
     sizes = (f"--config.sample.num_images={100 * ends}", "--config.sample.batch_size=8")
     command = ("--mode=sample", f"--workdir={tiny_run.workdir}", *QUICK, "--config.sample.steps=50", *sizes)
-    with server() as commands:
-        for number in (ENDS * ends)[:ends]:
-            before = len(shards_in(out))
-            process = commands.start(*command, "--out=out", cwd=tmp_path)
-            wait_for(lambda before=before: len(shards_in(out)) > before)
-            if not before:
-                process.send(signal.SIGSTOP)
-                told = refusal(*command, "--out=out", cwd=tmp_path)
-                process.send(signal.SIGCONT)
-                assert told.startswith(f"jdiff: out is in use: process {process.pid} on ")
-                assert "writes there; wait for it, stop it, or give another --out" in told
-            time.sleep(chance.uniform(0, 0.05))
-            process.send(number)
-            if number == signal.SIGINT:
-                time.sleep(0.11)
-                if "images are in" not in process.out.read_text():
-                    process.send(number)
-            status, err = process.wait(), process.err.read_text()
-            if number == signal.SIGKILL:
-                assert status == -number, err
-                continue
-            assert status == 128 + number, err
-            name = "Ctrl-C" if number == signal.SIGINT else number.name
-            assert f"jdiff: {name}: finishing this batch, then stopping; a second {name} stops without\n" in err
-            told = (
-                f"{8 * len(shards_in(out))} of {100 * ends} images are in out/shards; the same command draws the rest"
-            )
-            assert told in process.out.read_text() + err
-        for folder in ("out", "whole"):
-            process = commands.start(*command, f"--out={folder}", cwd=tmp_path)
-            assert process.wait() == 0, process.err.read_text()
+    for number in (ENDS * ends)[:ends]:
+        before = len(shards_in(out))
+        process = commands.start(*command, "--out=out", cwd=tmp_path)
+        wait_for(lambda before=before: len(shards_in(out)) > before)
+        if not before:
+            process.send(signal.SIGSTOP)
+            told = refusal(*command, "--out=out", cwd=tmp_path)
+            process.send(signal.SIGCONT)
+            assert told.startswith(f"jdiff: out is in use: process {process.pid} on ")
+            assert "writes there; wait for it, stop it, or give another --out" in told
+        time.sleep(chance.uniform(0, 0.05))
+        process.send(number)
+        if number == signal.SIGINT:
+            time.sleep(0.11)
+            if "images are in" not in process.out.read_text():
+                process.send(number)
+        status, err = process.wait(), process.err.read_text()
+        if number == signal.SIGKILL:
+            assert status == -number, err
+            continue
+        assert status == 128 + number, err
+        name = "Ctrl-C" if number == signal.SIGINT else number.name
+        assert f"jdiff: {name}: finishing this batch, then stopping; a second {name} stops without\n" in err
+        told = f"{8 * len(shards_in(out))} of {100 * ends} images are in out/shards; the same command draws the rest"
+        assert told in process.out.read_text() + err
+    for folder in ("out", "whole"):
+        process = commands.start(*command, f"--out={folder}", cwd=tmp_path)
+        assert process.wait() == 0, process.err.read_text()
     whole, ended = drawn(tmp_path / "whole"), drawn(out)
     assert whole.keys() == ended.keys() == {"images", "labels"}
     for key, array in whole.items():
@@ -138,24 +143,23 @@ def test_samples_that_were_ended_come_to_those_of_one_run(tiny_run, tmp_path, en
     assert (tmp_path / "whole" / "grid.png").read_bytes() == (out / "grid.png").read_bytes()
 
 
-def test_a_signal_in_a_long_batch_is_answered_at_once(tiny_run, tmp_path):
+def test_a_signal_in_a_long_batch_is_answered_at_once(tiny_run, tmp_path, commands):
     """The batch would take minutes."""
     command = ("--mode=sample", f"--workdir={tiny_run.workdir}", *QUICK, "--config.sample.steps=100000", "--out=out")
-    with server() as commands:
-        process = commands.start(*command, cwd=tmp_path)
-        wait_for(lambda: process.out.exists() and "100,000 network calls for each" in process.out.read_text())
-        time.sleep(1)
-        began = time.monotonic()
-        process.send(signal.SIGINT)
-        wait_for(lambda: "Ctrl-C: finishing this batch, then stopping; a second Ctrl-C" in process.err.read_text())
-        time.sleep(0.15)
-        process.send(signal.SIGINT)
-        assert process.wait() == 130
-        assert time.monotonic() - began < 3
-        assert process.err.read_text().endswith(
-            "jdiff: Ctrl-C: stopped; the batch under way is lost; 0 of 10 images are in out/shards; the same command "
-            "draws the rest\n"
-        )
+    process = commands.start(*command, cwd=tmp_path)
+    wait_for(lambda: process.out.exists() and "100,000 network calls for each" in process.out.read_text())
+    time.sleep(1)
+    began = time.monotonic()
+    process.send(signal.SIGINT)
+    wait_for(lambda: "Ctrl-C: finishing this batch, then stopping; a second Ctrl-C" in process.err.read_text())
+    time.sleep(0.15)
+    process.send(signal.SIGINT)
+    assert process.wait() == 130
+    assert time.monotonic() - began < 3
+    assert process.err.read_text().endswith(
+        "jdiff: Ctrl-C: stopped; the batch under way is lost; 0 of 10 images are in out/shards; the same command "
+        "draws the rest\n"
+    )
 
 
 class Killed(BaseException):
@@ -176,20 +180,20 @@ def stopped_after(shards: int, run: Run, *arguments: str) -> None:
         run_here("--mode=sample", f"--workdir={run.workdir}", *arguments, cwd=run.workdir)
 
 
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ("--config.sample.seed=4", "sample.seed"),
-        ("--config.sample.labels=(3,)", "sample.labels"),
-        ("--config.guidance.rescale=0.5", "guidance.rescale"),
-    ],
-)
-def test_another_request_is_drawn_anew(tiny_run, tmp_path, change, named):
+def test_another_request_is_drawn_anew(tiny_run, tmp_path):
     stopped_after(2, tiny_run, *MANY, f"--out={tmp_path / 'out'}")
-    said = sampled(tiny_run, *MANY, change, f"--out={tmp_path / 'out'}")
-    assert f"held images of another request ({named}" in said
+    said = sampled(tiny_run, *MANY, "--config.sample.labels=(3,)", f"--out={tmp_path / 'out'}")
+    assert "held images of another request (sample.labels" in said
     assert "there already" not in said
     assert len(drawn(tmp_path / "out")["images"]) == 50
+
+
+@pytest.mark.parametrize("change", [{"seed": 4}, {"labels": (3,)}, {"rescale": 0.5}])
+def test_what_makes_another_request(model, change):
+    (name,) = change
+    before, after = (request_of(model, model.request(3, **settings)) for settings in ({}, change))
+    differs = {key for key in before if before[key] != after[key]}
+    assert {key.partition(".")[2] for key in differs} - {""} == {name}
 
 
 def test_other_weights_of_the_same_step_are_another_request(model):
@@ -263,18 +267,27 @@ def test_progress_says_how_often_the_network_is_called(model, capfd):
 
 
 @pytest.mark.parametrize("damage", ["cut short", "a bit", "missing"])
-def test_a_damaged_shard_is_drawn_again(tiny_run, tmp_path, fresh, damage):
-    out = f"--out={tmp_path / 'out'}"
-    stopped_after(4, tiny_run, *MANY, out)
-    shard = sorted((tmp_path / "out" / "shards").glob("*.npz"))[1]
+def test_a_damaged_shard_is_asked_for_again(tmp_path, damage):
+    shards = Shards(tmp_path, "samples")
+    shards.begin({})
+    for first in (0, 3, 6):
+        shards.write(first, {"images": np.full((3, 50, 50), first)})
+    shard = shards_in(tmp_path)[1]
     whole = bytearray(shard.read_bytes())
     whole[len(whole) // 2] ^= 1
     shard.unlink() if damage == "missing" else shard.write_bytes(whole[:300] if damage == "cut short" else whole)
-    said = sampled(tiny_run, *MANY, out)
-    assert "8 of 50 images are there already" in said
-    np.testing.assert_array_equal(drawn(tmp_path / "out")["images"], drawn(fresh)["images"])
-    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == ["grid.png", "samples.json", "samples.npz"]
-    assert json.loads((tmp_path / "out" / "samples.json").read_text())["sample.seed"] == 3
+    assert shards.begin({}) == (3, [])
+    assert len(shards_in(tmp_path)) == 1
+
+
+def test_samples_with_a_shard_that_was_lost(tiny_run, tmp_path, fresh):
+    out = tmp_path / "out"
+    stopped_after(4, tiny_run, *MANY, f"--out={out}")
+    shards_in(out)[1].unlink()
+    assert "8 of 50 images are there already" in sampled(tiny_run, *MANY, f"--out={out}")
+    np.testing.assert_array_equal(drawn(out)["images"], drawn(fresh)["images"])
+    assert sorted(path.name for path in out.glob("[!.]*")) == ["grid.png", "samples.json", "samples.npz"]
+    assert json.loads((out / "samples.json").read_text())["sample.seed"] == 3
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_anything_is_drawn(tiny_run, tmp_path):
