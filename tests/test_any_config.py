@@ -151,7 +151,7 @@ def outcome(changes):
     return "traced"
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(CHANGES)
 def test_any_config_is_traced_or_refused_in_one_line(changes):
     assert outcome(changes)

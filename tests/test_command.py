@@ -224,6 +224,7 @@ def test_ddpm_recipe_on_digits(tmp_path):
     assert losses[-1] < 0.9 * losses[0]
 
 
+@pytest.mark.slow  # trained to its end; test_shipped_configs traces its first step
 def test_a_classifier_by_the_same_command(tmp_path):
     result = run_here(config("digits_classifier"), cwd=tmp_path)
     assert result.status == 0, result.err

@@ -156,7 +156,7 @@ def small_disk(tmp_path):
 
 
 def test_a_full_disk_at_a_save(small_disk):
-    often = ["--config.train.steps=60", "--config.checkpoint.every=2", "--config.checkpoint.keep=50"]
+    often = ["--config.train.steps=40", "--config.checkpoint.every=2", "--config.checkpoint.keep=50"]
     arguments = [*DIGITS, *often, "--config.log.tensorboard=false"]
     line = refused(*arguments, cwd=small_disk)
     assert "No space left on device" in line
@@ -166,7 +166,7 @@ def test_a_full_disk_at_a_save(small_disk):
     subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
     result = run_here(*arguments, cwd=small_disk)
     assert result.status == 0, result.err
-    assert f"steps {step} to 60" in result.out
+    assert f"steps {step} to 40" in result.out
 
 
 def test_a_workdir_that_turned_read_only(small_disk):

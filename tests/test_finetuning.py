@@ -118,6 +118,7 @@ def test_low_rank_training_resumes_to_the_bit(tiny_run, lora_run, tmp_path):
         np.testing.assert_array_equal(array, resumed[name], err_msg=name)
 
 
+@pytest.mark.slow  # test_low_rank_training_resumes_to_the_bit stands in CI
 def test_low_rank_parts_stand_on_the_step_they_began_at(tiny_run, tmp_path):
     """Whatever becomes of that run; and wherever it is loaded from."""
     base = shutil.copytree(tiny_run.workdir, tmp_path / "base")

@@ -72,7 +72,10 @@ def short_run(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("first", "then"), [("steps", "images"), ("images", "epochs"), ("epochs", "steps")])
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [("steps", "images"), pytest.param("images", "epochs", marks=pytest.mark.slow), ("epochs", "steps")],
+)
 def test_a_run_is_made_longer(first, then, straight, tmp_path):
     trained(*DIGITS, DURATIONS[first][0], cwd=tmp_path)
     said = trained(*DIGITS, DURATIONS[first][0], cwd=tmp_path)

