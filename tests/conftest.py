@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -20,6 +21,9 @@ from unittest import mock
 import pytest
 from jaxtyping import install_import_hook
 
+# Under nohup, as some start their tests, commands would ignore it, as they should.
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # What is compared to the last digits holds on a CPU; and the workers of pytest-xdist would share one GPU's memory.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
