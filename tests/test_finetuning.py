@@ -229,7 +229,11 @@ def test_an_exported_run_samples_the_same_and_can_be_started_from(lora_run, tmp_
     """Low-rank parts merged; nothing but the folder is needed."""
     result = run_here("--mode=export", f"--workdir={lora_run}", "--out=out", cwd=tmp_path)
     assert result.status == 0, result.err
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.json", "weights.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "config.json",
+        "history.txt",
+        "weights.safetensors",
+    ]
     again, run = jdiff.load(tmp_path / "out"), jdiff.load(lora_run)
     assert again.step == run.step == 6
     np.testing.assert_array_equal(again.sample(4), run.sample(4))

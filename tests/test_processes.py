@@ -19,7 +19,7 @@ from configs import base
 from jdiff.common import distributed
 from jdiff.common.errors import UserError
 from jdiff.common.processes import of_first_process
-from jdiff.training.interrupt import Interrupt
+from jdiff.training.interrupt import Interrupt, Training
 from tests.conftest import FAST_COMPILE, REPOSITORY, TINY, config, run_here, start_command
 
 ONE_DEVICE = "--xla_force_host_platform_device_count=1"
@@ -243,7 +243,7 @@ def test_how_often_processes_ask_each_other(monkeypatch, step_seconds, most, lea
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr("jax.experimental.multihost_utils.process_allgather", gather)
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    interrupt = Interrupt()
+    interrupt = Interrupt(Training())
     for step in range(51, 51 + (2000 if step_seconds < 1 else 100)):
         now[0] += step_seconds
         assert not interrupt.asked(step, 10**6)
