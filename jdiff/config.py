@@ -216,6 +216,8 @@ def check(config: ConfigDict) -> None:
     train, network, text = config.train, config.network, config.condition.text
     if not (train.steps or train.epochs or train.images):
         raise UserError("say how long to train: one of train.steps, train.epochs and train.images must be set")
+    if len(train.since) != 2:
+        raise UserError(f"train.since={train.since} must be (step, images seen): leave it out, it is filled in")
     if train.batch_size % train.accumulate:
         raise UserError(f"train.batch_size={train.batch_size} does not divide by train.accumulate={train.accumulate}")
     if text.width % text.heads:

@@ -98,6 +98,7 @@ def test_wrong_keys_and_types(argument, says):
         ("--config.network.dropout=1.0", "network.dropout=1.0 must lie in"),
         ("--config.train.steps=0", "train.epochs and train.images"),
         ("--config.train.accumulate=7", "does not divide by train.accumulate=7"),
+        ("--config.train.since=(0,)", "train.since=(0,) must be (step, images seen)"),
         ("--config.network.attention_levels=(2,)", "must lie in 0..1"),
         ("--config.seed=-1", "seed=-1"),
         (f"--config.sample.seed={2**32}", "must lie in [0, 2^32)"),
