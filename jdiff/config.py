@@ -7,7 +7,7 @@ import importlib.util
 import json
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -239,10 +239,11 @@ def check(config: ConfigDict) -> None:
 
 def check_values(config: ConfigDict, *groups: str) -> None:
     """Raises UserError for a value that base.py's table does not allow; of these groups alone, where some are named."""
+    known = settings()
     for name, value in items(config):
         if not groups or name.partition(".")[0] in groups:
-            known_as(name, list(settings()))
-            if fault := settings()[name].fault(value):
+            known_as(name, known)
+            if fault := known[name].fault(value):
                 raise UserError(f"{name}={value} {fault}")
 
 
@@ -260,10 +261,10 @@ def one_of(name: str, value: str, allowed: Sequence[str]) -> str:
     return value
 
 
-def known_as(name: str, known: Sequence[str]) -> None:
+def known_as(name: str, known: Collection[str]) -> None:
     """Raises UserError with the nearest name where `name` is not among the known ones."""
     if name not in known:
-        raise UserError(f"unknown setting {name!r}{now_called(name, nearest(name, known))}")
+        raise UserError(f"unknown setting {name!r}{now_called(name, nearest(name, list(known)))}")
 
 
 def check_resumable(saved: ConfigDict, given: ConfigDict, workdir: Path) -> dict[str, tuple[Any, Any]]:

@@ -12,13 +12,13 @@ from PIL import Image
 import jdiff
 from jdiff.data.fingerprint import fingerprint
 from jdiff.data.sources.folder import Folder
-from jdiff.training import history, sharding
+from jdiff.training import history
 from jdiff.training.checkpoints import Checkpoints
 from jdiff.training.optimizer import carried_over, make_optimizer
 from jdiff.training.writers import Jsonl
 from jdiff.weights.resume import last_good
-from jdiff.weights.start import initial_state
 from tests.conftest import TINY, config, refusal, run_here
+from tests.test_resume import final_state
 
 QUIET = ("--config.log.tensorboard=false", "--config.log.pictures=false", "--config.log.progress=false")
 DIGITS = (config("digits"), *TINY, *QUIET, "--workdir=run")
@@ -34,16 +34,6 @@ def trained(*arguments, cwd, status=0):
     result = run_here(*arguments, cwd=cwd)
     assert result.status == status, result.err
     return result.out
-
-
-def final_state(workdir, step):
-    """Everything in the checkpoint of `step`."""
-    settings = jdiff.config.of_run(workdir)
-    task, mesh = jdiff.from_config.task(settings), sharding.make_mesh()
-    abstract = sharding.abstract(mesh, jax.eval_shape(lambda: initial_state(settings, task)))
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        assert checkpoints.latest() == step
-        return checkpoints.restore(step, abstract)
 
 
 def same(a, b):

@@ -17,7 +17,7 @@ from jdiff import previews
 from jdiff.common import pictures
 from jdiff.common.errors import UserError
 from jdiff.common.ownership import owned
-from jdiff.common.processes import of_first_process
+from jdiff.common.processes import is_first_process, of_first_process
 from jdiff.common.shards import Shards
 from jdiff.common.signals import leave
 from jdiff.model import Batch, Model, restore
@@ -92,7 +92,7 @@ def _sample(
         if interrupt.signal:
             say(work.there())
             return 128 + interrupt.signal
-        if jax.process_index() == 0:
+        if is_first_process():
             shards.finish(request, asked.count)
         work.done = None
         drawn = (
@@ -113,7 +113,7 @@ def begin(asked: Request, request: Mapping[str, Any], shards: Shards, stack: Exi
     command's own from now on. Raises UserError where another writes there, OSError where it cannot be written.
     """
     rows, fault = FAULT, None
-    if jax.process_index() == 0:
+    if is_first_process():
         try:
             stack.enter_context(owned(shards.folder, "--out"))
             if shards.finished(request, asked.count):
@@ -147,7 +147,7 @@ def draw(model: Model, asked: Request, shards: Shards, interrupt: Interrupt[Draw
     first = work.done or 0
     texts = None if asked.captions is None else np.array(asked.captions).dtype
     for batch in model.draw(asked, first=first, progress=model.config.log.progress):
-        if jax.process_index() == 0:
+        if is_first_process():
             shards.write(first, arrays_of(batch, texts))
         calls, first = max(calls, batch.calls), first + len(batch.indices)
         work.done = first
@@ -239,7 +239,7 @@ def add_pictures(model: Model, asked: Request, shards: Shards) -> None:
     if of_first_process(lambda: there):
         return
     stages = draw_stages(model, asked)
-    if jax.process_index() == 0:
+    if is_first_process():
         request = {key: value for key, value in told.items() if key != "pictures"}
         shards.tell(request)
         write_pictures(model, asked, shards, stages)

@@ -65,7 +65,7 @@ def _train(config: ConfigDict, workdir: Path, interrupt: Interrupt[Training], st
     task = from_config.task(config)
     if isinstance(task.sampling_task, DiffusionTask):
         check(config, task.sampling_task.parameterization.schedule)
-    from_config.rate(config)
+    from_config.rate(config)  # what is wrong with its keys is told before the folder is made
     if not known:
         stack.enter_context(open_folder(workdir))
     source, held_out = with_texts(config, workdir, source, held_out)
