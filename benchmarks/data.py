@@ -4,8 +4,9 @@
 
 PATH: the folder of test data (default: JDIFF_TEST_DATA, or ../shared/data), with `tfds/fashion_mnist` and
 `isic2018_256`. Each row packs or reads real images, warms up, then takes the median of five rounds of batches through
-the whole pipeline (shuffled, viewed, stacked), by two threads. The last rows are the train steps of the configs that
-these data are for: loss, gradient, Adam and EMA on one batch that is there already.
+the whole pipeline (shuffled, viewed, stacked), by two threads. A folder of large photos follows, from its first start
+to its second epoch, and one of many files. The last rows are the train steps of the configs that these data are for:
+loss, gradient, Adam and EMA on one batch that is there already.
 """
 
 import argparse
@@ -15,10 +16,13 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+import PIL.Image
 
 import jdiff.config
 from jdiff import from_config
@@ -30,8 +34,10 @@ from jdiff.data.pipeline import train_batches
 from jdiff.data.resize import Resize
 from jdiff.data.sources import Source
 from jdiff.data.sources.cached import Cached
+from jdiff.data.sources.folder import Folder
 from jdiff.data.sources.packed import Packed, pack
 from jdiff.data.sources.pairs import Pairs
+from jdiff.data.sources.prepared import prepared
 from jdiff.data.sources.tfds import Tfds
 from jdiff.data.views import View
 from jdiff.modes import train
@@ -80,6 +86,52 @@ def pairs(source: Source) -> float:
     return rate(train_batches(source, view, batch_size=32, seed=0), 32)
 
 
+def write_photos(data: Path, folder: Path, count: int, side: int) -> None:
+    """JPEG files of `side` x `side`: parts of real photos, enlarged, with a sensor's noise."""
+    photos = sorted((data / "isic2018_256" / "train" / "images").glob("*"))
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        with PIL.Image.open(photos[i % len(photos)]) as photo:
+            large = np.asarray(photo.convert("RGB").resize((side, side), PIL.Image.Resampling.BICUBIC), np.float32)
+        noisy = (large + rng.normal(0, 4, large.shape)).clip(0, 255).astype(np.uint8)
+        PIL.Image.fromarray(noisy).save(folder / f"{i:05d}.jpg", quality=90)
+
+
+def first_epoch(folder: Path, *, near: int) -> float:
+    """Images/s of an epoch of large photos at 64x64 from their files."""
+    source = Folder(str(folder), "train", holdout=0.0, near=near)
+    view = View(picture=replace(source.pictures["image"], shape=(None, None, 3)), resize=Resize("centre", 64, 64))
+    began, count = time.perf_counter(), len(source) // BATCH * BATCH
+    batches = train_batches(prepared(source, view), view, batch_size=BATCH, seed=0)
+    for _ in range(count // BATCH):
+        next(batches)
+    return count / (time.perf_counter() - began)
+
+
+def second_epoch(folder: Path) -> float:
+    """Images/s once they are in memory."""
+    source = Folder(str(folder), "train", holdout=0.0, near=64)
+    view = View(picture=replace(source.pictures["image"], shape=(None, None, 3)), resize=Resize("centre", 64, 64))
+    memory = Cached(prepared(source, view), 2**30)
+    memory.__getitems__(range(len(memory)))
+    return rate(train_batches(memory, view, batch_size=BATCH, seed=0), BATCH)
+
+
+def start(folder: Path, near: int = 64) -> float:
+    """Files/s of finding out what is in a folder."""
+    began = time.perf_counter()
+    source = Folder(str(folder), "train", holdout=0.0, near=near)
+    return len(source) / (time.perf_counter() - began)
+
+
+def packed_over_trained(folder: Path, out: Path) -> float:
+    """The bytes of packed photos over those of what is trained on."""
+    source = Folder(str(folder), "train", holdout=0.0, near=64)
+    view = View(picture=replace(source.pictures["image"], shape=(None, None, 3)), resize=Resize("centre", 64, 64))
+    pack({"train": prepared(source, view)}, out)
+    return sum(file.stat().st_size for file in out.iterdir()) / (len(source) * 64 * 64 * 3)
+
+
 def eaten(name: str, batch_size: int, **data: Any) -> float:
     """Images/s of the train step of configs/<name>.py, in batches of so many."""
     config = jdiff.config.load(f"configs/{name}.py")
@@ -105,9 +157,10 @@ def measure(data: Path) -> dict[str, float]:
 
     def row(name: str, run: Callable[[], float]) -> None:
         found[name] = run()
-        print(f"| {name} | {found[name]:,.0f} |", flush=True)
+        digits = 2 if found[name] < 10 else 0
+        print(f"| {name} | {found[name]:,.{digits}f} |", flush=True)
 
-    print("| what | images/s or pairs/s |\n| --- | --- |")
+    print("| what | images/s, pairs/s or files/s |\n| --- | --- |")
     fashion = Tfds("fashion_mnist", "train", str(data / "tfds"))
     row("Fashion-MNIST, TFDS", lambda: images(fashion, side=28, flip=False))
     with tempfile.TemporaryDirectory() as folder:
@@ -125,6 +178,19 @@ def measure(data: Path) -> dict[str, float]:
         row("ISIC pairs, JPEG and PNG, 256 to 128", lambda: pairs(isic))
         pack({"train": isic}, Path(folder) / "isic")
         row("ISIC pairs, array_record, 256 to 128", lambda: pairs(Packed(str(Path(folder) / "isic"), "train")))
+        photos, many = Path(folder) / "photos", Path(folder) / "many"
+        photos.mkdir()
+        write_photos(data, photos, 1000, 1024)
+        row("1,000 JPEG of 1024x1024, first start", lambda: start(photos))
+        row("second start", lambda: start(photos))
+        row("first epoch at 64x64, decoded whole", lambda: first_epoch(photos, near=0))
+        row("first epoch at 64x64, decoded near it", lambda: first_epoch(photos, near=64))
+        row("second epoch, in memory", lambda: second_epoch(photos))
+        row("packed, bytes over those trained on", lambda: packed_over_trained(photos, Path(folder) / "packed"))
+        many.mkdir()
+        write_photos(data, many, 20_000, 32)
+        row("20,000 small JPEG, first start", lambda: start(many))
+        row("second start of these", lambda: start(many))
     tfds = str(data / "tfds")
     row("train step, fashion_mnist.py, batch 32", lambda: eaten("fashion_mnist", 32, dir=tfds))
     row("train step, digits.py, batch 128", lambda: eaten("digits", 128))
@@ -140,6 +206,7 @@ def main() -> None:
     options = parser.parse_args()
     use_all_cores(4)
     keep_freed_memory()
+    os.environ["JDIFF_CACHE"] = tempfile.mkdtemp()  # a first start is a first one
     found = measure(options.data)
     if options.json:
         options.json.write_text(json.dumps(found, indent=2) + "\n")

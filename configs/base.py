@@ -5,7 +5,7 @@
 from typing import Any
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+from ml_collections.config_dict import FieldReference, placeholder
 
 from jdiff.common.settings import IDENTITY, SILENT, TOLD, Setting, group
 
@@ -27,7 +27,8 @@ DATA = group(
     ),
     dir=Setting(
         "",
-        "folder of the data; for arrays also a .npz or .npy file; tfds: default ~/tensorflow_datasets",
+        "folder of the data; for folder and pairs also a .zip, a .tar, .tar shards ({000..099}, *), or an archive's "
+        "address; for arrays also a .npz or .npy file; tfds: default ~/tensorflow_datasets",
         resume=SILENT,
     ),
     target=Setting(
@@ -35,7 +36,18 @@ DATA = group(
         "the picture of a record that is modelled: image, or another name, such as mask",
         resume=IDENTITY,
     ),
-    image_size=Setting(0, "pixels; images are resized to a square of this side. 0: the source's size", "[0, 2^16]"),
+    image_size=Setting(
+        0,
+        "pixels; images are resized to a square of this side, or to (height, width). 0: the size that they share",
+        "[0, 2^16]",
+        or_two=True,
+    ),
+    buckets=Setting(
+        0,
+        "the most shapes that images are trained in, each of about image_size x image_size pixels, with the sides that "
+        "crop the data least; 0: one shape",
+        "[0, 2^10]",
+    ),
     resize=Setting(
         "centre",
         "centre (crop the largest central square), adm (ADM's centre crop), random_crop (ADM's, in training), pad "
@@ -44,14 +56,39 @@ DATA = group(
     channels=Setting(0, "1 grey, 3 RGB, 4 RGBA. 0: the source's number (folder, pairs, hf: 3)", "[0, 2^10]"),
     bits=Setting(
         8,
-        "folder, pairs, hf: 16 keeps the precision of 16-bit grey files; 8 scales them to 8 bits",
+        "folder, pairs, hf: 16 keeps the precision of 16-bit files (of colour with data.channels=3, extra `deep`); 8 "
+        "scales them to 8 bits. DICOM and NIfTI keep their own units",
         "[8, 16]",
     ),
+    pages=Setting(
+        "first",
+        'folder: of files with several pages or frames, the "first", or "all", a record each',
+        resume=SILENT,
+    ),
+    slice_axis=Setting(2, "folder, pairs: the axis along which NIfTI volumes are cut into slices", "[0, 2]"),
     flip=Setting(False, "mirror left and right with probability 1/2 in training"),
     flip_vertical=Setting(False, "mirror top and bottom likewise"),
     quarter_turns=Setting(False, "rotate by 0, 90, 180 or 270 degrees in training"),
     augment=Setting(0.0, "probability of EDM's augmentation, which conditions the network (CIFAR-10: 0.12)", "[0, 1]"),
-    holdout=Setting(0.05, "share of the images held out if the data have no test split", "[0, 1)", resume=SILENT),
+    splits=Setting(
+        (),
+        'folder, pairs, hf, tfds: names of the training folder or split and of the one held out, as in ("train", '
+        '"val"); of the first alone a share is held out. (): found by their names',
+        resume=SILENT,
+        of=str,
+    ),
+    holdout=Setting(
+        0.05,
+        "share of the images held out if the data have no test split, of each class alike",
+        "[0, 1)",
+        resume=SILENT,
+    ),
+    group=Setting(
+        "",
+        "folder, pairs, hf: a column of the metadata, or a regular expression with a group for file names, such as "
+        "'(patient\\d+)_.*': images of one group are held out together",
+        resume=SILENT,
+    ),
     on_bad_file=Setting(
         "error",
         '"error" refuses an unreadable image by name, "skip" leaves it out and counts it',
@@ -83,8 +120,26 @@ DATA = group(
     high=Setting(None, "the value that maps to 1, likewise", "(-inf, inf)", kind=float),
     labels=Setting(
         "",
-        'folder: the column of metadata.jsonl with a label or a list of labels; "": sub-folders are classes. hf: '
-        'the label\'s column; "": label, or the only ClassLabel',
+        'folder: the column of metadata.jsonl with a label or a list of labels; "": what the data say, a dataset.json '
+        'or sub-folders; "folders": sub-folders, whatever they look like; "none". hf: the label\'s column; "": label, '
+        'labels or the only ClassLabel; "none"',
+    ),
+    label_pattern=Setting(
+        "",
+        "folder: a regular expression whose group, at the start of a file's name, is its class: '(.+?)[ _.-]*\\d+'",
+    ),
+    several=Setting(
+        "",
+        'pairs: of several masks of an image, their "union", or all "raters", of which training draws one a step',
+    ),
+    balance=Setting(
+        "",
+        '"class" draws every class as often, a column of the metadata every value of it; "": every image',
+    ),
+    balance_power=Setting(
+        1.0,
+        "a class of n images is drawn in proportion to n^(1 - power): 1 evenly, 0 as often as it is in the data",
+        "[0, 1]",
     ),
     shape=Setting(
         (),
@@ -92,8 +147,15 @@ DATA = group(
         "[1, 2^16]",
         resume=IDENTITY,
     ),
+    shapes=Setting(
+        (),
+        "buckets: (height, width) of each shape; that of most images is the first, as in `shape`",
+        resume=IDENTITY,
+        of=tuple,
+    ),
     class_names=Setting((), "kept, as are the others, so that sampling needs no data", resume=IDENTITY, of=str),
     class_counts=Setting((), "training images of each class; (): not known", "[0, 2^53]", resume=SILENT),
+    captions_per_image=Setting(0, "the most of an image, of which training draws one", "[0, 2^53]", resume=SILENT),
     labels_per_image=Setting(1, "more than 1: a list of labels", "[1, 2^16]", resume=IDENTITY),
     dtype=Setting("uint8", "of the pictures", resume=IDENTITY),
     range=Setting((0.0, 255.0), "the values that map to -1 and 1", "(-inf, inf)", resume=IDENTITY, of=float),
@@ -164,6 +226,8 @@ CONDITION_TEXT = group(
     width=Setting(128, "features of a token", "[1, 2^16]"),
     depth=Setting(2, "transformer: layers", "[1, 2^8]"),
     heads=Setting(4, "transformer: attention heads", "[1, 2^10]"),
+    shuffle_tags=Setting(False, "transformer: captions are tags parted by commas, shuffled in training", resume=TOLD),
+    drop_tags=Setting(0.0, "transformer: the rate at which a tag is left out in training", "[0, 1)", resume=TOLD),
     projected=Setting(True, "frozen: a linear layer on the features; False: none, as in Stable Diffusion"),
     drop_rate=Setting(None, "as of labels", "[0, 1)", resume=TOLD, kind=float),
 )
@@ -397,6 +461,11 @@ SAMPLE = group(
         kind=float,
     ),
     guidance_scale=Setting(None, "w in w D_cond + (1 - w) D_uncond; None or 1: no guidance", "[-1e9, 1e9]", kind=float),
+    shape=Setting(
+        (),
+        "(height, width) of the images, one of data.shapes; (): that of most training images",
+        "[1, 2^16]",
+    ),
     labels=Setting(
         (),
         "classes in turn, by number or name; (): every class in turn; data: as often as in the data",
@@ -462,7 +531,7 @@ MACHINE = group(
     processes=Setting(0, "their number; 0: JAX_NUM_PROCESSES, or what the launcher tells", "[0, 2^20]"),
     process=Setting(-1, "this one's index from 0 on; -1: JAX_PROCESS_ID, or what the launcher tells", "[-1, 2^20]"),
     workers=Setting(0, "processes that read data; 0: threads of the main one", "[0, 2^10]"),
-    threads=Setting(2, "threads that read data, in each of them", "[1, 2^10]"),
+    threads=Setting(0, "threads that read data, in each of them; 0: as many as there are cores", "[0, 2^10]"),
     prefetch=Setting(4, "batches read ahead", "[1, 2^16]"),
     cache=Setting(2.0, "GiB of decoded images that are kept in memory (not with workers)", "[0, inf)"),
     compilation_cache=Setting("~/.cache/jdiff/xla", 'compiled programs are kept here; "": nowhere'),
@@ -494,5 +563,8 @@ def get_config() -> ConfigDict:
         place = values
         for part in groups:
             place = place.setdefault(part, {})
-        place[key] = placeholder(setting.kind) if setting.default is None else setting.default
+        if setting.or_two:
+            place[key] = FieldReference(setting.default, field_type=object)
+        else:
+            place[key] = placeholder(setting.kind) if setting.default is None else setting.default
     return ConfigDict(values).lock()

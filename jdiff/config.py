@@ -3,6 +3,7 @@
 A wrong key or value raises UserError with the nearest right name.
 """
 
+import ast
 import importlib.util
 import json
 import sys
@@ -120,7 +121,12 @@ def _update(config: ConfigDict, values: dict[str, Any]) -> None:
         if isinstance(value, dict):
             _update(config[name], value)
         else:
-            config[name] = tuple(value) if isinstance(value, list) else value
+            config[name] = _frozen(value)
+
+
+def _frozen(value: Any) -> Any:
+    """Lists of JSON as the tuples that they were."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
@@ -140,16 +146,18 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
         if fault := _unreadable(settings().get(name), argument):
             raise UserError(f"{name}={argument.partition('=')[2]!r} {fault}")
         last[name] = argument
-    none = [argument for argument in last.values() if argument.endswith("=None")]
-    rest = [argument for argument in last.values() if argument not in none]
+    # What absl's parsers do not read: None, and keys of a number or two.
+    apart = [one for name, one in last.items() if one.endswith("=None") or _or_two(name)]
+    rest = [argument for argument in last.values() if argument not in apart]
     values = flags.FlagValues()
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["jdiff", *rest])
         extra = values(["jdiff", *rest])[1:]
-        for argument in none:  # absl's parsers read no None
-            group, _, key = argument.removesuffix("=None").lstrip("-").removeprefix("config.").rpartition(".")
-            (values.config[group] if group else values.config)[key] = None
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        for argument in apart:
+            name, _, text = argument.lstrip("-").removeprefix("config.").partition("=")
+            group, _, key = name.rpartition(".")
+            (values.config[group] if group else values.config)[key] = ast.literal_eval(text)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, SyntaxError) as error:
         raise UserError(f"{_one_line(error)}") from error
     if extra:
         raise UserError(f"unknown argument {extra[0]!r}; overrides look like --config.train.steps=100")
@@ -167,12 +175,27 @@ def _unreadable(setting: Setting | None, argument: str) -> str:
     kind = (setting.kind or type(setting.default)) if setting else str
     if not given or text == "None" or kind not in READERS:
         return ""
-    read, what = READERS[kind]
+    two = setting is not None and setting.or_two
+    read, what = (_one_or_two, "a whole number, or two in parentheses") if two else READERS[kind]
     try:
         read(text)
     except ValueError:
         return f"must be {what}"
     return ""
+
+
+def _or_two(name: str) -> bool:
+    setting = settings().get(name)
+    return setting is not None and setting.or_two
+
+
+def _one_or_two(text: str) -> None:
+    try:
+        value = ast.literal_eval(text)
+    except SyntaxError as error:
+        raise ValueError(text) from error
+    if isinstance(value, bool) or not isinstance(value, (int, tuple)):
+        raise ValueError(text)
 
 
 def _truth(text: str) -> bool:
@@ -222,6 +245,7 @@ def check(config: ConfigDict) -> None:
         raise UserError(f"train.batch_size={train.batch_size} does not divide by train.accumulate={train.accumulate}")
     if text.width % text.heads:
         raise UserError(f"condition.text.width={text.width} does not divide by condition.text.heads={text.heads}")
+    _check_order(config)
     if network.down_padding not in ((), (0, 1), (1, 1), (1, 0)):
         raise UserError(f"network.down_padding={network.down_padding} must be (), (0, 1), (1, 1) or (1, 0)")
     for name in ("channels", "noise_channels"):
@@ -235,6 +259,24 @@ def check(config: ConfigDict) -> None:
             f"network.attention_levels={network.attention_levels} must lie in 0..{levels - 1}: "
             f"network.channel_mults has {levels} levels"
         )
+
+
+def _check_order(config: ConfigDict) -> None:
+    """Raises UserError for settings that data.buckets and data.balance do not go with."""
+    data = config.data
+    if data.balance_power != 1.0 and not data.balance:
+        raise UserError(f"data.balance_power={data.balance_power} says how far: set data.balance=class, or a column")
+    if not data.buckets:
+        return
+    if not isinstance(data.image_size, int) or not data.image_size:
+        raise UserError(
+            f"data.buckets={data.buckets} needs one data.image_size, as in data.image_size=64: each shape has about "
+            "image_size x image_size pixels"
+        )
+    if data.quarter_turns:
+        raise UserError("data.quarter_turns turns square pictures alone: with data.buckets set it to False")
+    if data.resize == "random_crop":
+        raise UserError("data.resize='random_crop' crops at random what data.buckets keeps whole: set data.resize=adm")
 
 
 def check_values(config: ConfigDict, *groups: str) -> None:
@@ -273,6 +315,9 @@ def check_resumable(saved: ConfigDict, given: ConfigDict, workdir: Path) -> dict
     Raises UserError that names what differs of the keys that say what its weights are.
     """
     unlike = _differences(saved, given)
+    there, here = unlike.get("condition.image.shape", ((), ()))
+    if there[-1:] == here[-1:]:  # the weights know of its channels alone
+        unlike.pop("condition.image.shape", None)
     fixed = {name: both for name, both in unlike.items() if _stays(name, saved, given)}
     if fixed:
         raise UserError(

@@ -1,9 +1,9 @@
 """A trained model as one object: what notebooks hold, and what the command's modes use."""
 
-from collections.abc import Iterator, Mapping, Sequence, Sized
-from functools import cached_property, partial
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from functools import cached_property, partial, wraps
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,24 @@ PRECISE = {"sampler": "ode", "rtol": 1e-4, "atol": 1e-4}
 UNGUIDED = {"method": "classifier_free", "guidance_scale": 1.0}
 
 
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _of_shape(method: Method) -> Method:
+    """A method of the model of the shape asked for: by the setting `shape`, or else by images given, or else by the
+    config's sample.shape.
+    """
+
+    @wraps(method)
+    def of_that_shape(self: "Model", *given: Any, **settings: Any) -> Any:
+        shape = self._asked_shape(given, settings)
+        if settings.get("shape") is not None:
+            settings["shape"] = shape
+        return method(self.in_shape(shape), *given, **settings)
+
+    return of_that_shape  # type: ignore[return-value]
+
+
 def load(workdir: str | Path, checkpoint: str | int | None = None) -> "Model":
     """The model that was trained in `workdir`, with its averaged (EMA) weights.
 
@@ -54,7 +72,8 @@ def restore(config: ConfigDict, workdir: Path, checkpoint: str | int | None = No
     """As `load`, with the run's config given, overridden perhaps."""
     wanted, mesh = str(config.sample.checkpoint if checkpoint is None else checkpoint), sharding.make_mesh()
     task, weights, step = of_run(config, workdir, wanted, mesh)
-    return Model(config, task, mesh, weights, step=step, workdir=workdir)
+    model = Model(config, task, mesh, weights, step=step, workdir=workdir)
+    return model.in_shape(tuple(config.sample.shape))
 
 
 class Batch(NamedTuple):
@@ -73,7 +92,8 @@ class Model:
     """config: the run's, resolved. weights: the averaged parameters and the task's state. step: the step they are of.
 
     The methods' keyword `settings` are keys of the config's groups `sample` and `guidance` (sampler, steps, seed, eta,
-    ladder, guidance_scale, rescale, ...); what is not given is as in the config. The conditions are given as labels
+    ladder, guidance_scale, rescale, ...); what is not given is as in the config. shape=(height, width): of a model
+    trained in several (data.buckets), else the usual one, or that of images given. The conditions are given as labels
     (numbers or names of classes), texts, cond_images [n, h, w, c] and scalars [n, k] (as the data have them): one an
     image, or fewer, taken in turn; those left out where others are given are dropped. guidance_scale: w in w D_cond +
     (1 - w) D_uncond, a number or one an image; 1 is no guidance. Image i depends on its conditions, the seed and i
@@ -88,6 +108,7 @@ class Model:
         self.workdir = workdir
         self._compiled = compiled.Compiled(task, mesh)
         self._helpers: dict[tuple[str, str], Model] = {}
+        self._programs: dict[tuple[int, int], tuple[ConfigDict, Task, compiled.Compiled]] = {}
 
     @property
     def params(self) -> PyTree:
@@ -99,8 +120,37 @@ class Model:
         """The schedule of the diffusion process."""
         return self._diffusion.parameterization.schedule
 
+    def in_shape(self, shape: tuple[int, ...]) -> "Model":
+        """The same model for images of (height, width) `shape`, one of those it was trained in; (): of this one's."""
+        own = tuple(self.config.data.shape[:2])
+        sides = request.in_shapes(self.config, shape) if shape else own
+        if sides == own:
+            return self
+        self._programs.setdefault(own, (self.config, self.task, self._compiled))
+        if sides not in self._programs:
+            config = self.config.copy_and_resolve_references()
+            config.data.shape, config.sample.shape = (*sides, config.data.shape[2]), sides
+            task = from_config.task(config).sampling_task
+            self._programs[sides] = config, task, compiled.Compiled(task, self.mesh)
+        config, task, programs = self._programs[sides]
+        model = Model(config, task, self.mesh, self.weights, step=self.step, workdir=self.workdir)
+        model._compiled, model._helpers, model._programs = programs, self._helpers, self._programs
+        return model
+
+    def _asked_shape(self, given: Sequence[Any], settings: Mapping[str, Any]) -> tuple[int, ...]:
+        """The shape that a call asks for; () where it does not say."""
+        if settings.get("shape") is not None:
+            shape = settings["shape"]
+            return tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
+        for images in (*given, *(settings.get(name) for name in ("images", "noise", "cond_images"))):
+            sides = tuple(getattr(images, "shape", ()))[-3:-1]
+            if sides in self.config.data.shapes:
+                return sides
+        return tuple(self.config.sample.shape)
+
     # Images
 
+    @_of_shape
     def sample(
         self,
         num_images: int | None = None,
@@ -116,6 +166,7 @@ class Model:
         """
         return _images_of(self.stream(num_images, noise=noise, progress=progress, **settings))
 
+    @_of_shape
     def stream(
         self,
         num_images: int | None = None,
@@ -137,23 +188,27 @@ class Model:
             raise UserError(f"noise is {list(noise.shape)}; for these images it must be {list(expected)}")
         return self.draw(asked, {"noise": noise}, progress=progress)
 
+    @_of_shape
     def trajectory(self, num_images: int = 8, **settings: Any) -> UInt8[np.ndarray, "rungs n h w c"]:
         """x at every rung of the ladder on the way to `num_images` images, scaled by 1/sqrt(1 + sigma^2) to be seen."""
         asked = self.request(num_images, **{"batch_size": num_images, **settings})
         walked = self._walk(asked, range(asked.count), asked.sigmas, {}, keep_trajectory=True)
         return np.concatenate([frames for _, _, frames, _ in walked], axis=1)
 
+    @_of_shape
     def compare_steps(
         self, steps: Sequence[int] = (5, 10, 20, 50), num_images: int = 8, **settings: Any
     ) -> Num[np.ndarray, "counts n h w c"]:
         """The same images, from the same noise, in several numbers of steps."""
         return np.stack([self.sample(num_images, **{**settings, "steps": count}) for count in steps])
 
+    @_of_shape
     def reconstruct(self, images: Any, **settings: Any) -> Images:
         """Images inverted into noise and sampled back from it."""
         settings = {**PRECISE, **settings}
         return self.sample(noise=self.invert(images, **settings), **settings)
 
+    @_of_shape
     def interpolate(
         self, first: Any, last: Any, frames: int = 8, *, label: int | None = None, **settings: Any
     ) -> Num[np.ndarray, "frames h w c"]:
@@ -174,6 +229,7 @@ class Model:
         path = slerp(jnp.asarray(start(first)), jnp.asarray(start(last)), jnp.linspace(0, 1, frames))
         return self.sample(noise=np.asarray(path), **{**PRECISE, **settings})
 
+    @_of_shape
     def img2img(self, images: Any, *, sigma: float, **settings: Any) -> Images:
         """New images that keep what noise of `sigma` leaves of these: noised to there, then walked down the rungs
         below (SDEdit, arXiv 2108.01073). About 1 keeps the layout; 0 would keep all.
@@ -186,6 +242,7 @@ class Model:
         below = np.append(sigma, rungs[rungs < sigma * (1 - 1e-4)])
         return _images_of(self.draw(asked, {"image": image}, sigmas=below))
 
+    @_of_shape
     def inpaint(self, images: Any, masks: Any, *, repeats: int = 5, **settings: Any) -> Images:
         """The images with what lies under `masks` (true) painted anew, the rest kept (RePaint, arXiv 2201.09865).
 
@@ -217,6 +274,11 @@ class Model:
         """The images of a request, from number `first` on, a batch at a time. given: "noise", "image" or "mask" that
         they start from. sigmas: in place of its.
         """
+        sides = tuple(asked.config.data.shape[:2])
+        if sides != tuple(self.config.data.shape[:2]):
+            shaped = self.in_shape(sides)
+            yield from shaped.draw(asked, given, first=first, sigmas=sigmas, repeats=repeats, progress=progress)
+            return
         ladder = asked.sigmas if sigmas is None else sigmas
         known = asked.sampler.nfe(len(ladder) - 1)
         numbers = range(first, asked.count)
@@ -234,6 +296,7 @@ class Model:
         keys = image_keys(self.config.sample.seed if seed is None else seed, jnp.asarray(indices, jnp.uint32))
         return np.asarray(drivers.prior_noise(keys, jnp.zeros((len(indices), *self.task.space.shape))))
 
+    @_of_shape
     def forward(self, images: Any, *, frames: int = 10, **settings: Any) -> UInt8[np.ndarray, "frames n h w c"]:
         """The forward process: images with the noise of `frames` rungs of the ladder, from none to the most."""
         image, space = self._images(images), self.task.space
@@ -244,6 +307,7 @@ class Model:
         seen = compiled.seen(jnp.asarray(noisy), jnp.asarray(rungs))
         return np.asarray(compiled.shown(space, space.decode(self.weights, seen)))
 
+    @_of_shape
     def invert(self, images: Any, **settings: Any) -> Float[np.ndarray, "n h w c"]:
         """The noise, of unit variance, that a deterministic sampler (default: ode) leads from to these images."""
         image = self._images(images)
@@ -253,6 +317,7 @@ class Model:
             raise UserError(f"sample.sampler={name!r} adds noise: invert with ode, heun or ddim (eta 0)")
         return self._upwards(asked, image, partial(self._compiled.invert, sampler=asked.sampler))
 
+    @_of_shape
     def bits_per_dim(
         self, images: Any, *, method: str = "ode", exact: bool = False, **settings: Any
     ) -> Float[np.ndarray, " n"]:
@@ -278,6 +343,7 @@ class Model:
         program = partial(self._compiled.ode_bits, exact=exact, rtol=sample.rtol, atol=sample.atol)
         return self._upwards(asked, image, program)
 
+    @_of_shape
     def nfe(self, **settings: Any) -> tuple[int, int]:
         """(denoiser calls, network passes) for an image. The adaptive solver draws a batch of images to count them."""
         asked = request.read(self.config, self.schedule, settings, conditions=None)
@@ -290,6 +356,7 @@ class Model:
 
     # Other
 
+    @_of_shape
     def classify(self, images: Num[Array | np.ndarray, "b h w c"]) -> np.ndarray:
         """A classifier's probabilities [B, classes] for images."""
         if not isinstance(self.task, ClassifierTask):
@@ -303,7 +370,10 @@ class Model:
 
         Raises UserError where the folder cannot be written, or the network is another than that of `like`.
         """
-        export(self.weights, self.config, expanded(folder), step=self.step, workdir=self.workdir, like=like)
+        config = self.config.copy_and_resolve_references()
+        if config.data.shapes:
+            config.data.shape, config.sample.shape = (*config.data.shapes[0], config.data.shape[2]), ()
+        export(self.weights, config, expanded(folder), step=self.step, workdir=self.workdir, like=like)
 
     def fingerprints(self, asked: Request) -> dict[str, str]:
         """Of all weights that a request takes: the model's, and those of the runs that guide it."""
@@ -317,9 +387,10 @@ class Model:
     def with_weights(self, weights: Weights, *, step: int) -> "Model":
         """The same model with other weights; compiled programs are shared."""
         model = Model(self.config, self.task, self.mesh, weights, step=step, workdir=self.workdir)
-        model._compiled, model._helpers = self._compiled, self._helpers
+        model._compiled, model._helpers, model._programs = self._compiled, self._helpers, self._programs
         return model
 
+    @_of_shape
     def request(self, num_images: int | None = None, **settings: Any) -> Request:
         """What a call with these settings asks for. Raises UserError for what cannot be."""
         conditions = self._conditions
@@ -426,6 +497,9 @@ def _as_helper(name: str, other: Model, config: ConfigDict) -> Any:
     where, theirs, ours = f"guidance.{name}_workdir", other.config.data, config.data
     if not isinstance(other.task, {"weak": DiffusionTask, "classifier": ClassifierTask}[name]):
         raise UserError(f"{where} holds a run of task={other.config.task!r}, which is not what it takes")
+    if tuple(ours.shape[:2]) in theirs.shapes:
+        other = other.in_shape(tuple(ours.shape[:2]))
+        theirs = other.config.data
     if theirs.shape != ours.shape:
         raise UserError(f"{where} holds a run of images {theirs.shape}, this model's are {ours.shape}")
     if theirs.class_names != ours.class_names:

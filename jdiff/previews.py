@@ -19,6 +19,7 @@ from jdiff.common import pictures
 from jdiff.common.errors import DrawingError, UserError, is_out_of_memory
 from jdiff.common.keys import folded, named, root_key
 from jdiff.common.processes import is_first_process
+from jdiff.conditions.aspect import Aspect
 from jdiff.data import pipeline
 from jdiff.data.sources import Source
 from jdiff.model import Model
@@ -49,8 +50,9 @@ def held_out_loss(config: ConfigDict, task: Task, mesh: Mesh, held_out: Source |
     """The averaged weights' mean loss and logs on fixed held-out images and noise, before each checkpoint."""
     if held_out is None or not config.train.holdout_images:
         return []
-    whole = pipeline.fixed_batch(held_out, from_config.view(config, train=False), config.train.holdout_images)
-    images, size = len(whole["x0"]), config.train.batch_size
+    rows, view = pipeline.fixed_rows(held_out, config.train.holdout_images), from_config.view(config, train=False)
+    numbers = from_config.shape_numbers(config, held_out)[rows]
+    images, size = len(rows), config.train.batch_size
     key = named(root_key(config.seed), "holdout")
 
     @jax.jit
@@ -60,10 +62,12 @@ def held_out_loss(config: ConfigDict, task: Task, mesh: Mesh, held_out: Source |
         return {"loss": loss, **logs}
 
     parts = []
-    for first in range(0, images, size):
-        part = jax.tree.map(lambda values, first=first: values[first : first + size], whole)
-        count = len(part["x0"])
-        parts.append((count, jax.device_put(part, sharding.of_batch(mesh, count))))
+    for number in np.unique(numbers):  # a part is of one shape
+        whole = pipeline.batch_of(held_out, view, rows[numbers == number])
+        for first in range(0, len(whole["x0"]), size):
+            part = jax.tree.map(lambda values, first=first, whole=whole: values[first : first + size], whole)
+            count = len(part["x0"])
+            parts.append((count, jax.device_put(part, sharding.of_batch(mesh, count))))
 
     def evaluate(model: Model, state: TrainState, step: int) -> Report:
         params = {**state.params, **state.ema}
@@ -118,8 +122,11 @@ def evaluators(family: list[Make], config: ConfigDict, task: Task, mesh: Mesh, h
 
 
 def forward_process(model: Model, source: Source) -> UInt8[np.ndarray, "H W c"]:
-    """The first training images and the noise that they are to be found in again, beside the denoising strips."""
-    images = pipeline.fixed_batch(source, from_config.view(model.config, train=False), STRIP_IMAGES)["x0"]
+    """The first training images, of the usual shape, and the noise that they are to be found in again, beside the
+    denoising strips.
+    """
+    usual = np.flatnonzero(from_config.shape_numbers(model.config, source) == 0)
+    images = pipeline.fixed_batch(source, from_config.view(model.config, train=False), STRIP_IMAGES, usual)["x0"]
     return strip(model.forward(images))
 
 
@@ -139,7 +146,7 @@ def show(path: Path, name: str, picture: np.ndarray, writers: Writers | None = N
 def grid(model: Model, images: Num[np.ndarray, "n h w c"]) -> UInt8[np.ndarray, "H W c2"]:
     """The first images as one picture; where every class comes in turn, a column a class."""
     classes = len(model.config.data.class_names)
-    by_label = tuple(model.config.model.conditions) == ("label",)
+    by_label = set(model.config.model.conditions) - {Aspect.name} == {"label"}
     in_turn = by_label and not model.config.sample.labels and 1 < classes <= 20
     return pictures.grid(model.shown(images[:GRID_IMAGES]), classes if in_turn else None)
 

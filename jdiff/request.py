@@ -112,6 +112,7 @@ def read(
     rest = {name: value for name, value in settings.items() if name not in (*arguments, "guidance_scale")}
     wanted = overridden(config, num_images=num_images, **rest)
     scale, guided = read_scale(wanted, settings.get("guidance_scale"))
+    in_shapes(wanted, wanted.sample.shape)
     solver, sigmas = from_config.sampler(wanted.sample), from_config.ladder(wanted.sample, schedule)
     _check(wanted, solver, scale, guided=guided)
     in_turn: Rows = {}
@@ -175,10 +176,22 @@ def changes(config: ConfigDict, scale: float) -> bool:
     return config.guidance.method == "cfg_plus_plus" or scale != (config.guidance.method != TO_CLASSES)
 
 
+def in_shapes(config: ConfigDict, shape: tuple[int, ...]) -> tuple[int, int]:
+    """`shape`, or the usual one for (). Raises UserError where the model was not trained in it."""
+    trained = config.data.shapes or (tuple(config.data.shape[:2]),)
+    if not shape:
+        return trained[0]
+    if tuple(shape) not in trained:
+        known = ", ".join(f"({height}, {width})" for height, width in trained)
+        raise UserError(f"sample.shape={tuple(shape)}: this model was trained in the shapes (height, width) {known}")
+    return shape[0], shape[1]
+
+
 def check(config: ConfigDict, schedule: Schedule) -> None:
     """Raises UserError where `config.sample` and `config.guidance` cannot work, so that this is told before the first
     picture is due.
     """
+    in_shapes(config, config.sample.shape)
     scale, guided = read_scale(config, None)
     solver = from_config.sampler(config.sample)
     from_config.ladder(config.sample, schedule)
@@ -236,12 +249,16 @@ def rows(
     """(cond, texts), each of them taken in turn by the images: of as many rows as are given.
 
     Given some conditions of a model that has several, the others are dropped. Given none at all, classes come in turn,
-    or, of a model that is given more than a label, the conditions of the run's examples. to_class: labels are read even
-    by a model without, as the guidance needs them. Raises UserError where a condition is unknown to the model, of a
-    wrong form, or needed and missing.
+    or, of a model that is given more than a label, the conditions of the run's examples. What the
+    images' shape tells is always given. to_class: labels are read even by a model without, as the guidance needs them.
+    Raises UserError where a condition is unknown to the model, of a wrong form, or needed and missing.
     """
-    known = {condition.name: condition for condition in conditions}
-    readable = known | ({"label": label_condition(config, 0.0)} if to_class and "label" not in known else {})
+    sides = tuple(config.data.shape[:2])
+    told = {one.name: values for one in conditions if (values := one.of_shape(sides)) is not None}
+    known = {condition.name: condition for condition in conditions if condition.name not in told}
+    readable = {condition.name: condition for condition in conditions} | (
+        {"label": label_condition(config, 0.0)} if to_class and "label" not in known else {}
+    )
     listed = {"label": list(config.sample.labels) or None, "text": list(config.sample.texts) or None}
     given = {name: values for name, values in {**listed, **given}.items() if values is not None}
     for name in given:
@@ -251,7 +268,7 @@ def rows(
     made = {name: readable[name].of_caller(values) for name, values in given.items()}
     captions = list(given["text"]) if "text" in given else None
     if not made and set(known) - {"label"}:
-        examples = load_examples(workdir, conditions)
+        examples = load_examples(workdir, list(known.values()), sides)
         made = {name: examples[name] for name in known}
         captions = [str(text) for text in examples["captions"]] if "text" in known else None
     elif not made and isinstance(label := readable.get("label"), Label):
@@ -261,8 +278,8 @@ def rows(
     for name, values in made.items():
         if not _length(values):
             raise UserError(f"{name}: there are none; give one an image, or fewer, which are taken in turn")
-    missing = [condition for condition in conditions if condition.name not in made]
-    return made | _dropped(missing, tuple(config.data.shape[:2])), captions
+    missing = [condition for name, condition in known.items() if name not in made]
+    return made | told | _dropped(missing, sides), captions
 
 
 def _check_conditions(config: ConfigDict) -> None:

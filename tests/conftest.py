@@ -1,5 +1,6 @@
 """What tests share: shapes checked at run time, the command as a user runs it, one trained digits model."""
 
+import atexit
 import contextlib
 import hashlib
 import importlib.metadata
@@ -10,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections import Counter
@@ -26,6 +28,9 @@ if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # What is compared to the last digits holds on a CPU; and the workers of pytest-xdist would share one GPU's memory.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# What was found of files is kept for these tests alone.
+os.environ["JDIFF_CACHE"] = tempfile.mkdtemp(prefix="jdiff_tests_")
+atexit.register(shutil.rmtree, os.environ["JDIFF_CACHE"], ignore_errors=True)
 
 # An int passes where a float is asked for, as everywhere in Python.
 with install_import_hook("jdiff", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"):
@@ -33,7 +38,7 @@ with install_import_hook("jdiff", "beartype.beartype(conf=beartype.BeartypeConf(
     import jdiff.modes.train  # noqa: F401
     from jdiff.main import main
 
-import jax
+import jax  # noqa: E402
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -163,6 +163,15 @@ FOLLOWED = [
         ["model.zero_terminal_snr=False"],
     ),
     (["data.channels=2"], "leave it at 0", ["data.channels=0"]),
+    (["data.image_size=8", "data.buckets=4", "data.resize=random_crop"], "set data.resize=adm", ["data.resize=adm"]),
+    (
+        ["data.image_size=8", "data.buckets=4", "data.quarter_turns=true"],
+        "set it to False",
+        ["data.quarter_turns=false"],
+    ),
+    (["data.buckets=4"], "as in data.image_size=64", ["data.image_size=64"]),
+    (["model.conditions=('aspect',)"], "set data.buckets=8", ["data.buckets=8", "data.image_size=8"]),
+    (["data.balance_power=0.5"], "set data.balance=class", ["data.balance=class"]),
 ]
 
 
@@ -208,6 +217,49 @@ def captioned_without_some(folder):
     (folder / "metadata.csv").write_text("file_name,text\na.png,a cat\n")
 
 
+def words(folder):
+    for i in range(8):
+        picture(folder / f"{'cat' if i % 2 else 'dog'}_{i}.png")
+
+
+def images_of_splits(folder):
+    for name in ("trainA", "trainB", "testA", "testB"):
+        picture(folder / name / "a.png")
+
+
+def shards(folder):
+    for k in range(2):
+        for i in range(3):
+            picture(folder / f"{1000 * k:05d}" / f"{1000 * k + i:05d}.png")
+
+
+def numbered_on(folder):
+    for k in range(2):
+        for i in range(3):
+            picture(folder / str(k) / f"{3 * k + i}.png")
+
+
+def paged(folder):
+    picture(folder / "b.png")
+    Image.new("RGB", (8, 8)).save(folder / "a.tif", save_all=True, append_images=[Image.new("RGB", (8, 8), "red")])
+
+
+def deep(folder):
+    folder.mkdir()
+    Image.fromarray(np.full((8, 8), 4000, np.uint16)).save(folder / "a.png")
+
+
+def images_and_masks(folder):
+    for name in ("images", "masks"):
+        for i in range(3):
+            picture(folder / name / f"{i}.png")
+
+
+def splits_and_more(folder):
+    for name in ("train", "test", "more"):
+        picture(folder / name / "a.png")
+
+
 def nothing(folder):
     folder.mkdir()
 
@@ -226,10 +278,11 @@ FOLDERS = [
     (
         loose_and_nested,
         ["data.image_size=8"],
-        "or all into one folder",
+        "all into one folder",
         lambda folder: (folder / "cats" / "b.png").rename(folder / "b.png"),
         [],
     ),
+    (loose_and_nested, ["data.image_size=8"], "set data.labels=none", None, ["data.labels=none"]),
     (
         loose_and_nested,
         ["data.image_size=8"],
@@ -246,7 +299,29 @@ FOLDERS = [
         lambda folder: (folder / "metadata.csv").write_text("file_name,text\na.png,a cat\nb.png,a dog\n"),
         [],
     ),
-    (many_sizes, ["data.image_size=8", "data.bits=16", "data.channels=3"], "leave it at 0", None, ["data.channels=0"]),
+    (many_sizes, ["data.image_size=8", "data.bits=16", "data.channels=4"], "grey (1)", None, ["data.channels=1"]),
+    (
+        words,
+        ["data.image_size=8", "data.splits=('training',)"],
+        "has no folder 'training' with images; it has none",
+        None,
+        ["data.splits=()"],
+    ),
+    (
+        images_of_splits,
+        ["data.image_size=8"],
+        "data.splits=('trainA','testA') chooses",
+        None,
+        ["data.splits=('trainA','testA')"],
+    ),
+    (images_of_splits, ["data.image_size=8"], "data.labels=folders takes them", None, ["data.labels=folders"]),
+    (
+        words,
+        ["data.image_size=8", "data.name=arrays", "data.label_pattern=(a)"],
+        "it is for folder",
+        None,
+        ["data.name=folder", "data.label_pattern=([a-z]+)"],
+    ),
 ]
 
 
@@ -265,6 +340,40 @@ def test_what_a_line_tells_about_a_folder_helps(make, asked, says, mend, advised
     assert resolved(*asked, *advised).data.num_images >= 1
 
 
+# (a folder, what a note says, the keys that it names): a note is gone, or says otherwise, once these are set.
+NOTES = [
+    (words, r"data.label_pattern='(.+?)[ _.-]*\d+'", [r"data.label_pattern=(.+?)[ _.-]*\d+"]),
+    (shards, "data.labels=folders takes them as classes", ["data.labels=folders"]),
+    (numbered_on, "set data.labels=none", ["data.labels=none"]),
+    (paged, "data.pages=all", ["data.pages=all"]),
+    (deep, "data.bits=16 keeps them", ["data.bits=16"]),
+    (deep, "--config.data.high=4095", ["data.bits=16", "data.high=4095"]),
+    (
+        images_and_masks,
+        "set data.name=pairs and data.folders=('images','masks')",
+        ["data.name=pairs", "data.folders=('images','masks')"],
+    ),
+    (splits_and_more, "not used: more/; data.splits chooses", ["data.splits=('train','more')"]),
+]
+
+
+@pytest.mark.parametrize(("make", "says", "advised"), NOTES, ids=lambda value: getattr(value, "__name__", None))
+def test_what_a_note_tells_to_set_is_taken(make, says, advised, tmp_path):
+    folder = tmp_path / "images"
+    make(folder)
+
+    def notes(*changes):
+        settings = jdiff.config.load("folder")
+        arguments = [f"--config.data.dir={folder}", "--config.data.image_size=8"]
+        settings = jdiff.config.override(settings, [*arguments, *(f"--config.{change}" for change in changes)])
+        source, _ = from_config.sources(settings)
+        assert resolve(settings, source).data.num_images >= 1
+        return " ".join(source.notes)
+
+    assert says in notes()
+    assert says not in notes(*advised)
+
+
 def test_every_line_that_gives_a_value_is_followed():
     """A literal key=value in a message stands in a case above, or in the tests named here."""
     elsewhere = {
@@ -277,7 +386,7 @@ def test_every_line_that_gives_a_value_is_followed():
     }
     followed = " ".join([*(says for _, says, _ in FOLLOWED), *(says for _, _, says, *_ in FOLDERS)])
     advised = {change for _, _, changes in FOLLOWED for change in changes or ()}
-    advised |= {change for *_, changes in FOLDERS for change in changes}
+    advised |= {change for *_, changes in (*FOLDERS, *NOTES) for change in changes}
     given = re.compile(rf"(?:set|try|or|with|like|give one with) (?:--config\.)?((?:{GROUPS})\.[a-z_.]+=[\w'.]+)")
     for file, text in MESSAGES:
         for change in given.findall(text):

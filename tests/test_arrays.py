@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from jdiff.common.errors import UserError
+from jdiff.data.holdout import share_of
 from jdiff.data.sources import arrays
 from jdiff.data.sources.arrays import Arrays
-from jdiff.data.sources.files import share_of
 from tests.records import assert_source
 
 RNG = np.random.default_rng(0)

@@ -558,7 +558,7 @@ def made(tmp_path_factory):
         jdiff.config.override(jdiff.config.load(REPOSITORY / "configs" / "digits.py"), flags), Digits("train")
     )
     source, _ = train.with_texts(resolved, workdir, Digits("test"), None)
-    train.keep_examples(resolved, source, workdir)
+    train.keep_examples(resolved, [source], workdir)
     return resolved, workdir
 
 

@@ -222,8 +222,9 @@ def test_bad_files_are_refused_by_name_or_skipped_and_counted(zoo):
         Folder(str(zoo), "train")
     source = Folder(str(zoo), "train", on_bad_file="skip")
     assert len(source) == 13
-    assert "not read, having no image's extension: 1 .txt" in source.notes[0]
-    assert "skipped 2 unreadable of 15" in source.notes[1]
+    assert source.notes[0].endswith(": training on 15 images, no classes; held out: none")
+    assert "not read, having no image's extension: 1 .txt" in source.notes[1]
+    assert "skipped 2 unreadable of 15" in source.notes[-2]
     assert [Path(file).name for file, _ in source.left_out] == ["x_truncated.jpg", "y_empty.png"]
     assert all(why.startswith("cannot be read: ") for _, why in source.left_out)
 
@@ -251,12 +252,15 @@ def test_splits_and_classes_are_told_apart(tmp_path, folders, classes):
         assert {int(test[i]["image"].max()) for i in range(len(test))} == {1}
 
 
-def test_splits_beside_classes_are_refused(tmp_path):
+def test_what_lies_beside_splits_is_named(tmp_path):
     for name in ("train", "test", "annotations"):
         (tmp_path / name).mkdir()
         Image.new("L", (4, 4)).save(tmp_path / name / "0.png")
-    with pytest.raises(UserError, match="train/ and test/, which are splits, beside annotations/"):
-        Folder(str(tmp_path), "train")
+    source = Folder(str(tmp_path), "train")
+    assert len(source) == 1
+    assert source.notes[0].endswith(
+        "train/: 1 image, no classes; held out: test/; not used: annotations/; data.splits chooses"
+    )
 
 
 def test_sixteen_bits_are_kept_where_they_are_asked_for(tmp_path):
@@ -265,7 +269,7 @@ def test_sixteen_bits_are_kept_where_they_are_asked_for(tmp_path):
         Image.fromarray(value).save(tmp_path / f"{i}.png")
     Image.new("L", (7, 5), 200).save(tmp_path / "8bit.png")
     deep = Folder(str(tmp_path), "train", channels=1, bits=16)
-    assert deep.pictures["image"] == Picture((None, None, 1), "uint16", high=65535.0)
+    assert deep.pictures["image"] == Picture((5, 7, 1), "uint16", high=65535.0)
     for i, value in enumerate(values):
         np.testing.assert_array_equal(deep[i]["image"][..., 0], value)
     np.testing.assert_array_equal(deep[6]["image"], np.uint16(200 * 257))
@@ -302,18 +306,25 @@ def test_folders_as_people_have_them(tmp_path):
     (tmp_path / "one" / "train" / "c").mkdir()
     (tmp_path / "one" / "test").mkdir()
     source = Folder(str(tmp_path / "one"), "train")
-    assert "sub-folder c" in source.notes[0]
+    assert "sub-folder c" in source.notes[1]
     image("one", "test", "b", "2.png")
     test = Folder(str(tmp_path / "one"), "test")
     assert [test[i]["label"] for i in range(len(test))] == [1]  # numbered as in training
     image("one", "test", "d", "2.png")
-    with pytest.raises(UserError, match=r"holds classes that .* does not: d"):
-        Folder(str(tmp_path / "one"), "test")
+    assert (
+        "not used: test/ (classes that training images do not have: d)"
+        in Folder(str(tmp_path / "one"), "train").notes[0]
+    )
+    assert len(Folder(str(tmp_path / "one"), "test")) == 0
+    with pytest.raises(
+        UserError, match=r"data.splits=.* test/ holds classes that training images do not have: d; leave"
+    ):
+        Folder(str(tmp_path / "one"), "test", splits=("train", "test"))
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "x").symlink_to(tmp_path / "one" / "train" / "a")
     (tmp_path / "linked" / "x" / "round").symlink_to(tmp_path / "linked")
     source = Folder(str(tmp_path / "linked"), "train")
-    assert (len(source), source.class_names) == (1, ("x",))
+    assert (len(source), source.class_names) == (1, ())  # a folder that holds them all is no class
 
 
 def test_folders_that_cannot_be_used(tmp_path):
@@ -414,12 +425,14 @@ def test_metadata_that_lacks_what_is_asked_for_is_refused(tmp_path, change, word
 
 
 def test_held_out_labels_must_be_known(tmp_path):
-    root = described(tmp_path, [*ROWS[:3], {**ROWS[3], "tags": ["owl"]}])
-    with pytest.raises(UserError, match=r"d\.png has the label 'owl', which no training image has"):
-        Folder(root, "test", labels="tags")
-    root = described(tmp_path, [*ROWS[:3], {**ROWS[3], "tags": ["dog", "cat", "indoors"]}])
-    with pytest.raises(UserError, match=r"d\.png has 3 labels, and training images have at most 2"):
-        Folder(root, "test", labels="tags")
+    for tags, why in (
+        (["owl"], "classes that training images do not have: owl"),
+        (["dog", "cat", "indoors"], "images of 3 labels, and training images have at most 2"),
+    ):
+        root = described(tmp_path, [*ROWS[:3], {**ROWS[3], "tags": tags}])
+        assert f"not used: test/ ({why})" in Folder(root, "train", labels="tags").notes[0]
+        with pytest.raises(UserError, match=f"test/ holds {why}; leave it out"):
+            Folder(root, "test", labels="tags", splits=("train", "test"))
 
 
 def test_columns_that_are_asked_for_need_metadata(tmp_path):

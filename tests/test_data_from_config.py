@@ -154,7 +154,7 @@ def test_sketches_of_other_channels_are_refused_at_the_start(tmp_path, channels,
     ("data", "says"),
     [
         ({"bits": 12}, "data.bits=12 must be 8 or 16"),
-        ({"bits": 16, "channels": 3}, "16-bit files are read as grey"),
+        ({"bits": 16, "channels": 4}, "are read as grey .1. or colour .3."),
         ({"name": "digits:small"}, "digits takes no name"),
         ({"low": 5.0, "high": 5.0}, "data.low=5 must be below data.high=5"),
         ({"name": "pairs", "folders": ("images",)}, "data.folders=.*two are needed"),

@@ -24,7 +24,7 @@ THOUSANDS = ("00000", "01000", "69000")
 
 # name, (width, height) and mode of its pictures, x0, the picture that conditions, class names, whether they condition
 FOLDERS = [
-    ("ffhq", (128, 128), "RGB", (64, 64, 3), None, THOUSANDS, False),
+    ("ffhq", (128, 128), "RGB", (64, 64, 3), None, (), False),
     ("afhq", (96, 96), "RGB", (64, 64, 3), None, ANIMALS, True),
     ("celeb_a", (178, 218), "RGB", (64, 64, 3), None, (), False),
     ("celeb_a_hq", (256, 256), "RGB", (256, 256, 3), None, (), False),
@@ -98,7 +98,8 @@ def assert_task(settings, x0, given, classes, conditions):
     assert (settings.data.shape, settings.data.class_names) == (x0, classes)
     assert settings.model.conditions == conditions
     for source, training in ((held_out, False), (train, True)):
-        assert source.notes == ()
+        odd = [note for note in source.notes if ": training on " not in note and "shards of one set" not in note]
+        assert not odd
         view = from_config.view(settings, train=training)
         batch = fixed_batch(source, view, 4)
         rows = min(4, len(source))

@@ -53,7 +53,7 @@ def test_parallel_folders_match_by_base_name(tmp_path):
         np.testing.assert_array_equal(record["mask"][..., 0], disc(radius))
     assert source.pictures["mask"].kind == "mask"
     assert source.pictures["mask"].shape == (*source.shape[:2], 1) == (SIDE, SIDE, 1)
-    assert source.notes == ()
+    assert source.notes == (f"{tmp_path}: training on 3 pairs of images and masks; held out: none",)
 
 
 @pytest.mark.parametrize("form", ["{split}/{folder}", "{folder}/{split}"])
@@ -135,7 +135,7 @@ def test_pictures_without_a_partner_are_named_or_counted(tmp_path):
     save(disc(9), tmp_path, "masks", "astray.png")
     source = Pairs(str(tmp_path), "train", on_bad_file="skip")
     assert len(source) == 3
-    assert "skipped 2 pictures without a partner (first: " in source.notes[0]
+    assert "skipped 2 pictures without a partner (first: " in source.notes[1]
     save(photo(9), tmp_path, "images", "000.jpg")
     with pytest.raises(UserError, match=r"000\.png has the same base name as .*000\.jpg"):
         Pairs(str(tmp_path), "train")
@@ -150,7 +150,7 @@ def test_bad_files_of_a_pair_are_named_or_counted(tmp_path):
         Pairs(str(tmp_path), "train")
     source = Pairs(str(tmp_path), "train", on_bad_file="skip")
     assert len(source) == 2
-    assert "skipped 2 of 4 train pairs" in source.notes[0]
+    assert "skipped 2 of 4 train pairs" in source.notes[1]
     (tmp_path / "masks" / "001.png").write_bytes(whole)
     with pytest.raises(UserError, match=r"002\.png \(16x16\) and .*002\.png \(16x32\) differ in aspect ratio"):
         Pairs(str(tmp_path), "train")
@@ -264,7 +264,7 @@ def test_strays_in_a_mask_of_0_and_255_are_refused_snapped_or_allowed(tmp_path):
     assert (len(skipped), skipped.pictures["mask"].high) == (3, 255)
     snapped = Pairs(root, "train", mask_snap=True)
     assert snapped[3]["mask"][0, :3, 0].tolist() == [0, 255, 0]
-    assert "stray values of 1 masks became the nearest allowed (first: " in snapped.notes[0]
+    assert "stray values of 1 masks became the nearest allowed (first: " in snapped.notes[1]
     assert_source(snapped)
     allowed = Pairs(root, "train", mask_values=(0, 3, 120, 251, 255))
     assert allowed[3]["mask"][0, :3, 0].tolist() == [3, 251, 120]
@@ -278,7 +278,7 @@ def test_classes_are_kept_and_both_splits_agree_on_them(tmp_path):
     train, test = (Pairs(str(tmp_path), split) for split in ("train", "test"))
     np.testing.assert_array_equal(train[0]["mask"][..., 0], classes)
     assert train.pictures["mask"].high == test.pictures["mask"].high == 255
-    assert "mask holds the classes 0, 1, 4, 255" in train.notes[0]
+    assert "mask holds the classes 0, 1, 4, 255" in train.notes[1]
     masks_in(tmp_path / "test", disc(2, 9, (8, 8)))
     with pytest.raises(UserError, match=r"test/masks/0\.png holds 9 where masks hold 0, 1, 4, 255"):
         Pairs(str(tmp_path), "test")

@@ -1,6 +1,9 @@
 """The same images from any kind of source give the same batches, bit for bit."""
 
+import io
 import json
+import tarfile
+import zipfile
 
 import numpy as np
 import pytest
@@ -44,9 +47,27 @@ def forms(original, tmp_path_factory):
     np.savez(top / "train.npz", images=images, labels=np.array(labels), class_names=np.array(original.class_names))
     pack({"train": original}, top / "packed")
 
+    members = sorted((top / "folder" / "train").iterdir())
+    with zipfile.ZipFile(top / "x.zip", "w") as archive, tarfile.open(top / "x.tar", "w") as tar:
+        for file in members:
+            archive.write(file, file.name)
+            tar.add(file, file.name)
+    (top / "shards").mkdir()
+    for k in range(4):
+        with tarfile.open(top / "shards" / f"{k}.tar", "w") as tar:
+            for i in range(k * COUNT // 4, (k + 1) * COUNT // 4):
+                tar.add(top / "folder" / "train" / f"{i:05d}.png", f"{i:05d}.png")
+                label = original.class_names[labels[i]].encode()
+                info = tarfile.TarInfo(f"{i:05d}.cls")
+                info.size = len(label)
+                tar.addfile(info, io.BytesIO(label))
+
     made = {
         "tfds": original,
         "folder": Folder(str(top / "folder"), "train", labels="kind", holdout=0.0),
+        "zip": Folder(str(top / "x.zip"), "train", labels="kind", holdout=0.0),
+        "tar": Folder(str(top / "x.tar"), "train", labels="kind", holdout=0.0),
+        "webdataset": Folder(str(top / "shards"), "train", holdout=0.0),
         "pairs": Pairs(str(top / "pairs"), "train", masks=(), holdout=0.0),
         "arrays": Arrays(str(top / "train.npz"), "train", holdout=0.0),
         "array_record": Packed(str(top / "packed"), "train"),
@@ -67,7 +88,7 @@ def forms(original, tmp_path_factory):
     return {**made, "hf": HuggingFace(str(top / "hf"), "train", holdout=0.0)}
 
 
-@pytest.mark.parametrize("kind", ["folder", "pairs", "arrays", "array_record", "hf"])
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar", "webdataset", "pairs", "arrays", "array_record", "hf"])
 def test_batches_are_those_of_tfds(forms, kind):
     if kind not in forms:
         pytest.skip("the extra hf is not installed")

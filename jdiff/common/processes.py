@@ -56,6 +56,8 @@ def first_process_first() -> Iterator[None]:
     """What is done within is done by the first process, and after that by the others, who find its files."""
     if not is_first_process():
         wait_for_all_processes("the first process is done")
-    yield
-    if is_first_process():
-        wait_for_all_processes("the first process is done")
+    try:
+        yield
+    finally:  # of an error too, which the others come to by themselves
+        if is_first_process():
+            wait_for_all_processes("the first process is done")

@@ -11,8 +11,9 @@ import numpy as np
 class Range:
     """Pictures of `dtype` ("uint8", "uint16", "float32") whose values low and high are a model's -1 and 1:
 
-    to_model(v) = 2 (v - low) / (high - low) - 1,   from_model(x) = low + (x + 1) (high - low) / 2
+    to_model(v) = 2 (v - low) / (high - low) - 1, in [-1, 1],   from_model(x) = low + (x + 1) (high - low) / 2
 
+    Values below low and above high are clipped, both ways: low and high are a window.
     Arrays are NumPy's or JAX's; x is float32. Floats where the dtype is an integer are a model's values already.
     """
 
@@ -32,7 +33,8 @@ class Range:
         """Pictures as a model sees them."""
         if np.issubdtype(images.dtype, np.floating) and not np.issubdtype(self.dtype, np.floating):
             return images.astype(np.float32)
-        return (images.astype(np.float32) - np.float32(self.low)) / np.float32(self._half) - 1
+        x = (images.astype(np.float32) - np.float32(self.low)) / np.float32(self._half) - 1
+        return x if self.is_plain else x.clip(np.float32(-1), np.float32(1))
 
     def from_model(self, x: Any) -> Any:
         """Pictures of the dtype, between low and high: the nearest values that there are."""

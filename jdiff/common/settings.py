@@ -16,7 +16,7 @@ class Setting:
     default: its value; None where nothing is set, and then `kind` is the type of a value. meaning: what it does, in
     words. allowed: the interval of a number, or of each number of a tuple, such as "[0, 1)" or "[1, 2^16]"; "" for keys
     without numbers. NaN lies in no interval; infinity lies in those that include it, such as "(0, inf]". resume:
-    IDENTITY, SILENT or TOLD. of: the types of a tuple's elements.
+    IDENTITY, SILENT or TOLD. of: the types of a tuple's elements. or_two: two numbers may stand in place of one.
     """
 
     default: Any
@@ -25,11 +25,16 @@ class Setting:
     resume: str = ""
     kind: type | None = None
     of: type | tuple[type, ...] = int
+    or_two: bool = False
 
     def fault(self, value: Any) -> str:
         """What is wrong with `value`, in words; "" where nothing is."""
         if value is None:
             return "" if self.default is None else "needs a value"
+        if self.or_two and (isinstance(value, bool) or not isinstance(value, (int, tuple)) or value == ()):
+            return "must be a whole number, or two"
+        if self.or_two and isinstance(value, tuple) and len(value) != 2:
+            return "must be a whole number, or two"
         elements = value if isinstance(value, tuple) else (value,)
         kinds = self.of if isinstance(self.of, tuple) else (self.of,)
         if isinstance(value, tuple):

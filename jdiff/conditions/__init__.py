@@ -50,6 +50,10 @@ class Condition(Protocol):
         """Rows of values from what a caller gives; UserError where that is wrong."""
         ...
 
+    def of_shape(self, sides: tuple[int, int]) -> Values | None:
+        """A row of values where the images' height and width say it; None where a caller must."""
+        return None
+
     def example(self, rows: int, sides: tuple[int, int]) -> Values:
         """Zeros in the form of a batch; sides: of the target."""
         ...

@@ -13,24 +13,36 @@ from jdiff.common.files import replace_file
 from jdiff.conditions import Condition
 from jdiff.conditions.image import Image
 
-EXAMPLES = "examples.npz"  # in a run's folder
+EXAMPLES = "examples.npz"  # in a run's folder; of other shapes than the usual one examples_HxW.npz
 FORMAT = 2  # 1: condition images of float data were kept in [-1, 1]
 
 
-def save_examples(workdir: Path, cond: dict[str, Any], captions: Sequence[str]) -> None:
-    """Raises OSError where the folder cannot be written."""
+def save_examples(
+    workdir: Path, cond: dict[str, Any], captions: Sequence[str], sides: tuple[int, int] | None = None
+) -> None:
+    """sides: of images of another shape than the usual. Raises OSError where the folder cannot be written."""
     arrays: dict[str, Any] = {"captions": np.array(captions)} if captions else {}
     for name, values in cond.items():
         parts = values if isinstance(values, dict) else {"": values}
         arrays |= {f"{name}/{part}".rstrip("/"): array for part, array in parts.items()}
     whole = io.BytesIO()
     np.savez(whole, **{"format": np.int64(FORMAT), **arrays})
-    replace_file(workdir / EXAMPLES, whole.getvalue())
+    replace_file(workdir / (EXAMPLES if sides is None else _of_shape(sides)), whole.getvalue())
 
 
-def load_examples(workdir: Path | None, conditions: Sequence[Condition]) -> dict[str, Any]:
-    """{a condition's name: its values, ...} and, where there are texts, "captions". Raises UserError without a file."""
-    file = (workdir or Path()) / EXAMPLES
+def _of_shape(sides: tuple[int, int]) -> str:
+    return EXAMPLES.replace(".", f"_{sides[0]}x{sides[1]}.")
+
+
+def load_examples(
+    workdir: Path | None, conditions: Sequence[Condition], sides: tuple[int, int] | None = None
+) -> dict[str, Any]:
+    """{a condition's name: its values, ...} and, where there are texts, "captions". sides: of the images. Raises
+    UserError without a file.
+    """
+    folder = workdir or Path()
+    own = folder / _of_shape(sides) if sides else folder / EXAMPLES
+    file = own if own.is_file() else folder / EXAMPLES
     try:
         with np.load(file) as arrays:
             saved = _nested(arrays)
@@ -40,8 +52,11 @@ def load_examples(workdir: Path | None, conditions: Sequence[Condition]) -> dict
             f"{file} is damaged: copy it again" if file.is_file() else f"this run has no examples, cannot read {file}"
         )
         raise UserError(f"say what to draw ({asked}): {what}") from error
+    images = [condition for condition in conditions if isinstance(condition, Image)]
+    for image in images:
+        if saved["image"].shape[1:3] != image.sides:
+            raise UserError(f"this run has no examples of {image.sides[0]}x{image.sides[1]} images: give cond_images")
     if saved.pop("format", 1) < 2:
-        images = [condition for condition in conditions if isinstance(condition, Image)]
         for image in images:
             if image.seen.dtype == "float32":
                 saved["image"] = image.seen.range.from_model(saved["image"])

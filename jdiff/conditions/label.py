@@ -17,8 +17,8 @@ AS_IN_DATA = "data"
 class Label(Condition):
     """The class of an image, int32 [n], or several, [n, per_image] with -1 for none: a learned vector a class.
 
-    A caller names classes by number or by name, or says "data": as often as in the training data, whose images
-    class_counts counts, () where that is not known.
+    A caller names classes by number or by name (a number that is the name of another class is refused), or says "data":
+    as often as in the training data, whose images class_counts counts, () where that is not known.
     """
 
     name = "label"
@@ -73,8 +73,12 @@ class Label(Condition):
         return np.repeat(np.arange(len(self.class_counts), dtype=np.int32), self.class_counts)[ranks]
 
     def every_class(self) -> np.ndarray:
-        """The classes in turn."""
-        return self.of_caller(range(len(self.class_names)))
+        """The classes in turn, without those that no training image has."""
+        counts = self.class_counts or (1,) * len(self.class_names)
+        numbers = np.array([number for number, count in enumerate(counts) if count], np.int32)
+        if self.per_image == 1:
+            return numbers
+        return np.pad(numbers[:, None], ((0, 0), (0, self.per_image - 1)), constant_values=-1)
 
     def example(self, rows: int, sides: tuple[int, int]) -> np.ndarray:
         return np.zeros((rows, self.per_image) if self.per_image > 1 else rows, np.int32)
@@ -94,6 +98,16 @@ class Label(Condition):
         if not isinstance(label, (int, np.integer)) or isinstance(label, bool):
             raise UserError(
                 f"{argument} must hold whole numbers or names of classes, as in labels=[3, 3, 5]; not {label!r}"
+            )
+        if str(label) in classes and classes.index(str(label)) != label:
+            number = (
+                f"class number {label} is {classes[label]!r}"
+                if 0 <= label < len(classes)
+                else "there is no such number"
+            )
+            raise UserError(
+                f"{argument} holds {label}, and {number}, while the class named {str(label)!r} is number "
+                f"{classes.index(str(label))}: give the name as text, as in labels=[{str(label)!r}]"
             )
         if label not in range(len(classes)):
             raise UserError(f"{argument} holds {label!r}; labels are 0..{len(classes) - 1}")

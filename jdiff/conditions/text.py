@@ -16,7 +16,7 @@ from jdiff.conditions import Condition, Values
 from jdiff.data import frozen_text, tokenizer
 from jdiff.data.frozen_text import FrozenEncoder
 from jdiff.data.sources import Source
-from jdiff.data.sources.captioned import encode
+from jdiff.data.sources.captioned import Tags, encode, lines_of
 from jdiff.data.tokenizer import BytePairEncoder, OnLong
 
 TOKENIZER = "tokenizer.json"  # in a run's folder
@@ -29,8 +29,8 @@ class Text(Condition):
     features, {"features": float32 [n, length, frozen_width], "mask": bool [n, length]}.
 
     frozen_width: 0 for token ids. path: the frozen encoder's folder. projected: frozen features go through a layer.
-    width, vocabulary, depth, heads: of the transformer; width also of projected features. folder: the run's, where its
-    tokenizer lies.
+    width, vocabulary, depth, heads: of the transformer; width also of projected features. shuffle_tags, drop_tags: how
+    captions that are lists of tags vary in training. folder: the run's, where its tokenizer lies.
     """
 
     name = "text"
@@ -45,6 +45,8 @@ class Text(Condition):
     width: int = 128
     depth: int = 2
     heads: int = 4
+    shuffle_tags: bool = False
+    drop_tags: float = 0.0
     folder: Path | None = None
     drop_rate: float = 0.0
 
@@ -109,12 +111,14 @@ class Text(Condition):
 
 
 def fit_tokenizer(text: Text, captions: Sequence[str], workdir: Path, fitted: Path | None) -> None:
-    """Write the run's tokenizer, unless it has one: a copy of the file `fitted`, or one fitted to `captions`."""
+    """Write the run's tokenizer, unless it has one: a copy of the file `fitted`, or one fitted to `captions`, of which
+    an image may have several, one a line.
+    """
     file = workdir / TOKENIZER
     if text.frozen_width:
         return
     if not file.is_file():
-        made = fitted.read_text("utf-8") if fitted else tokenizer.fit(captions, text.vocabulary)
+        made = fitted.read_text("utf-8") if fitted else tokenizer.fit(lines_of(captions), text.vocabulary)
         with writing_to(workdir):
             workdir.mkdir(parents=True, exist_ok=True)
             replace_file(file, made)
@@ -132,6 +136,8 @@ def encoded(
     encoder: Callable[[Sequence[str]], Values] = text.encoder
     if text.frozen_width:
         own = workdir / "text"
-        folder = expanded(data_dir) / CACHE if data_dir else own
+        folder = expanded(data_dir) / CACHE if data_dir and expanded(data_dir).is_dir() else own
         encoder = partial(frozen_text.cached, text.frozen, folder=folder, otherwise=own, progress=progress)
-    return list(encode(sources, encoder))
+    varied = text.shuffle_tags or text.drop_tags
+    tags = Tags(text.encoder, text.shuffle_tags, text.drop_tags) if varied else None
+    return list(encode(sources, encoder, tags))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Num, UInt8
 from PIL import Image
 
 from jdiff.common.errors import UserError
@@ -37,6 +37,11 @@ def to_mask(image: Image.Image) -> UInt8[np.ndarray, "h w 1"]:
             "to read it as a picture"
         )
     return values.reshape(*values.shape[:2], -1)[..., :1].astype(np.uint8)
+
+
+def to_mask_values(values: Num[np.ndarray, "h w 1"]) -> UInt8[np.ndarray, "h w 1"]:
+    """The class numbers of a medical mask, whole numbers from 0 to 255. Raises ValueError for others."""
+    return _eight_bit(values)
 
 
 def _black_and_white(image: Image.Image) -> bool:
@@ -74,6 +79,13 @@ class MaskSummary:
         return cls(
             frozenset(np.flatnonzero(counts).tolist()), None if empty else bool(white and known >= MOSTLY * mask.size)
         )
+
+    @classmethod
+    def union(cls, masks: Sequence["MaskSummary"]) -> "MaskSummary":
+        """The summary of several masks of one image: their values, and what most of them that are not empty are."""
+        votes = [one.binary for one in masks if one.binary is not None]
+        values = frozenset().union(*(one.values for one in masks))
+        return cls(values, sum(votes) * 2 >= len(votes) if votes else None)
 
 
 @dataclass(frozen=True)

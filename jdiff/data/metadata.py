@@ -1,137 +1,245 @@
-"""Metadata of a folder of images in the format of Hugging Face's imagefolder: `metadata.jsonl` or `metadata.csv`, one
-line per image.
+"""Metadata of a folder of images in the format of Hugging Face's imagefolder: `metadata.jsonl`, `metadata.csv` or
+`metadata.tsv`, one line per image.
 
     {"file_name": "dogs/1.png", "text": "a dog asleep", "tags": ["dog", "indoors"], "age": 3.5}
 
-`file_name` is relative to the folder of the metadata file, `text` is the caption; other columns are read on request.
+`file_name` is relative to the folder of the metadata file, `text` is the caption or a list of captions; other columns
+are read on request. Tables may be as spreadsheets write them: parted by commas, semicolons or tabs, in UTF-8 (with a
+byte order mark or without), UTF-16 or cp1252, with backslashes in paths and column names in capitals.
 """
 
 import csv
 import io
 import json
-import os
+import posixpath
+import re
 import unicodedata
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from jdiff.common.errors import UserError
 from jdiff.data.tokenizer import is_unicode
+from jdiff.data.trees import Tree, called, read_bytes
 
-NAMES = ("metadata.jsonl", "metadata.csv")
+NAMES = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
+FILE_COLUMNS = ("file_name", "filename", "file", "image", "path")
+TEXT_COLUMNS = ("text", "caption", "captions")
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 HIGHEST = float(np.finfo(np.float32).max)  # scalars become float32
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")  # a table in any encoding is free of these
 
 
 @dataclass(frozen=True)
 class Entry:
-    """The line of one image: its caption (None if the file has none), its labels and its scalars."""
+    """The line of one image: its captions, one a line of `text` (None if the file has none), its labels, its scalars
+    its group, and its value in one other column.
+    """
 
     text: str | None
     labels: tuple[str, ...]
     scalars: tuple[float, ...]
+    group: str = ""
+    column: str = ""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns to read besides `text`: one with a label or a list of labels ("": none), and those of scalars."""
+    """The columns to read besides `text`: one with a label or a list of labels ("": none), those of scalars, one that
+    says what belongs together ("": none), and one other ("": none).
+    """
 
     labels: str = ""
     scalars: tuple[str, ...] = ()
+    group: str = ""
+    other: str = ""
 
     def __bool__(self) -> bool:
-        return bool(self.labels or self.scalars)
+        return bool(self.labels or self.scalars or self.group or self.other)
+
+    def __str__(self) -> str:
+        return ", ".join(filter(None, (self.labels, *self.scalars, self.group, self.other)))
 
 
-def find(folder: Path) -> Path | None:
-    """The metadata file in `folder`, or None. Raises UserError if there are two."""
-    found = [folder / name for name in NAMES if os.path.isfile(folder / name)]
+@dataclass
+class Metadata:
+    """What a metadata file says: an entry for each image, messages about lines and images that do not fit, and notes on
+    how it was read.
+    """
+
+    entries: dict[str, Entry] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def find(tree: Tree, folder: str) -> str:
+    """The metadata file in `folder`, or "". Raises UserError if there are two."""
+    there = set(tree.files)
+    found = [name for name in (posixpath.join(folder, name) for name in NAMES) if name in there]
     if len(found) > 1:
-        raise UserError(f"{folder} holds both {NAMES[0]} and {NAMES[1]}: remove one")
-    return found[0] if found else None
+        raise UserError(f"{called(tree, folder)} holds both {' and '.join(map(posixpath.basename, found))}: remove one")
+    return found[0] if found else ""
 
 
 def read(
-    file: Path, images: Sequence[Path], others: Collection[Path] = (), columns: Columns = Columns()
-) -> tuple[dict[Path, Entry], list[str]] | None:
-    """({image: its entry}, faults) of a metadata file. Faults are messages about invalid lines, lines without an image
-    and images without a line. None if no line has a text and no column is requested: the file is something else.
+    tree: Tree, file: str, images: Sequence[str], others: Collection[str] = (), columns: Columns = Columns()
+) -> Metadata | None:
+    """The metadata of `images`. Faults are messages about invalid lines, lines without an image and images without a
+    line. None if no line has a text and no column is requested: the file is something else.
 
     others: images of another split, which lines may name too. Raises UserError if the file cannot be read.
     """
-    rows = list(_rows(file))
+    made = Metadata()
+    where = called(tree, file)
+    rows = list(_rows(tree, file, made.notes))
     texts = any(isinstance(row, dict) and "text" in row for _, row in rows)
     if not (texts or columns) and any(isinstance(row, dict) for _, row in rows):
         return None
     known = {_normal(image): image for image in images}
     other = {_normal(image) for image in others}
-    entries: dict[Path, Entry] = {}
     lines: dict[str, int] = {}  # path -> the first line that names it
-    faults = []
+    folder = posixpath.dirname(file)
+    backslashes = 0
     for number, row in rows:
-        fault = row if isinstance(row, str) else _fault(row, columns, texts=texts)
+        fault = row if isinstance(row, str) else fault_of(row, columns, texts=texts)
         if not fault:
-            path = _normal(file.parent / row["file_name"])
+            path = _normal(posixpath.join(folder, row["file_name"]))
+            if "\\" in path and path not in known and path not in other:
+                path = _normal(posixpath.join(folder, row["file_name"].replace("\\", "/")))
+                backslashes += path in known
             if path in lines:
                 fault = f"names {row['file_name']} again, after line {lines[path]}"
             elif path in known:
-                scalars = tuple(float(row[name]) for name in columns.scalars)
-                entries[known[path]] = Entry(row.get("text"), _labels(row, columns) or (), scalars)
+                made.entries[known[path]] = entry_of(row, columns)
             elif path not in other:
                 fault = f"names {row['file_name']}, which is not an image there"
             lines.setdefault(path, number)
         if fault:
-            faults.append(f"{file} line {number} {fault}")
+            made.faults.append(f"{where} line {number} {fault}")
+    if backslashes:
+        made.notes.append(f"{where}: backslashes in {backslashes} file names are read as slashes")
+    if several := sum("\n" in (entry.text or "") for entry in made.entries.values()):
+        made.notes.append(f"{where}: {several} images have several captions, of which each epoch draws one")
     what = "line" if columns and not texts else "caption"
-    faults += [f"{image} has no {what} in {file}" for image in images if image not in entries]
-    return entries, faults
+    made.faults += [f"{called(tree, image)} has no {what} in {where}" for image in images if image not in made.entries]
+    return made
 
 
-def _normal(path: Path) -> str:
+def _normal(path: str) -> str:
     """A path in Unicode's NFC form: macOS stores accents as separate characters."""
-    return unicodedata.normalize("NFC", os.path.normpath(path))
+    return unicodedata.normalize("NFC", posixpath.normpath(path))
 
 
-def _rows(file: Path) -> Iterator[tuple[int, Any]]:
-    """(line number, {column: value} or a fault) of each line that is not blank."""
+def decoded(content: bytes) -> tuple[str, str]:
+    """(text, "" or the name of an encoding that is not UTF-8). Raises UnicodeDecodeError if it is no text."""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content.decode("utf-16"), "UTF-16"
     try:
-        content = file.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read: {error}") from error
-    if file.suffix == ".csv":
-        reader = csv.DictReader(io.StringIO(content, newline=""), strict=True)
+        return content.decode("utf-8-sig"), ""
+    except UnicodeDecodeError:
         try:
-            columns = reader.fieldnames or ()
-            if "text" in columns and "file_name" not in columns:
-                raise UserError(f"{file} has a column text but none file_name; its first line must name both")
-            for row in reader:
-                torn = "text" in columns and None in row  # DictReader keeps surplus fields under None
-                yield reader.line_num, "has a comma too many: put its text in quotes" if torn else row
-        except csv.Error as error:
-            raise UserError(f"{file} line {reader.reader.line_num} is not CSV: {error}") from error
+            text = content.decode("cp1252")
+        except UnicodeDecodeError:
+            text = "\0"
+        if CONTROL.search(text):
+            raise
+        return text, "cp1252"
+
+
+def _rows(tree: Tree, file: str, notes: list[str]) -> Iterator[tuple[int, Any]]:
+    """(line number, {column: value} or a fault) of each line that is not blank; the columns of names and texts are
+    called file_name and text.
+    """
+    where = called(tree, file)
+    try:
+        content, encoding = decoded(read_bytes(tree, file))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{where} cannot be read: {error}") from error
+    if encoding:
+        notes.append(f"{where} is read as {encoding}, not being UTF-8")
+    if file.endswith(".jsonl"):
+        for number, line in enumerate(content.split("\n"), 1):
+            if line.strip():
+                yield number, _json_row(line)
         return
-    for number, line in enumerate(content.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            yield number, f"is not JSON: {error}"
-            continue
-        yield number, row if isinstance(row, dict) else "is not a JSON object"
+    first, _, rest = content.partition("\n")
+    skipped = bool(re.fullmatch(r"sep=.\r?", first))  # Excel's own line
+    content = rest if skipped else content
+    separator = _separator(content.partition("\n")[0])
+    if separator != ",":
+        notes.append(f"{where}: its columns are parted by {SEPARATORS[separator]}")
+    reader = csv.DictReader(io.StringIO(content, newline=""), strict=True, delimiter=separator)
+    try:
+        columns = _standard(reader.fieldnames or ())
+        if "text" in columns.values() and "file_name" not in columns.values():
+            raise UserError(f"{where} has a column text but none file_name; its first line must name both")
+        for row in reader:
+            torn = "text" in columns.values() and None in row  # DictReader keeps surplus fields under None
+            what = "a comma" if separator == "," else f"one of the {SEPARATORS[separator]}"
+            named = {columns.get(name, name): value for name, value in row.items()}
+            yield reader.line_num + skipped, f"has {what} too many: put its text in quotes" if torn else named
+    except csv.Error as error:
+        raise UserError(f"{where} line {reader.reader.line_num} is not CSV: {error}") from error
 
 
-def _fault(row: dict[str, Any], columns: Columns, *, texts: bool) -> str:
+def _json_row(line: str) -> Any:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return f"is not JSON: {error}"
+    if not isinstance(row, dict):
+        return "is not a JSON object"
+    return columns_of(row)
+
+
+def columns_of(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with its columns of names and texts called file_name and text."""
+    columns = _standard(row)
+    return {columns[name]: value for name, value in row.items()}
+
+
+def _standard(columns: Collection[str]) -> dict[str, str]:
+    """Column -> its name here: file_name and text in place of their synonyms in any case, others as they are."""
+    names = {column: column for column in columns}
+    for standard, synonyms in (("file_name", FILE_COLUMNS), ("text", TEXT_COLUMNS)):
+        if standard in names:
+            continue
+        low = {column.strip().lower(): column for column in columns if isinstance(column, str)}
+        if found := next((low[name] for name in synonyms if name in low), None):
+            names[found] = standard
+    return names
+
+
+def _separator(header: str) -> str:
+    """What parts the columns of a table's first line: that which leaves a column of file names, commas else."""
+    for separator in SEPARATORS:
+        columns = [name.strip().strip('"').lower() for name in header.split(separator)]
+        if len(columns) > 1 and set(columns) & {*FILE_COLUMNS, *TEXT_COLUMNS}:
+            return separator
+    return ","
+
+
+def fault_of(row: dict[str, Any], columns: Columns, *, texts: bool) -> str:
     """The fault of a line; "" if it has none."""
-    for name in ("file_name", "text") if texts else ("file_name",):
-        if not isinstance(row.get(name), str):
-            return f"has no {name!r}, or one that is not text"
-        if not is_unicode(row[name]):
-            return f"has a {name!r} that is not valid Unicode"
+    name = row.get("file_name")
+    if not isinstance(name, str):
+        return "has no 'file_name', or one that is not text"
+    if not is_unicode(name):
+        return "has a 'file_name' that is not valid Unicode"
+    if texts:
+        given = row.get("text")
+        several = given if isinstance(given, list) and given else [given]
+        if not all(isinstance(text, str) for text in several):
+            return "has no 'text', or one that is not text"
+        if not all(map(is_unicode, several)):
+            return "has a 'text' that is not valid Unicode"
     if columns.labels and _labels(row, columns) is None:
         return f"has no {columns.labels!r}, or one that is neither a label nor a list of labels"
+    for name in filter(None, (columns.group, columns.other)):
+        if not isinstance(row.get(name), (str, int)) or row[name] == "":
+            return f"has no {name!r}, or one that is neither text nor a whole number"
     for name in columns.scalars:
         try:
             known = not isinstance(row.get(name), bool) and abs(float(row.get(name))) <= HIGHEST  # type: ignore[arg-type]
@@ -142,6 +250,26 @@ def _fault(row: dict[str, Any], columns: Columns, *, texts: bool) -> str:
     return ""
 
 
+def entry_of(row: dict[str, Any], columns: Columns) -> Entry:
+    """The entry of a line without a fault."""
+    scalars = tuple(float(row[name]) for name in columns.scalars)
+    group = str(row[columns.group]) if columns.group else ""
+    other = str(row[columns.other]) if columns.other else ""
+    return Entry(_text(row), _labels(row, columns) or (), scalars, group, other)
+
+
+def one_caption(text: str) -> str:
+    """A caption on one line: where there are several, each has a line."""
+    return " ".join(text.split("\n")).strip("\r") if "\n" in text else text
+
+
+def _text(row: dict[str, Any]) -> str | None:
+    given = row.get("text")
+    if isinstance(given, list):
+        return "\n".join(one_caption(text) for text in given)
+    return None if given is None else one_caption(given)
+
+
 def _labels(row: dict[str, Any], columns: Columns) -> tuple[str, ...] | None:
     """The distinct labels of a line; None if the column is missing or not a label or list of labels."""
     if not columns.labels:
@@ -150,5 +278,5 @@ def _labels(row: dict[str, Any], columns: Columns) -> tuple[str, ...] | None:
     values = value if isinstance(value, list) else [value]
     if any(isinstance(label, bool) or not isinstance(label, (str, int)) or label == "" for label in values):
         return None
-    names = tuple(dict.fromkeys(str(label) for label in values))
+    names = tuple(dict.fromkeys(str(label).strip() for label in values))
     return names if all(map(is_unicode, names)) else None

@@ -1,9 +1,9 @@
 """The Grain pipeline: source -> batches, a function of (seed, step) alone.
 
-Epochs follow each other without end, each with its own shuffle; batch k holds rows k B .. (k+1) B - 1 of them. The
-pipeline first lays out the indices of the whole (global) batch and a random seed per row, then each process reads its
-own rows. So a batch does not depend on the number of processes, workers or threads, and training resumes at batch k
-without any saved iterator state.
+Epochs follow each other without end, each with its own shuffle; batch k holds rows k B .. (k+1) B - 1 of them, or those
+that an order says (jdiff.data.order). The pipeline first lays out the indices of the whole (global) batch and a random
+seed per row, then each process reads its own rows. So a batch does not depend on the number of processes, workers or
+threads, and training resumes at batch k without any saved iterator state.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from jdiff.common.errors import UserError
+from jdiff.data.order import Order
 from jdiff.data.sources import Source
 from jdiff.data.sources.parts import in_parts
 
@@ -41,6 +42,7 @@ def train_batches(
     *,
     batch_size: int,
     seed: int,
+    order: Order | None = None,
     start: int = 0,
     process: int = 0,
     processes: int = 1,
@@ -50,19 +52,20 @@ def train_batches(
 ) -> Iterator[Batch]:
     """Endless batches start, start + 1, ...: this process's batch_size / processes rows of each, stacked.
 
+    order: which rows a batch has (see jdiff.data.order); None: rows k B .. of epochs that are shuffled as a whole.
     workers: reader processes (0: threads of this one). threads: per reader. prefetch: batches that each reads ahead.
     Raises UserError if a worker is killed.
     """
     import grain.python as grain  # here: it imports JAX and Orbax, which fixed_batch does without
 
     local = batch_size // processes
+    laid_out = (
+        grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat().batch(batch_size)
+        if order is None
+        else grain.MapDataset.source(order).seed(seed)
+    )
     rows = (
-        grain.MapDataset.range(len(source))
-        .seed(seed)
-        .shuffle()
-        .repeat()
-        .batch(batch_size)
-        .random_map(_with_seeds)
+        laid_out.random_map(_with_seeds)
         .slice(slice(start, None))
         .map(_Read(source, view, process * local, (process + 1) * local))
     )
@@ -108,15 +111,20 @@ def _signals_kept_from_children() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def fixed_batch(source: Source, view: View, count: int) -> Batch:
+def fixed_batch(source: Source, view: View, count: int, among: np.ndarray | None = None) -> Batch:
     """The records of `fixed_rows` as one batch. Give a view that is not random."""
-    chosen = fixed_rows(source, count)
+    return batch_of(source, view, fixed_rows(source, count, among))
+
+
+def batch_of(source: Source, view: View, chosen: np.ndarray) -> Batch:
+    """The records of these rows as one batch, of one shape. Give a view that is not random."""
     return _Read(source, view, 0, len(chosen))((chosen, np.zeros(len(chosen), np.uint32)))
 
 
-def fixed_rows(source: Source, count: int) -> np.ndarray:
-    """int64 [min(count, len(source))], rising: a random subset of the rows, the same at every call."""
-    return np.sort(np.random.default_rng(0).permutation(len(source))[:count])
+def fixed_rows(source: Source, count: int, among: np.ndarray | None = None) -> np.ndarray:
+    """int64 [min(count, rows)], rising: a random subset of the rows, or of those `among`, the same at every call."""
+    rows = np.arange(len(source)) if among is None else among
+    return np.sort(np.random.default_rng(0).permutation(rows)[:count])
 
 
 def _with_seeds(indices: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

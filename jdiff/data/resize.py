@@ -71,7 +71,7 @@ class Resize:
         """rng: needed by "random_crop" alone."""
         if self.rule != "random_crop" and all(one.shape[:2] == (self.height, self.width) for one in pictures.values()):
             return pictures
-        leader = next((name for name in pictures if name not in self.masks), next(iter(pictures)))
+        leader = self._leader(pictures)
         size = pictures[leader].shape[:2]
         for name, picture in pictures.items():
             if not same_aspect(size, picture.shape[:2]):
@@ -83,6 +83,40 @@ class Resize:
         size = pictures[leader].shape[:2]
         geometry = self._geometry(size, rng)
         return {name: self._applied(geometry, name, picture, size) for name, picture in pictures.items()}
+
+    def without_chance(self, pictures: Pictures) -> Pictures:
+        """What the rule does before any chance: all of it, or, for "random_crop", the halvings that every draw begins
+        with. The rule makes the same of the result as of the pictures themselves.
+        """
+        if self.rule != "random_crop":
+            return self(pictures)
+        shortened = self._shortened(pictures)
+        leader = self._leader(pictures)
+        if shortened[leader].shape != pictures[leader].shape:  # the rule would cut what is halved once more
+            return pictures
+        most = math.ceil(min(self.height, self.width) / LEAST_SHARE) / min(self.height, self.width)
+        cover = (self.height * most, self.width * most)
+        halvings = _halvings(pictures[leader].shape[:2], cover)
+        return {name: self._halved(name, picture, halvings) for name, picture in pictures.items()}
+
+    def _halved(self, name: str, picture: Shaped[np.ndarray, "h w c"], sizes: list[Size]) -> np.ndarray:
+        """A picture of the leader's size halved with it; masks and pictures of other sizes as they are."""
+        if (
+            not sizes
+            or name in self.masks
+            or picture.shape[0] // 2 != sizes[0][0]
+            or picture.shape[1] // 2 != sizes[0][1]
+        ):
+            return picture
+        steps: list[Step] = []
+        size = picture.shape[:2]
+        for half in sizes:
+            steps.append((half, BOX, (0, 0, *size)))
+            size = half
+        return _scaled(picture, steps, name in self.alpha)
+
+    def _leader(self, pictures: Pictures) -> str:
+        return next((name for name in pictures if name not in self.masks), next(iter(pictures)))
 
     def _shortened(self, pictures: Pictures) -> Pictures:
         """For adm and random_crop, very long pictures cut to their middle: scaled whole, a strip would fill memory."""

@@ -44,6 +44,11 @@ class Grey:
         return replace(of, shape=(*of.shape[:2], 1), alpha=False)
 
 
+def channels_after(channels: int, wanted: int) -> int:
+    """The channels of `to_channels`."""
+    return wanted if (channels, wanted) in CHANNEL_CHANGES else channels
+
+
 def to_channels(image: Num[np.ndarray, "h w c"], channels: int) -> Num[np.ndarray, "h w c2"]:
     """Grey to RGB by repetition, RGB to grey (uint8 alone) by ITU-R 601 luma; other images unchanged."""
     change = (image.shape[-1], channels)

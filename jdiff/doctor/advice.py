@@ -1,15 +1,17 @@
 """Keys to set, from what the data are like."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int
 
+from jdiff.common.words import many, number, share
+from jdiff.data import buckets
 from jdiff.data.resize import Rule
 from jdiff.doctor import thresholds as th
 from jdiff.doctor.findings import Advice, Captions, PictureNumbers, Sure
-from jdiff.doctor.words import many, number, share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +21,8 @@ class Settings:
     image_size: data.image_size, 0 for the images' own. multiple: what the network needs sides to be a multiple of.
     target: the modelled picture. sigma_data: None where it is not used. mean: objective.mean; None for another draw
     than lognormal. images: those that training shows in all, or else epochs; 0: not said. text_length: None without
-    text as a condition. ranges_are_free: whether data.low and data.high can be set.
+    text as a condition. ranges_are_free: whether data.low and data.high can be set. square: whether images must be
+    (data.quarter_turns). buckets, balance: data.buckets and data.balance.
     """
 
     image_size: int = 0
@@ -36,13 +39,27 @@ class Settings:
     text_length: int | None = None
     vocabulary: int = 2048
     ranges_are_free: bool = False
+    square: bool = False
+    buckets: int = 0
+    balance: str = ""
 
 
 def advise(
-    count: int, target: PictureNumbers, settings: Settings, *, captions: Captions | None, all_grey: bool
+    count: int,
+    target: PictureNumbers,
+    settings: Settings,
+    *,
+    captions: Captions | None,
+    all_grey: bool,
+    classes: Mapping[str, int],
+    sizes_told: bool,
 ) -> tuple[Advice, ...]:
-    """count: training images. target: the modelled picture. all_grey: images have three equal channels."""
+    """count: training images. target: the modelled picture. all_grey: images have three equal channels. classes: how
+    many images each class has, where an image is of one. sizes_told: whether the source tells sizes without reading.
+    """
     found = [image_size(target, settings)] if target.sizes else []
+    found += shapes(target, settings) if target.sizes and sizes_told else []
+    found += balance(classes, settings)
     if all_grey and target.name == "image":
         why = "all images are grey: three equal channels teach the network nothing that one does not"
         found.append(Advice("data.channels", "1", why, "sure", settings.channels != 1))
@@ -96,6 +113,37 @@ def _side(sides: Int[np.ndarray, " n"], settings: Settings, *, square: bool) -> 
     why = f"; {share(small)} are smaller than {size} and are enlarged" if small else ""
     why += f". Every doubling costs four times the time: begin with {size}" if base >= 2 * size else ""
     return size, "likely", why
+
+
+def shapes(target: PictureNumbers, settings: Settings) -> list[Advice]:
+    """Several shapes, where images are of so many that one crops much of them."""
+    side = settings.image_size
+    if not isinstance(side, int) or settings.square or settings.resize not in ("centre", "adm"):
+        return []
+    sizes = np.repeat(np.array(list(target.sizes)), list(target.sizes.values()), axis=0)
+    side = side or _side(target.short_sides, settings, square=False)[0]
+    chosen = [
+        buckets.choose(sizes, side=side, most=most, multiple=settings.multiple)
+        for most in (1, settings.buckets or th.BUCKETS)
+    ]
+    one, several = (buckets.kept(sizes, some) for some in chosen)
+    if several - one < th.SAVED:
+        return []
+    square = buckets.kept(sizes, ((side, side),))
+    why = f"a square crops {share(1 - square)} of the pixels, {len(chosen[1])} shapes of about as many crop "
+    why += share(1 - several)
+    return [Advice("data.buckets", str(settings.buckets or th.BUCKETS), why, "likely", not settings.buckets)]
+
+
+def balance(classes: Mapping[str, int], settings: Settings) -> list[Advice]:
+    """Classes drawn as often as each other, where some are much rarer."""
+    sizes = sorted((count, name) for name, count in classes.items() if count)
+    if len(sizes) < 2 or sizes[-1][0] < th.UNEVEN * sizes[0][0]:
+        return []
+    (least, rare), (most, usual) = sizes[0], sizes[-1]
+    why = f"{rare} has {many(least, 'image')} and {usual} {most:,}: drawn as they come, the rare are hardly learnt. "
+    why += "data.balance_power=0.5 goes half way"
+    return [Advice("data.balance", "class", why, "likely", not settings.balance)]
 
 
 def sigma_data(target: PictureNumbers, settings: Settings) -> list[Advice]:

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
+from jdiff.common.words import share
 from jdiff.doctor import thresholds as th
 from jdiff.doctor.findings import MOST_SUSPECTS, Finding
 from jdiff.doctor.scan import Scan
-from jdiff.doctor.words import share
 
 HELD_OUT_IMAGES = "the held-out images"
 

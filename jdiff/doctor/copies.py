@@ -16,10 +16,10 @@ from scipy.spatial import cKDTree
 from sklearn import config_context
 from sklearn.neighbors import NearestNeighbors
 
+from jdiff.common.words import many, share
 from jdiff.doctor import thresholds as th
 from jdiff.doctor.findings import Finding, Place, Suspect, judge
 from jdiff.doctor.scan import Scan
-from jdiff.doctor.words import many, share
 
 TURNS = {
     "": (0, False),

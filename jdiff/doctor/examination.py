@@ -10,7 +10,9 @@ from threadpoolctl import threadpool_limits
 
 from jdiff.common.errors import UserError
 from jdiff.data.sources import Source
-from jdiff.data.sources.files import Progress, no_progress, one_line
+from jdiff.data.sources.captioned import lines_of
+from jdiff.data.sources.files import Progress, no_progress
+from jdiff.data.trees import one_line
 from jdiff.doctor import copies, records
 from jdiff.doctor import thresholds as th
 from jdiff.doctor.advice import Settings, advise
@@ -58,7 +60,7 @@ def examine(
     times = copies.times_as_far(seen)
     found, told = _checks(seen, lost, times, settings), None
     if train.captions:
-        told, finding = records.captions(seen, train.captions, settings.vocabulary)
+        told, finding = records.captions(seen, lines_of(train.captions), settings.vocabulary)
         found.append(finding)
     found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     pictures = {name: numbers(seen, name) for name in seen.pictures}
@@ -84,7 +86,15 @@ def examine(
         captions=told,
         notes=tuple(note for note in notes if not (lost and note.startswith("skipped "))),
         findings=tuple(found),
-        advice=advise(count, pictures[settings.target], settings, captions=told, all_grey=all_grey),
+        advice=advise(
+            count,
+            pictures[settings.target],
+            settings,
+            captions=told,
+            all_grey=all_grey,
+            classes=records.class_sizes(seen) if seen.one_class else {},
+            sizes_told=getattr(train, "sizes", None) is not None,
+        ),
         farthest=tuple(farthest),
         grid=some(train, seen, readable, GRID),
         of_class={name: some(train, seen, own, PER_CLASS) for name, own in members.items() if own.any()},

@@ -5,11 +5,11 @@ from collections.abc import Collection
 
 import numpy as np
 
+from jdiff.common.words import listed, many, number, share
 from jdiff.doctor import thresholds as th
 from jdiff.doctor.copies import directions
 from jdiff.doctor.findings import Finding, Suspect, judge
 from jdiff.doctor.scan import Scan
-from jdiff.doctor.words import listed, many, number, share
 
 
 def masks(scan: Scan, near: Collection[frozenset[int]]) -> list[Finding]:

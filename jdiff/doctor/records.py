@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jdiff.common.words import listed, many, number, share
 from jdiff.data import tokenizer
 from jdiff.doctor import thresholds as th
 from jdiff.doctor.findings import Captions, Finding, Spread, Suspect, judge
 from jdiff.doctor.scan import Scan
-from jdiff.doctor.words import listed, many, number, share
 
 
 def form(scan: Scan, left_out: Sequence[Suspect]) -> list[Finding]:

@@ -13,9 +13,9 @@ from jaxtyping import Real, UInt8
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from PIL import Image
 
+from jdiff.common.words import listed, many, number, share
 from jdiff.doctor.findings import EVERYTHING, Finding, Findings, PictureNumbers, Place, Spread
 from jdiff.doctor.thumbnails import PER_FINDING, PER_SUSPECT
-from jdiff.doctor.words import listed, many, number, share
 
 PICTURES = {"grid", "of_class", "suspects"}  # of Findings, for the page alone
 NAMED = 8  # suspects of a finding in the text

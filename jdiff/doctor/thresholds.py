@@ -63,6 +63,8 @@ SMALL_SIDE = 64  # pixels a side that EDM's noise levels are meant for
 # EDM's dropout (table 7: AFHQ, CIFAR-10, FFHQ) by number of images; below ImageNet's size it falls as they grow more.
 DROPOUT = ((20_000, 0.25), (60_000, 0.13), (200_000, 0.05))
 FEW_IMAGES, COPIED_IMAGES = 50, 5000  # training images that can only be learnt by heart; that long trainings copy
+UNEVEN = 5.0  # times as large as the smallest class a class is where drawing evenly matters
+BUCKETS, SAVED = 8, 0.1  # shapes to train in, and the share of pixels that they must keep beyond the best single one
 RESIZED = 500  # records read again and resized to measure sigma_data: a bound on time
 
 # What is kept of a record

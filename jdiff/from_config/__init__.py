@@ -6,8 +6,10 @@ family here (SAMPLERS, LADDERS, GUIDANCES, NETWORKS, CONDITIONS, SOURCES, SPACES
 
 from jdiff.from_config.conditions import conditions
 from jdiff.from_config.guidance import guidances, helper_runs
+from jdiff.from_config.networks import multiple
+from jdiff.from_config.order import order, shape_numbers
 from jdiff.from_config.sampling import ladder, sampler
-from jdiff.from_config.sources import sources
+from jdiff.from_config.sources import prepared, sources
 from jdiff.from_config.spaces import space
 from jdiff.from_config.tasks import diffusion, task
 from jdiff.from_config.training import ema, images_seen, optimizer, rate, total_steps
@@ -22,9 +24,13 @@ __all__ = [
     "helper_runs",
     "images_seen",
     "ladder",
+    "multiple",
     "optimizer",
+    "order",
+    "prepared",
     "rate",
     "sampler",
+    "shape_numbers",
     "sources",
     "space",
     "task",

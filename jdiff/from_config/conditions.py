@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from jdiff.common.errors import UserError
 from jdiff.conditions import Condition
+from jdiff.conditions.aspect import Aspect
 from jdiff.conditions.image import Image
 from jdiff.conditions.label import Label
 from jdiff.conditions.scalars import Scalars
@@ -33,6 +34,11 @@ def text(config: ConfigDict, drop_rate: float) -> Text:
     """Captions, by a transformer trained along or by a frozen encoder."""
     wanted = config.condition.text
     encoder = one_of("condition.text.encoder", wanted.encoder, ("transformer", "frozen"))
+    if encoder == "frozen" and (wanted.shuffle_tags or wanted.drop_tags):
+        raise UserError(
+            "condition.text.shuffle_tags and .drop_tags need condition.text.encoder=transformer: a frozen encoder's "
+            "features are computed once"
+        )
     return Text(
         length=wanted.length,
         on_long=one_of("condition.text.on_long", wanted.on_long, ("truncate", "error")),  # type: ignore[arg-type]
@@ -43,6 +49,8 @@ def text(config: ConfigDict, drop_rate: float) -> Text:
         width=wanted.width,
         depth=wanted.depth,
         heads=wanted.heads,
+        shuffle_tags=wanted.shuffle_tags,
+        drop_tags=wanted.drop_tags,
         drop_rate=drop_rate,
     )
 
@@ -88,12 +96,18 @@ def scalars(config: ConfigDict, drop_rate: float) -> Scalars:
     return Scalars(names=names, mean=mean, std=std, drop_rate=drop_rate)
 
 
+def aspect(config: ConfigDict, drop_rate: float) -> Aspect:
+    """The images' shape; it is always known, and so never dropped."""
+    return Aspect(target=config.data.target)
+
+
 # A kind of condition: (config, drop rate) -> the condition. Its own keys are the config's group condition.<kind>.
 CONDITIONS: dict[str, Callable[[ConfigDict, float], Condition]] = {
     "label": label,
     "text": text,
     "image": image,
     "scalars": scalars,
+    "aspect": aspect,
 }
 
 

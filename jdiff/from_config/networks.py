@@ -43,6 +43,12 @@ def _one(condition: Condition, shape: Shape) -> Any:
     return jax.tree.map(jnp.asarray, condition.example(1, shape[:2]))
 
 
+def multiple(config: ConfigDict) -> int:
+    """What the sides of images must be multiples of."""
+    network = config.network
+    return network.patch_size if network.name == "dit" else 2 ** (len(network.channel_mults) - 1)
+
+
 def unet(config: ConfigDict, shape: Shape, conditions: Sequence[Condition]) -> UNet:
     """The UNet of the group `network`. Raises UserError for settings that do not fit together."""
     network, (height, width, channels) = config.network, shape

@@ -38,7 +38,15 @@ def view(config: ConfigDict, *, train: bool) -> View:
         turn=Turn(horizontal=data.flip, vertical=data.flip_vertical, quarters=data.quarter_turns) if train else None,
         augment=NonLeaky(data.augment, masks) if train and data.augment else None,
         conditions=(*wanted, *others),
+        texts_vary=train and "text" in config.model.conditions and _texts_vary(config),
+        raters=masks if data.several == "raters" else frozenset(),
+        shapes=data.shapes,
     )
+
+
+def _texts_vary(config: ConfigDict) -> bool:
+    text = config.condition.text
+    return config.data.captions_per_image > 1 or text.shuffle_tags or text.drop_tags > 0
 
 
 def example(config: ConfigDict, rows: int = 1) -> Any:

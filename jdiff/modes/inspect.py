@@ -22,8 +22,7 @@ def inspect(config: ConfigDict, workdir: Path, out: Path | None) -> int:
     out = out or workdir / "inspect"
     config = config.copy_and_resolve_references()
     config.data.on_bad_file = "skip"  # and tell
-    config.machine.cache = 0.0  # each is read once
-    train, held_out = from_config.sources(config)
+    train, held_out = from_config.sources(config, whole=True)
     findings = doctor.examine(
         train,
         held_out,
@@ -50,9 +49,9 @@ def settings(config: ConfigDict) -> doctor.Settings:
     diffusion = config.task == "diffusion"
     mean = doctor.Settings().mean if objective.mean is None else objective.mean
     return doctor.Settings(
-        image_size=data.image_size,
+        image_size=data.image_size if isinstance(data.image_size, int) else 0,
         resize=one_of("data.resize", data.resize, get_args(Rule)),  # type: ignore[arg-type]
-        multiple=network.patch_size if network.name == "dit" else 2 ** (len(network.channel_mults) - 1),
+        multiple=from_config.multiple(config),
         target=data.target,
         channels=data.channels,
         sigma_data=config.model.sigma_data if diffusion and config.model.prediction == "edm" else None,
@@ -64,4 +63,7 @@ def settings(config: ConfigDict) -> doctor.Settings:
         text_length=config.condition.text.length if "text" in config.model.conditions else None,
         vocabulary=config.condition.text.vocabulary,
         ranges_are_free=data.name == "arrays",
+        square=data.quarter_turns,
+        buckets=data.buckets,
+        balance=data.balance,
     )

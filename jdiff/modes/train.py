@@ -1,12 +1,14 @@
 """--mode=train: the training loop."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from clu import parameter_overview
 from jax.sharding import Mesh
 from jaxtyping import PyTree
@@ -20,6 +22,7 @@ from jdiff.common.files import replace_file
 from jdiff.common.ownership import owned
 from jdiff.common.processes import first_process_first, is_first_process
 from jdiff.common.progress import progress_bar
+from jdiff.conditions.aspect import Aspect
 from jdiff.conditions.examples import save_examples
 from jdiff.conditions.text import Text, encoded, fit_tokenizer
 from jdiff.data import pipeline
@@ -28,7 +31,7 @@ from jdiff.data.sources import Source
 from jdiff.model import Model
 from jdiff.previews import Due
 from jdiff.request import check
-from jdiff.resolve import resolve, with_scale
+from jdiff.resolve import resolve, with_scale, with_shapes
 from jdiff.tasks import Task, Weights
 from jdiff.tasks.diffusion import DiffusionTask
 from jdiff.training import history, sharding
@@ -59,9 +62,13 @@ def _train(config: ConfigDict, workdir: Path, interrupt: Interrupt[Training], st
     check_logs(config.log)
     if known := workdir.is_dir():  # in use, or not to be written: told before the data are read
         stack.enter_context(open_folder(workdir))
-    source, held_out = from_config.sources(config)
-    config = with_scale(with_pretrained_network(resolve(config, source), workdir), source, workdir)
+    with first_process_first():  # what it finds of files, the others need not look for
+        source, held_out = from_config.sources(config)
+    config = with_pretrained_network(with_shapes(config, workdir), workdir)  # its network says which sides fit
+    config = with_scale(resolve(config, source), source, workdir)
     config.data.fingerprint = fingerprint(source)
+    source = from_config.prepared(config, source, train=True)
+    held_out = held_out and from_config.prepared(config, held_out, train=False)
     task = from_config.task(config)
     if isinstance(task.sampling_task, DiffusionTask):
         check(config, task.sampling_task.parameterization.schedule)
@@ -91,7 +98,7 @@ def _train(config: ConfigDict, workdir: Path, interrupt: Interrupt[Training], st
         next_state = make_step(config, task, state)
         batches = sharding.on_devices(mesh, open_batches(config, source, start))
         if not start:
-            keep_examples(config, held_out or source, workdir)
+            keep_examples(config, [held_out, source] if held_out else [source], workdir)
             draw_forward(model.with_weights(task.merged(Weights(state.ema, state.task_state)), step=0), source, workdir)
         meter, clock = None, Clock(start)
 
@@ -255,11 +262,12 @@ def open_batches(config: ConfigDict, source: Source, start: int) -> Iterator[PyT
         from_config.view(config, train=True),
         batch_size=config.train.batch_size,
         seed=config.seed,
+        order=from_config.order(config, source),
         start=from_config.images_seen(config, start) // config.train.batch_size,
         process=jax.process_index(),
         processes=jax.process_count(),
         workers=config.machine.workers,
-        threads=config.machine.threads,
+        threads=config.machine.threads or os.cpu_count() or 1,
         prefetch=config.machine.prefetch,
     )
 
@@ -296,6 +304,10 @@ def announce(
     data, images = config.data, from_config.images_seen(config, total)
     classes = f"{len(data.class_names)} classes" if data.class_names else "no classes"
     conditions = ", ".join(config.model.conditions) or "nothing"
+    if data.shapes:
+        counts = np.bincount(from_config.shape_numbers(config, source), minlength=len(data.shapes))
+        shapes = zip(counts.tolist(), data.shapes, strict=True)
+        say("shapes: " + ", ".join(f"{count:,} images in {height}x{width}" for count, (height, width) in shapes))
     say(
         f"data: {data.name}, {len(source):,} images {'x'.join(map(str, data.shape))}, {classes}, "
         f"{len(held_out) if held_out else 0:,} held out; conditioned on {conditions}\n"
@@ -307,15 +319,25 @@ def announce(
         say(f"from step {start:,} on, {change} (kept in {workdir / history.FILE})")
 
 
-def keep_examples(config: ConfigDict, source: Source, workdir: Path) -> None:
-    """Write down what some images are conditioned on, for samples to come, where that is more than a label."""
-    if not set(config.model.conditions) - {"label"} or not is_first_process():
+def keep_examples(config: ConfigDict, sources: Sequence[Source], workdir: Path) -> None:
+    """Write down what some images are conditioned on, for samples to come, where that is more than a label: of each
+    shape, from the first source with any.
+    """
+    asked = set(config.model.conditions) - {Aspect.name}
+    if not asked - {"label"} or not is_first_process():
         return
-    rows = pipeline.fixed_rows(source, EXAMPLES)
-    cond = pipeline.fixed_batch(source, from_config.view(config, train=False), EXAMPLES)["cond"]
-    captions = [source.captions[row] for row in rows] if source.captions else []
-    with writing_to(workdir):
-        save_examples(workdir, {name: cond[name] for name in config.model.conditions}, captions)
+    view = from_config.view(config, train=False)
+    numbers = [from_config.shape_numbers(config, source) for source in sources]
+    for number, sides in enumerate(config.data.shapes or (None,)):
+        for source, known in zip(sources, numbers, strict=True):
+            if not (known == number).any():
+                continue
+            rows = pipeline.fixed_rows(source, EXAMPLES, np.flatnonzero(known == number))
+            cond = pipeline.batch_of(source, view, rows)["cond"]
+            captions = [source.captions[row].partition("\n")[0] for row in rows] if source.captions else []
+            with writing_to(workdir):
+                save_examples(workdir, {name: cond[name] for name in asked}, captions, sides if number else None)
+            break
 
 
 def draw_forward(model: Model, source: Source, workdir: Path) -> None:

@@ -48,9 +48,9 @@ def export(
     merged = config.copy_and_resolve_references()
     merged.lora.rank, merged.train.initial = 0, ""  # low-rank parts are merged: there is nothing to stand beside
     tensors.write(folder, arrays, saved(merged), file=EXPORTED, metadata={"step": str(step)})
-    for name in (TOKENIZER, EXAMPLES, history.FILE):
-        if workdir and (workdir / name).is_file():
-            shutil.copy(workdir / name, folder / name)
+    for pattern in (TOKENIZER, EXAMPLES.replace(".", "*."), history.FILE):
+        for file in workdir.glob(pattern) if workdir else ():
+            shutil.copy(file, folder / file.name)
 
 
 def as_tensors(weights: Weights) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Source(Protocol):
         "image"          array [h, w, c]
         other pictures   arrays [h, w, c] by their names, such as "mask"
         "label"          int, or int32 [labels_per_image] padded with -1, if there are classes
-        "text"           str, if there are captions
+        "text"           str, if there are captions: one, or several, one a line
         scalars          float32 by their names
 
     and the source describes them:

@@ -14,8 +14,8 @@ import numpy as np
 
 from jdiff.common.errors import UserError, first_line
 from jdiff.common.paths import expanded
+from jdiff.data.holdout import share_of
 from jdiff.data.sources import HIGHEST, Picture, Shape, counted
-from jdiff.data.sources.files import share_of
 
 BY_SPLIT = (("{}_images", "{}_labels"), ("x_{}", "y_{}"))
 TESTS = ("test", "val")
@@ -133,6 +133,10 @@ class Arrays:
     @property
     def class_counts(self) -> tuple[int, ...]:
         return () if self._labels is None else counted(self._labels[self._rows], self.class_names)
+
+    def labels(self) -> np.ndarray:
+        """int32 [n]; -1 without classes."""
+        return np.full(len(self), -1, np.int32) if self._labels is None else self._labels[self._rows]
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -43,6 +43,10 @@ class Digits:
     def pictures(self) -> dict[str, Picture]:
         return {"image": Picture(self.shape)}
 
+    def labels(self) -> np.ndarray:
+        """int32 [n]."""
+        return self._labels.astype(np.int32)
+
     def __len__(self) -> int:
         return len(self._images)
 

@@ -1,25 +1,20 @@
-"""Sources of many files: listing them, holding out a share, decoding each once before training."""
+"""Sources of many files: which are pictures, and looking at each once before training."""
 
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
-from pathlib import Path
-from typing import Literal, NoReturn, TypeVar
+from typing import Literal, TypeVar
 
-import numpy as np
 from PIL import Image
 
 from jdiff.common.errors import UserError
-from jdiff.common.paths import expanded
+from jdiff.data import medical
 from jdiff.data.decode import NOT_IMAGES
-
-TRAIN_NAMES = ("train", "training")  # of folders and splits, in any case
-TEST_NAMES = ("test", "testing", "val", "valid", "validation")  # the first one present is the test split
-
-HOLDOUT_SEED = 0
-FEWEST_TO_SHARE = 20  # no image is held out of fewer
+from jdiff.data.layout import below
+from jdiff.data.trees import Stamp, Tree, called, one_line
+from jdiff.data.verdicts import Verdicts
 
 OnBadFile = Literal["error", "skip"]
 Progress = Callable[[Iterable, int], Iterable]
@@ -32,107 +27,90 @@ def no_progress(items: Iterable, total: int) -> Iterable:
     return items
 
 
-def images_below(top: Path) -> list[Path]:
-    """All files below `top` with an image's extension, sorted by path."""
-    known = _endings()
-    return [path for path in files_below(top) if path.suffix.lower() in known]
+def pictures_of(tree: Tree) -> tuple[str, ...]:
+    """The names of all picture files, sorted: by their extensions or, where no file has one, DICOM by its contents."""
+    known = tuple(_endings())
+    found = tuple(name for name in tree.files if name.lower().endswith(known))
+    bare = [name for name in tree.files if medical.kind_of(name) == "dicom"]
+    if found or not bare:
+        return found
+    return tuple(name for name in bare if _is_dicom(tree, name))
 
 
-def others_below(top: Path, besides: Iterable[str] = ()) -> str:
-    """A note on the files below `top` without an image's extension, which are not read; "" if there are none.
+def _is_dicom(tree: Tree, name: str) -> bool:
+    try:
+        with tree.open(name) as stream:
+            return medical.is_dicom(stream)
+    except (OSError, ValueError):
+        return False
 
-    besides: names of files that are read as something else.
+
+@lru_cache(maxsize=1)
+def _endings() -> frozenset[str]:
+    images = {
+        ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN.keys() - NOT_IMAGES
+    }
+    return frozenset((*images, *medical.ENDINGS))
+
+
+def others_below(tree: Tree, folder: str, pictures: Collection[str], besides: Sequence[str] = ()) -> str:
+    """A note on the files below `folder` that are neither pictures nor read as something else (by the ends of their
+    names); "" if there are none.
     """
-    known = _endings()
-    others = [path for path in files_below(top) if path.suffix.lower() not in known and path.name not in besides]
+    known = set(pictures)
+    prefix = f"{folder}/" if folder else ""
+    others = [
+        name
+        for name in tree.files
+        if name.startswith(prefix) and name not in known and not name.lower().endswith(tuple(besides))
+    ]
     if not others:
         return ""
-    counts = Counter(path.suffix.lower() or "without" for path in others)
+    counts = Counter(os.path.splitext(name)[1].lower() or "without" for name in others)
     kinds = ", ".join(f"{count} {ending}" for ending, count in counts.most_common(5))
-    return one_line(f"not read, having no image's extension: {kinds} (first: {others[0]})")
+    return one_line(f"not read, having no image's extension: {kinds} (first: {called(tree, others[0])})")
 
 
-def _endings() -> set[str]:
-    return {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN.keys() - NOT_IMAGES}
+def folders_in(tree: Tree, folder: str) -> list[str]:
+    """The names of the folders directly in `folder`, sorted."""
+    return sorted(name for name in below(tree.folders, folder) if name and "/" not in name)
 
 
-def files_below(top: Path) -> list[Path]:
-    """All files below `top`, sorted by path, without hidden ones. Symbolic links are followed, cycles once. Raises
-    UserError if a folder cannot be listed.
+def look_at_all(
+    tree: Tree,
+    names: Sequence[str],
+    look: Callable[[str], T],
+    *,
+    kind: str,
+    finding: Callable[..., T],
+    progress: Progress,
+) -> tuple[dict[str, T], dict[str, str]]:
+    """({name: look(name)}, {name: its error as one line}), of files unchanged since an earlier run as that found them.
+
+    kind: what look finds, and by which options. finding: makes a finding of its fields. Faults are found anew: a
+    library that was missing may be there by now.
     """
-    return sorted(_files(top))
-
-
-def holds_images(top: Path) -> bool:
-    """Whether there is an image below `top`; the search stops at the first."""
-    known = _endings()
-    return any(path.suffix.lower() in known for path in _files(top))
-
-
-def _files(top: Path) -> Iterator[Path]:
-    seen = set()  # real paths of folders: links may form a cycle
-    for folder, subfolders, names in os.walk(top, followlinks=True, onerror=_unlisted):
-        real = os.path.realpath(folder)
-        if real in seen:
-            subfolders.clear()
+    verdicts = Verdicts(tree.where, kind, finding)
+    stamps: dict[str, Stamp] = {}
+    found: dict[str, T | str] = {}
+    for name in names:
+        try:
+            stamps[name] = tree.stamp(name)
+        except (OSError, ValueError) as error:
+            found[name] = one_line(getattr(error, "strerror", None) or str(error))
             continue
-        seen.add(real)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        yield from (Path(folder, name) for name in names if not name.startswith("."))
-
-
-def _unlisted(error: OSError) -> NoReturn:
-    raise UserError(one_line(f"{error.filename} cannot be read: {error.strerror}")) from error
-
-
-def one_line(text: object) -> str:
-    """`text` with unprintable characters escaped: file names may hold line ends, escape codes or lone surrogates."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
-
-
-def subfolders(top: Path) -> list[Path]:
-    """The folders in `top`, sorted, without hidden ones. Raises UserError if `top` cannot be listed."""
-    try:
-        names = sorted(os.listdir(top))
-    except OSError as error:
-        _unlisted(error)
-    return [top / name for name in names if not name.startswith(".") and os.path.isdir(top / name)]
-
-
-def folder_of(root: str) -> Path:
-    """data.dir as a path, ~ expanded. Raises UserError if it is not a folder."""
-    top = expanded(root)
-    if not root or not os.path.isdir(top):
-        raise UserError(f"data.dir={root!r} is not a folder; give one with --config.data.dir=PATH")
-    return top
-
-
-def split_folders(top: Path) -> tuple[Path, Path | None]:
-    """(the training folder, the test folder or None): sub-folders of `top`, or `top` itself and None if its sub-folders
-    are not splits ("train" may be a class). Raises UserError if `top` holds both splits and other folders of images.
-    """
-    by_name = {path.name.lower(): path for path in subfolders(top)}
-    train = next((by_name[name] for name in TRAIN_NAMES if name in by_name), None)
-    if train is None:
-        return top, None
-    test = next((by_name[name] for name in TEST_NAMES if name in by_name and holds_images(by_name[name])), None)
-    splits = {*TRAIN_NAMES, *TEST_NAMES}
-    others = [path for name, path in by_name.items() if name not in splits and holds_images(path)]
-    if others and test:
-        raise UserError(
-            f"{top} holds {train.name}/ and {test.name}/, which are splits, beside {one_line(others[0].name)}/, "
-            "which holds images too: put its images into the splits, or move it elsewhere"
-        )
-    return (top, None) if others else (train, test)
-
-
-def share_of(count: int, split: str, holdout: float) -> list[int]:
-    """The sorted indices of `split` in data without a test split: a fixed random round(holdout * count) of them are
-    "test" (none if count < 20), the others "train".
-    """
-    held_out = round(holdout * count) if count >= FEWEST_TO_SHARE else 0
-    order = np.random.default_rng(HOLDOUT_SEED).permutation(count)
-    return sorted((order[:held_out] if split == "test" else order[held_out:]).tolist())
+        known = verdicts.get(name, stamps[name])
+        if known is not None:
+            found[name] = known
+    fresh = [name for name in names if name not in found]
+    results, faults = try_all(lambda i: look(fresh[i]), len(fresh), progress)
+    new: dict[str, T | str] = {fresh[i]: (results | faults)[i] for i in range(len(fresh))}
+    verdicts.add({fresh[i]: (stamps[fresh[i]], result) for i, result in results.items()})
+    found |= new
+    return (
+        {name: one for name in names if not isinstance(one := found[name], str)},
+        {name: one for name in names if isinstance(one := found[name], str)},
+    )
 
 
 def try_all(read: Callable[[int], T], count: int, progress: Progress) -> tuple[dict[int, T], dict[int, str]]:
@@ -161,12 +139,6 @@ def ahead(
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
-
-
-@lru_cache(maxsize=4096)
-def interned(value: T) -> T:
-    """One object for equal values, so that a million of them take the memory of one."""
-    return value
 
 
 def refuse(faults: Sequence[str], on_bad_file: OnBadFile) -> None:

@@ -1,53 +1,77 @@
-"""Folders of image files."""
+"""Folders and archives of image files."""
 
+import os
+from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jdiff.common.errors import UserError
-from jdiff.data import metadata
-from jdiff.data.decode import decode, of_files
-from jdiff.data.metadata import Columns, Entry
-from jdiff.data.sources import Picture, counted
+from jdiff.common.words import many
+from jdiff.data import medical, metadata, sidecars
+from jdiff.data.decode import Facts, Reader, of_files
+from jdiff.data.holdout import FEWEST_TO_SHARE, share_of
+from jdiff.data.layout import top_of
+from jdiff.data.metadata import Columns
+from jdiff.data.parts import DATASET, Part, Wanted, parts_of
+from jdiff.data.sources import HIGHEST, Picture, counted
 from jdiff.data.sources.files import (
     LeftOut,
     OnBadFile,
     Progress,
-    folder_of,
-    images_below,
+    look_at_all,
     no_progress,
-    one_line,
     others_below,
+    pictures_of,
     refuse,
-    share_of,
-    split_folders,
-    subfolders,
-    try_all,
 )
+from jdiff.data.trees import Tree, called, one_line, open_tree
+
+PAGES = ("first", "all")
+INSTEAD = {  # files that a folder may hold in place of images -> what to do
+    ".npy": "data.name=arrays reads them",
+    ".npz": "data.name=arrays reads them",
+    ".parquet": "data.name=hf:PATH reads them",
+    ".array_record": "data.name=array_record reads them",
+    ".zip": "name one as data.dir, or unpack them",
+    ".tar": "name them as data.dir='PATH/*.tar', or unpack them",
+    ".heic": "convert them to JPEG or PNG",
+}
+READ_BESIDE = (*metadata.NAMES, DATASET)
 
 
 class Folder:
-    """Images below the folder `root`, of any format, size and mode that Pillow reads.
+    """Images below `root`: a folder, a .zip, a .tar or .tar shards (see jdiff.data.trees), of any format, size and mode
+    that Pillow reads, or DICOM and NIfTI (see jdiff.data.medical).
 
         root/*.png                    no classes
-        root/<class>/**/*.jpg         a class per sub-folder, sorted by name
+        root/<class>/**/*.jpg         a class per sub-folder, sorted by name, whole numbers by value
         root/{train,test}/...         either layout with its own test images (or testing, val, valid, validation)
 
-    Without a test folder, a fixed share of the images is held out. Symbolic links are followed, hidden files and
-    folders skipped. A `metadata.jsonl` or `metadata.csv` in root, or one in each of train/ and test/, gives captions,
-    labels and scalars (see jdiff.data.metadata).
+    The notes begin with a line that says how the folder was read. A test folder that lacks the training images' classes
+    or captions is named and not used; without one, a fixed share of the images is held out, of each class. Symbolic
+    links are followed, hidden files and folders skipped.
 
-    Records: "image" uint8 [h, w, channels], or with bits=16 uint16 [h, w, 1] (see jdiff.data.decode.to_array); "label",
-    "text" and scalars if the data have them. The constructor decodes every file once, so that a damaged one is found
-    before training.
+    Classes come from a dataset.json, .cls files beside images, or sub-folders; captions, labels and scalars from
+    `metadata.jsonl`, .csv or .tsv in root or in each of train/ and test/ (see jdiff.data.metadata), or from .txt and
+    .json files beside images (see jdiff.data.sidecars).
 
-    split: "train" or "test". holdout: the share held out if there is no test folder (none of fewer than 20 images).
+    Records: "image" uint8 [h, w, channels]; with bits=16 uint16 [h, w, channels]; of DICOM and NIfTI float32 [h, w, 1],
+    in the file's units; "label", "text" and scalars if the data have them. The constructor looks at every file once, so
+    that a damaged one is found before training, and remembers what it found (see jdiff.data.verdicts).
+
+    split: "train" or "test". splits: names of the training folder and the one held out; (): found by their names.
+    holdout: the share held out if there is no test folder (none of fewer than 20 images). group: a column of the
+    metadata, or a regular expression with a group for file names: images of one group are held out together.
     on_bad_file: "error" raises UserError with the first unreadable file, or the first mismatch of metadata and images;
     "skip" leaves them out, counts them in `notes` and lists them in `left_out`. labels: the metadata's column of a
-    label or a list of labels; "": sub-folders are the classes. scalars: its columns of numbers. progress: wraps the
-    iterable of files to show a bar. Raises UserError if no image is found or left.
+    label or a list of labels; "": as the data say; "folders": the sub-folders, whatever they look like; "none".
+    label_pattern: a regular expression whose group, in a file's name, is the class. scalars: columns of numbers.
+    column: one more, which `column` tells. pages: of files with several, "first" or "all", a record each. axis: along
+    which NIfTI is cut into slices. near: see jdiff.data.decode.Reader. low, high: the values that map to -1 and 1, of
+    DICOM and NIfTI; None: the files' own.
+    progress: wraps the iterable of files to show a bar. Raises UserError if no image is found or left.
     """
 
     def __init__(
@@ -60,86 +84,132 @@ class Folder:
         holdout: float = 0.05,
         on_bad_file: OnBadFile = "error",
         labels: str = "",
+        label_pattern: str = "",
         scalars: tuple[str, ...] = (),
+        column: str = "",
+        group: str = "",
+        splits: tuple[str, ...] = (),
+        pages: str = "first",
+        axis: int = 2,
+        near: int = 0,
+        low: float | None = None,
+        high: float | None = None,
         progress: Progress = no_progress,
     ):
-        top = folder_of(root)
-        train_dir, test_dir = split_folders(top)
-        found, self.class_names, empty = _list(train_dir)
-        if not found:
+        self._tree = tree = open_tree(root)
+        images = pictures_of(tree)
+        if not images:
             raise UserError(
-                f"no images below {train_dir}: it must hold files such as .png, .jpg or .webp, or sub-folders of them"
+                f"no images below {one_line(tree.where)}: it must hold files such as .png, .jpg or .webp, or "
+                f"sub-folders of them{_instead(tree)}"
             )
-        notes = [f"sub-folder {one_line(name)} of {train_dir} holds no images and is not a class" for name in empty]
+        kind = _kind(images, tree.where)
+        self._read: Reader | medical.MedicalReader = (
+            medical.reader(kind, axis) if kind else Reader(channels, bits, near)
+        )
+        of_labels = labels if labels not in ("", "folders", "none") else ""
+        columns = Columns(of_labels, tuple(scalars), "" if "(" in group else group, column)
+        wanted = Wanted(labels, label_pattern, columns, group, tuple(splits), medical=bool(kind))
+        parts = parts_of(tree, images, wanted)
+        held_out = split == "test" and parts.test is not None
+        part = parts.test if held_out and parts.test else parts.train
+        notes: list[str] = []
+        notes += part.notes if held_out or split == "train" else ()
         if split == "train":
-            notes += filter(None, [others_below(train_dir, metadata.NAMES)])
-        if test_dir and split == "test":
-            notes = []
-            found, test_classes, _ = _list(test_dir)
-            unknown = sorted(set(test_classes) - set(self.class_names))
-            if unknown and not labels:
-                raise UserError(f"{test_dir} holds classes that {train_dir} does not: {one_line(', '.join(unknown))}")
-        columns = Columns(labels, scalars)
-        said, faults, other_file = _said([path for path, _ in found], split, top, train_dir, test_dir, columns)
-        if other_file:
-            notes.append(f"{other_file} holds no line with a 'text': no captions are read from it")
-        refuse(faults, on_bad_file)
-        left_out = [(one_line(train_dir if split == "train" else test_dir or top), fault) for fault in faults]
-        if faults:
-            bare = sum(path not in said for path, _ in found)
-            found = [entry for entry in found if entry[0] in said]
+            read_too = (*READ_BESIDE, *(sidecars.ENDINGS if part.entries or part.labels else ()))
+            notes += filter(None, [tree.left_out, others_below(tree, "", images, read_too)])
+        refuse(part.faults, on_bad_file)
+        chosen = part.complete
+        left_out = [(one_line(called(tree, part.folder)), fault) for fault in part.faults]
+        if part.faults:
+            lost = len(part.images) - len(chosen)
             notes.append(
-                f"skipped {bare} images without metadata and {len(faults) - bare} lines of metadata "
-                f"(first: {faults[0]})"
+                f"skipped {lost} images without metadata and {max(0, len(part.faults) - lost)} lines of metadata "
+                f"(first: {part.faults[0]})"
             )
-        self.labels_per_image = 1
-        of_image: dict[Path, tuple[str, ...]] = {path: (name,) if name else () for path, name in found}
-        if labels:
-            of_image = {path: said[path].labels for path, _ in found}
-            in_training = of_image
-            if test_dir and split == "test":
-                in_training = _training_labels(top, train_dir, test_dir, columns)
-            self.class_names, self.labels_per_image = _classes(in_training)
-            _check_labels(of_image, self.class_names, self.labels_per_image)
-        if not test_dir:
-            notes, left_out = (notes, left_out) if split == "train" else ([], [])  # of the same files: reported once
-            found = [found[i] for i in share_of(len(found), split, holdout)]
-        files = [path for path, _ in found]
+        self.class_names, self.labels_per_image = parts.train.classes, parts.train.most_labels
+        if not held_out:
+            if parts.test is None:
+                single = parts.train.labels if self.labels_per_image == 1 else {}
+                groups = _groups(part, chosen, group, medical=bool(kind))
+                classes = [single[name] for name in chosen] if single else []
+                test = share_of(len(chosen), "test", holdout, classes=classes, groups=groups)
+                if groups and not test and holdout and len(chosen) >= FEWEST_TO_SHARE:
+                    notes.append("no image is held out: all are of one group" if len(set(groups)) == 1 else "")
+                notes.insert(0, parts.told(len(test), whole_groups=bool(groups)))
+                held = set(test)
+                chosen = [name for i, name in enumerate(chosen) if (i in held) == (split == "test")]
+            elif split == "test":
+                chosen = []
+            if split == "test":
+                notes, left_out = [], []  # of the same files: reported once
 
-        self.shape = (None, None, channels)
-        self._channels, self._bits = channels, bits
-        _, why_not = try_all(lambda i: decode(files[i], channels, bits).shape, len(files), progress)
-        unreadable = [(one_line(files[i]), f"cannot be read: {why}") for i, why in why_not.items()]
+        if parts.test is not None and split == "train":
+            notes.insert(0, parts.told(0))
+        notes = list(filter(None, notes))
+        facts, why_not = look_at_all(tree, chosen, self._look, kind=self._read.finds, finding=Facts, progress=progress)
+        if not isinstance(self._read, Reader):
+            known = facts
+            if held_out:  # test images are as those of training
+                known, _ = look_at_all(
+                    tree, parts.train.complete, self._look, kind=self._read.finds, finding=Facts, progress=no_progress
+                )
+            self._read, faults = medical.agreed({**facts, **known}, self._read, low, high)
+            why_not |= {name: why for name, why in faults.items() if name in facts}
+        unreadable = [(one_line(called(tree, name)), f"cannot be read: {why}") for name, why in why_not.items()]
         refuse([f"{file} {why}" for file, why in unreadable], on_bad_file)
         if unreadable:
             first = " ".join(unreadable[0])
             notes.append(
-                f"skipped {len(unreadable)} unreadable of {len(files)} {split} images below {top} (first: {first})"
+                f"skipped {len(unreadable)} unreadable of {len(chosen)} {split} images below {one_line(tree.where)} "
+                f"(first: {first})"
             )
-            files = [file for i, file in enumerate(files) if i not in why_not]
+            chosen = [name for name in chosen if name not in why_not]
         self.left_out: LeftOut = (*left_out, *unreadable)
-        if not files and (split == "train" or unreadable):
-            raise UserError(f"no usable image is left below {top}: {notes[-1]}")
+        if not chosen and (split == "train" or unreadable):
+            raise UserError(f"no usable image is left below {one_line(tree.where)}: {notes[-1]}")
+        every_page = bool(kind) or pages == "all"
+        self._files = [(name, page) for name in chosen for page in range(facts[name].pages if every_page else 1)]
+        if split == "train" and not isinstance(self._read, Reader):
+            notes += filter(None, [self._read.note()])
+        elif split == "train":
+            notes += told([facts[name] for name in chosen], channels, bits, every_page=every_page, high=high)
         self.notes = tuple(notes)
-        self._files = [str(file) for file in files]
-        self._labels = [[self.class_names.index(name) for name in of_image[file]] for file in files]
-        texts = [said[file].text for file in files] if said else []
-        self.captions = tuple(text for text in texts if text is not None)
+        self.sizes = np.array([(facts[name].height, facts[name].width) for name, _ in self._files], np.int32)
+        self.pictures = {"image": self._picture(facts, near)}
+        number = {name: k for k, name in enumerate(self.class_names)}
+        self._labels = [[number[one] for one in part.labels.get(name, ())] for name, _ in self._files]
+        entries = [part.entries[name] for name, _ in self._files] if part.entries else []
+        self.captions = tuple(entry.text or "" for entry in entries) if part.has_texts else ()
         self.scalar_names = tuple(scalars)
-        self._scalars = [said[file].scalars for file in files] if scalars else []
+        self._scalars = [entry.scalars for entry in entries] if scalars else []
+        self._column = {column: [entry.column for entry in entries]} if column else {}
+
+    @property
+    def shape(self) -> Any:
+        return self.pictures["image"].shape
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The file of each record."""
-        return tuple(self._files)
-
-    @property
-    def pictures(self) -> dict[str, Picture]:
-        return {"image": of_files(self.shape, self._bits)}
+        """The file of each record, and its page where a file has several records."""
+        several = {name for name, page in self._files if page}
+        return tuple(
+            called(self._tree, name) + (f"#{page + 1}" if name in several else "") for name, page in self._files
+        )
 
     def scalar_values(self, rows: np.ndarray) -> np.ndarray:
         """float64 [len(rows), k]."""
         return np.array(self._scalars, np.float64)[rows]
+
+    def labels(self) -> np.ndarray:
+        """int32 [n], or [n, labels_per_image] padded with -1; -1 without classes."""
+        if not self.class_names:
+            return np.full(len(self), -1, np.int32)
+        return np.array([self._label(index) for index in range(len(self))], np.int32)
+
+    def column(self, name: str) -> np.ndarray | None:
+        """[n], of text; None for another than the one that was asked for."""
+        return np.array(self._column[name]) if name in self._column else None
 
     @property
     def class_counts(self) -> tuple[int, ...]:
@@ -149,13 +219,14 @@ class Folder:
         return len(self._files)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        name, page = self._files[index]
         try:
-            record: dict[str, Any] = {"image": decode(self._files[index], self._channels, self._bits)}
+            with self._tree.open(name) as stream:
+                record: dict[str, Any] = {"image": self._read(stream, page)}
         except Exception as error:
             why = str(error) or type(error).__name__
-            raise UserError(
-                one_line(f"{self._files[index]} could be read at the start and cannot now: {why}")
-            ) from error
+            where = called(self._tree, name)
+            raise UserError(one_line(f"{where} could be read at the start and cannot now: {why}")) from error
         if self.class_names:
             record["label"] = self._label(index)
         if self.captions:
@@ -164,6 +235,9 @@ class Folder:
             record |= dict(zip(self.scalar_names, map(np.float32, self._scalars[index]), strict=True))
         return record
 
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        return [self[index] for index in indices]
+
     def _label(self, index: int) -> Any:
         """The class number, or int32 [labels_per_image] padded with -1."""
         several = self._labels[index]
@@ -171,71 +245,71 @@ class Folder:
             return several[0]
         return np.array(several + [-1] * (self.labels_per_image - len(several)), np.int32)
 
-    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        return [self[index] for index in indices]
+    def _look(self, name: str) -> Facts:
+        with self._tree.open(name) as stream:
+            return self._read.look(stream)
+
+    def _picture(self, facts: dict[str, Facts], near: int) -> Picture:
+        """The description of the images: of one size where all files share it and are read at their full size."""
+        sizes = {tuple(size) for size in self.sizes.tolist()}
+        height, width = sizes.pop() if len(sizes) == 1 and not near else (None, None)
+        if isinstance(self._read, Reader):
+            return of_files((height, width, self._read.channels), self._read.bits)
+        return self._read.picture((height, width))
 
 
-def _list(top: Path) -> tuple[list[tuple[Path, str]], tuple[str, ...], list[str]]:
-    """(sorted (file, class name or "") of all images below `top`, class names, sub-folders without images)."""
-    found = images_below(top)
-    nested = [path for path in found if path.parent != top]
-    if nested and len(nested) < len(found):
-        loose = next(path for path in found if path.parent == top)
-        raise UserError(
-            f"{top} holds images both loose ({one_line(loose.name)}, ...) and in sub-folders "
-            f"({one_line(nested[0].relative_to(top))}, ...): "
-            "put each into the sub-folder of its class, or all into one folder"
+def _groups(part: Part, images: Sequence[str], group: str, *, medical: bool) -> list[str]:
+    """What belongs together: by data.group or, of medical files, the first folder (a patient); [] of nothing."""
+    if group:
+        return [part.entries[name].group for name in images]
+    start = f"{part.folder}/" if part.folder else ""
+    folders = [top_of(name.removeprefix(start)) for name in images] if medical else []
+    return folders if len(set(folders)) > 1 else []
+
+
+def _instead(tree: Tree) -> str:
+    """What a tree without images holds, and what to do with it."""
+    endings = {os.path.splitext(name)[1].lower() for name in tree.files}
+    for ending, advice in INSTEAD.items():
+        if ending in endings:
+            return f". It holds {ending} files: {advice}"
+    told_of = others_below(tree, "", ())
+    return f" ({told_of})" if told_of else ""
+
+
+def _kind(images: Sequence[str], where: str) -> str:
+    """ "dicom" or "nifti" where all files are; "" of images. Raises UserError for a mixture."""
+    kinds = {medical.kind_of(name): name for name in images}
+    if len(kinds) > 1:
+        some = ", ".join(one_line(name) for name in kinds.values())
+        raise UserError(f"{one_line(where)} holds images of different kinds ({some}): keep one kind in a folder")
+    return next(iter(kinds))
+
+
+def told(facts: Sequence[Facts], channels: int, bits: int, *, every_page: bool, high: float | None) -> list[str]:
+    """What is odd in how files are read: pages, depth, colours that are lost, a range that is hardly used."""
+    notes = []
+    if paged := [one for one in facts if one.pages > 1]:
+        counts = Counter(one.pages for one in paged)
+        several = " or ".join(str(count) for count in sorted(counts)[:4])
+        how = "each is a record" if every_page else "the first is read; data.pages=all takes each as a record"
+        notes.append(f"{many(len(paged), 'file')} of {several} pages or frames: {how}")
+    deep = [one for one in facts if one.bits == 16]
+    if bits == 8 and deep:
+        keys = "data.bits=16 and data.channels=3 keep" if any(one.colour for one in deep) else "data.bits=16 keeps"
+        notes.append(f"16 bits a channel in {len(deep):,} of {many(len(facts), 'file')}, read as 8: {keys} them")
+    if bits == 16 and channels == 1 and (colour := sum(one.colour for one in facts)):
+        notes.append(f"colour in {colour:,} of {many(len(facts), 'file')}, read as grey: data.channels=3 keeps it")
+    if bits == 16 and (shallow := sum(one.bits == 8 for one in facts)):
+        notes.append(f"8 bits a channel in {shallow:,} of {many(len(facts), 'file')}, multiplied by 257 for 16")
+    grey = [one.high for one in deep if not one.colour]
+    if grey and high is None and max(grey) <= HIGHEST["uint16"] / 2:
+        most = next(2.0**k - 1 for k in range(1, 17) if 2**k - 1 >= max(grey))
+        notes.append(
+            f"16-bit values reach {max(grey):g} of 65535, so images are dark: --config.data.bits=16 "
+            f"--config.data.high={most:g} uses the whole range"
         )
-    classes = {path.relative_to(top).parts[0] for path in nested}
-    empty = [path.name for path in subfolders(top) if nested and path.name not in classes]
-    return [(path, path.relative_to(top).parts[0] if nested else "") for path in found], tuple(sorted(classes)), empty
-
-
-def _said(
-    images: list[Path], split: str, top: Path, train_dir: Path, test_dir: Path | None, columns: Columns
-) -> tuple[dict[Path, Entry], list[str], Path | None]:
-    """({image: its metadata}, faults, a file named like metadata that holds none) for the images of `split`."""
-
-    def file_of(folder: Path) -> Path | None:
-        return metadata.find(folder) or metadata.find(top)
-
-    apart = test_dir if split == "test" else None
-    file = file_of(apart or train_dir)
-    shared = file and test_dir and file.parent == top  # it names the other split's images too
-    others = [path for folder in (train_dir, test_dir) if shared and folder for path, _ in _list(folder)[0]]
-    read = metadata.read(file, images, others, columns) if file else None
-    if read:
-        said, faults = read
-        return said, [one_line(fault) for fault in faults], None
-    if columns:
-        named = ", ".join(filter(None, (columns.labels, *columns.scalars)))
-        raise UserError(
-            f"{apart or train_dir} has no {' or '.join(metadata.NAMES)}, which must have the columns {named}"
-        )
-    if apart:
-        of_training = file_of(train_dir)
-        if of_training and metadata.read(of_training, ()):
-            raise UserError(f"{train_dir} has captions and {apart} has none: add {apart / of_training.name}")
-    return {}, [], file
-
-
-def _classes(of_image: dict[Path, tuple[str, ...]]) -> tuple[tuple[str, ...], int]:
-    """(class names, the largest number of labels per image)."""
-    names = tuple(sorted({label for labels in of_image.values() for label in labels}))
-    counts = {len(labels) for labels in of_image.values()}
-    return names, 1 if counts == {1} else max(2, *counts)  # a single number cannot say "no label"
-
-
-def _check_labels(of_image: dict[Path, tuple[str, ...]], known: tuple[str, ...], most: int) -> None:
-    """Raises UserError for test images with unknown labels, or with more labels than any training image."""
-    for path, labels in of_image.items():
-        if unknown := [label for label in labels if label not in known]:
-            raise UserError(f"{one_line(path)} has the label {unknown[0]!r}, which no training image has")
-        if len(labels) > most or (most == 1 and not labels):
-            raise UserError(f"{one_line(path)} has {len(labels)} labels, and training images have at most {most}")
-
-
-def _training_labels(top: Path, train_dir: Path, test_dir: Path, columns: Columns) -> dict[Path, tuple[str, ...]]:
-    images = [path for path, _ in _list(train_dir)[0]]
-    said = _said(images, "train", top, train_dir, test_dir, columns)[0]
-    return {path: line.labels for path, line in said.items()}
+    if profiles := Counter(one.profile for one in facts if one.profile):
+        names = ", ".join(one_line(name) for name, _ in profiles.most_common(3))
+        notes.append(f"a colour profile ({names}) in {many(profiles.total(), 'file')}: colours are converted to sRGB")
+    return notes

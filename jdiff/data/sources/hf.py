@@ -1,35 +1,29 @@
 """Hugging Face's data sets."""
 
-import io
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from jdiff.common.errors import UserError, first_line, install
 from jdiff.common.paths import expanded
-from jdiff.data.decode import load, of_files, to_array
-from jdiff.data.masks import MaskSummary, MaskValues, checked, fitted, to_mask
+from jdiff.common.words import many
+from jdiff.data.cells import Cells, Numbers
+from jdiff.data.columns import Fields, Training, fields_of, labels_of, texts_of, values_of
+from jdiff.data.decode import Facts, Reader, of_files
+from jdiff.data.holdout import share_of
+from jdiff.data.masks import MaskSummary, MaskValues, checked, fitted
 from jdiff.data.resize import same_aspect
 from jdiff.data.sources import Picture, Shape, counted
-from jdiff.data.sources.files import (
-    TEST_NAMES,
-    LeftOut,
-    OnBadFile,
-    Progress,
-    interned,
-    no_progress,
-    one_line,
-    refuse,
-    share_of,
-    try_all,
-)
-
-IMAGES = ("image", "img")
-TEXTS = ("text", "caption")
-STRINGS = ("string", "large_string")
+from jdiff.data.sources.files import LeftOut, OnBadFile, Progress, look_at_all, no_progress, refuse
+from jdiff.data.sources.folder import told
+from jdiff.data.sources.pairs import PictureReader
+from jdiff.data.splits import choose
+from jdiff.data.trees import Stamp, one_line
 
 
 class HuggingFace:
@@ -39,20 +33,24 @@ class HuggingFace:
         PATH                  a folder of parquet files or of images (with metadata.jsonl), one .parquet file, or a
                               folder written by save_to_disk
 
-    Test images are the split "test" ("validation" if it is missing), else a fixed share of "train". Columns of kind
-    Image are pictures, a ClassLabel is the label, a string column "text" or "caption" is the caption.
+    The notes begin with a line that says how it was read. Training images are the split "train"; held out is the first
+    of test, testing, val, valid and validation that has what "train" has, with labels that are not hidden (all -1) and
+    of its classes; else a fixed share of "train", of each class alike. A single split is trained on, by any name.
 
-    Records: "image" uint8 [h, w, channels], or with bits=16 uint16 [h, w, 1]; other pictures by their columns' names;
-    "label", "text" and scalars if the data have them. The constructor decodes every picture once, so that a damaged one
-    is found before training.
+    The column "image" (or img, picture, pixels) holds the pictures: encoded, paths below the data set's folder, or
+    whole numbers [h, w] or [h, w, c] (see jdiff.data.cells). The label is a ClassLabel, or what a column "label" or
+    "labels" holds where its values recur (see jdiff.data.columns). Lists are several labels or captions of a picture.
 
-    split: "train" or "test". labels: the column of the label, a ClassLabel or strings or whole
-    numbers; "": "label", or the only ClassLabel. scalars: columns of
-    numbers. masks: picture columns that hold masks; mask_values, mask_snap: as in Pairs. holdout, on_bad_file,
-    progress: as in Folder. Raises UserError if the library or the data set is missing, and for unreadable rows.
+    Records: "image" uint8 [h, w, channels], or with bits=16 uint16; other pictures by their columns' names; "label",
+    "text" and scalars if the data have them. The constructor looks at every picture once, so that a damaged one is
+    found before training, and remembers what it found (see jdiff.data.verdicts).
+
+    split: "train" or "test". splits: names of the split to train on and of the one held out; (): found by their names.
+    labels: the column of the label; "": as above; "none". scalars: columns of numbers. masks: picture columns that hold
+    masks; mask_values, mask_snap: as in Pairs. group: a column; rows of one value are held out together. holdout, near,
+    on_bad_file, progress: as in Folder; axis is of medical files alone. Raises UserError if the library or the data set
+    is missing, and for unreadable rows.
     """
-
-    labels_per_image = 1
 
     def __init__(
         self,
@@ -66,72 +64,92 @@ class HuggingFace:
         masks: tuple[str, ...] = ("mask",),
         mask_values: tuple[int, ...] = (),
         mask_snap: bool = False,
+        splits: tuple[str, ...] = (),
+        group: str = "",
         holdout: float = 0.05,
         on_bad_file: OnBadFile = "error",
+        axis: int = 2,
+        near: int = 0,
+        high: float | None = None,
         progress: Progress = no_progress,
     ):
-        splits = _load(name)
-        if labels and "train" in splits:
-            splits = _with_classes(splits, labels)
-        if "train" not in splits:
-            raise UserError(f"hf:{name} has no split 'train'; it has {', '.join(splits)}")
-        own_test = next((test for test in TEST_NAMES if test in splits), None)
-        called = own_test if own_test and split == "test" else "train"
-        self._where = f"hf:{name}, {called},"
-        self._channels, self._bits = channels, bits
-        fields = _fields(splits[called].features, name, labels, scalars)
-        self._columns = fields.pictures
-        self.class_names = _class_names(splits["train"], fields.label)
-        if self.class_names != _class_names(splits[called], fields.label):
-            raise UserError(f"{self._where} has other classes than train: {', '.join(self.class_names)}")
-        self._masks = {field: MaskValues(mask_values, mask_snap) for field in fields.pictures if field in masks}
-        data = splits[called]
-        rows = list(range(len(data))) if own_test else share_of(len(data), split, holdout)
-        self._data = _undecoded(data, fields.pictures.values())
+        where, loaded = f"hf:{name}", _load(name)
 
-        found, why_not = try_all(lambda i: self._found(rows[i]), len(rows), progress)
-        faults = {i: f"{self._named(rows[i])} cannot be read: {why}" for i, why in why_not.items()}
-        notes = list(fields.notes) if split == "train" else []
+        @cache
+        def training(train: str) -> Training:
+            fields = fields_of(loaded[train], where, labels, scalars, masks, group)
+            return Training.of(train, loaded[train], fields, scalars)
+
+        chosen = choose(list(loaded), splits, where, lambda train, test: training(train).why_not(loaded[test]))
+        known = training(chosen.train)
+        fields = known.fields
+        called = chosen.test if chosen.test and split == "test" else chosen.train
+        data = loaded[called]
+        self._where = f"{where}, {called},"
+        self.class_names, self.labels_per_image = known.classes, known.most
+        given = labels_of(data, fields.label) if fields.label else []
+        texts = texts_of(data, fields.text) if fields.text else []
+        groups = values_of(data, group) if group and not chosen.test else []
+        numbers = {scalar: _numbers(data, scalar) for scalar in scalars}
+        missing = {
+            row: f"{self._named(row)} {fault}"
+            for row in range(len(data))
+            if (fault := _missing(row, fields, given, self.class_names, texts, group, groups, numbers))
+        }
+        rows, held = list(range(len(data))), 0
+        if not chosen.test:
+            whole = [row for row in rows if row not in missing]
+            classes = [given[row] for row in whole] if given and known.most == 1 else []
+            own_groups = [str(groups[row]) for row in whole] if groups else []
+            test = [whole[i] for i in share_of(len(whole), "test", holdout, classes=classes, groups=own_groups)]
+            rows, held = test if split == "test" else sorted(set(rows) - set(test)), len(test)
+        notes = []
+        if split == "train":
+            notes = [chosen.told(where, len(data), known.told, held), *fields.notes]
+
+        readers = {
+            field: _reader(column in fields.numbers, field in masks, channels, bits, near)
+            for field, column in fields.pictures.items()
+        }
+        self._pictures = _Pictures.of(name, called, data, fields, readers)
+        self._masks = {field: MaskValues(mask_values, mask_snap) for field in fields.pictures if field in masks}
+        facts, why_not = self._pictures.look([row for row in rows if row not in missing], progress)
+        faults = {row: missing[row] for row in rows if row in missing}
+        faults |= {row: f"{self._named(row)} {why}" for row, why in why_not.items()}
         if self._masks and not mask_values:
-            # A value must mean the same in both splits, so training masks decide.
-            training = _undecoded(splits["train"], [fields.pictures[field] for field in self._masks])
-            own = called == "train"
-            rest = sorted(set(range(len(training))) - set(rows if own else ()))
-            others, _ = try_all(lambda i: self._seen(training[rest[i]]), len(rest), no_progress)
-            known = [*others.values(), *(masks for _, masks in found.values() if own)]
-            self._masks = fitted(self._masks, known, f"hf:{name}")
+            # A value must mean the same in both splits, so training masks decide, those held out of them too.
+            own = called == chosen.train
+            trained = self._pictures if own else _Pictures.of(name, chosen.train, loaded[chosen.train], fields, readers)
+            seen, _ = trained.look(range(len(loaded[chosen.train])), no_progress, tuple(self._masks))
+            self._masks = fitted(self._masks, _summaries(seen, tuple(self._masks)), where)
         strays, said = checked(
-            self._masks, {i: seen for i, (_, seen) in found.items()}, lambda _, i: self._named(rows[i])
+            self._masks,
+            {row: _summary(facts, row, self._masks) for row in rows if row not in faults},
+            lambda _, row: self._named(row),
         )
         faults |= strays
-        notes += said
-        numbers = {scalar: _numbers(data, scalar) for scalar in scalars}
-        classes = _classes(data, fields.label)
-        texts = data[fields.text][:] if fields.text else []
-        for i, row in enumerate(rows):
-            if classes is not None and classes[row] < 0:
-                faults.setdefault(i, f"{self._named(row)} has no {fields.label!r}")
-            if fields.text and not isinstance(texts[row], str):
-                faults.setdefault(i, f"{self._named(row)} has no {fields.text!r}")
-            for scalar, given in numbers.items():
-                if not np.isfinite(given[row]):
-                    faults.setdefault(i, f"{self._named(row)} has no {scalar!r}, or one that is not a finite number")
-        bad = [faults[i] for i in sorted(faults)]
+        bad = [one_line(faults[row]) for row in sorted(faults)]
+        if bad and len(bad) == len(rows):
+            raise UserError(f"no usable row is left: {bad[0]}")
         refuse(bad, on_bad_file)
+        self.left_out: LeftOut = tuple((where, fault) for fault in bad)
+        good = [row for row in rows if row not in faults]
+        self._rows = np.array(good, np.int64)
+        if split == "train":
+            notes += _told_pictures(facts, good, self._masks, channels, bits, high)
+            notes += _told_texts({row: texts[row] or "" for row in good} if texts else {}, where)
+        notes += said
         if bad:
             notes.append(f"skipped {len(bad)} of {len(rows)} rows (first: {bad[0]})")
-            if len(bad) == len(rows):
-                raise UserError(f"no usable row is left in hf:{name}, {called} (first: {bad[0]})")
-        self.left_out: LeftOut = tuple((f"hf:{name}", one_line(fault)) for fault in bad)
-        good = [i for i in range(len(rows)) if i not in faults]
-        self._rows = np.array([rows[i] for i in good], np.int64)
-        self._labels = None if classes is None else classes[self._rows]
-        self.captions = tuple(texts[row] for row in self._rows) if fields.text else ()
+        self.notes = tuple(notes)
+        number = {one: k for k, one in enumerate(self.class_names)}
+        self._labels = [[number[one] for one in given[row] or ()] for row in good] if given else []
+        self.captions = tuple(texts[row] or "" for row in good) if texts else ()
         self.scalar_names = tuple(scalars)
         self._scalars = {scalar: values[self._rows] for scalar, values in numbers.items()}
-        sizes = [{found[i][0][k][:2] for i in good} for k in range(len(fields.pictures))]
-        self.pictures = {field: self._picture(field, size) for field, size in zip(fields.pictures, sizes, strict=True)}
-        self.notes = tuple(notes)
+        sizes = {field: [(own[row].height, own[row].width) for row in good] for field, own in facts.items()}
+        self.sizes = np.array(sizes["image"], np.int32).reshape(-1, 2)
+        self.pictures = {field: self._picture(field, set(own), channels, bits) for field, own in sizes.items()}
 
     @property
     def shape(self) -> Shape:
@@ -143,61 +161,199 @@ class HuggingFace:
 
     @property
     def class_counts(self) -> tuple[int, ...]:
-        return () if self._labels is None else counted(self._labels, self.class_names)
+        return counted([label for several in self._labels for label in several], self.class_names)
+
+    def labels(self) -> np.ndarray:
+        """int32 [n], or [n, labels_per_image] padded with -1; -1 without classes."""
+        if not self._labels:
+            return np.full(len(self), -1, np.int32)
+        return np.array([self._label(index) for index in range(len(self))], np.int32)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        rows = [int(self._rows[index]) for index in indices]
-        stored = self._data.__getitems__(rows)
-        return [self._record(*each) for each in zip(indices, rows, stored, strict=True)]
-
-    def _record(self, index: int, row: int, stored: dict[str, Any]) -> dict[str, Any]:
+        row = int(self._rows[index])
         try:
-            record: dict[str, Any] = self._read(stored, self._columns)
+            record: dict[str, Any] = {field: self._pictures.read(field, row) for field in self.pictures}
         except Exception as error:
-            raise UserError(f"{self._named(row)} could be read at the start and cannot now: {error}") from error
+            why = str(error) or type(error).__name__
+            raise UserError(one_line(f"{self._named(row)} could be read at the start and cannot now: {why}")) from error
         for name, allowed in self._masks.items():
             record[name] = allowed(record[name])
-        if self._labels is not None:
-            record["label"] = int(self._labels[index])
+        if self.class_names:
+            record["label"] = self._label(index)
         if self.captions:
             record["text"] = self.captions[index]
         for name, values in self._scalars.items():
             record[name] = values[index]
         return record
 
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        return [self[index] for index in indices]
+
+    def _label(self, index: int) -> Any:
+        """The class number, or int32 [labels_per_image] padded with -1."""
+        several = self._labels[index]
+        if self.labels_per_image == 1:
+            return several[0]
+        return np.array(several + [-1] * (self.labels_per_image - len(several)), np.int32)
+
     def _named(self, row: int) -> str:
         return f"{self._where} row {row}"
 
-    def _picture(self, field: str, sizes: set[tuple[int, ...]]) -> Picture:
-        height, width = sizes.pop() if len(sizes) == 1 else (None, None)
+    def _picture(self, field: str, sizes: set[tuple[int, int]], channels: int, bits: int) -> Picture:
+        height, width = sizes.pop() if len(sizes) == 1 and not self._pictures.drafted(field) else (None, None)
         if field in self._masks:
             return Picture((height, width, 1), kind="mask", high=self._masks[field].high)
-        return of_files((height, width, self._channels), self._bits)
+        return of_files((height, width, channels), bits)
 
-    def _read(self, stored: dict[str, Any], fields: Iterable[str]) -> dict[str, np.ndarray]:
-        pictures = {}
-        for field in fields:
-            image = _open(stored[self._columns[field]])
-            pictures[field] = to_mask(image) if field in self._masks else to_array(image, self._channels, self._bits)
-        return pictures
 
-    def _seen(self, stored: dict[str, Any]) -> tuple[MaskSummary, ...]:
-        return tuple(MaskSummary.of(mask) for mask in self._read(stored, self._masks).values())
+@dataclass(frozen=True)
+class _Pictures:
+    """The picture columns of a split, by their names in records: cells, and how they are read."""
 
-    def _found(self, row: int) -> tuple[tuple[tuple[int, ...], ...], tuple[MaskSummary, ...]]:
-        """(shapes of all pictures, summaries of the masks)."""
-        record = self._read(self._data[row], self._columns)
-        for field, picture in record.items():
-            if not same_aspect(record["image"].shape[:2], picture.shape[:2]):
-                raise ValueError(f"'image' and {field!r} differ in aspect ratio")
-        shapes = tuple(picture.shape for picture in record.values())
-        return interned((shapes, tuple(MaskSummary.of(record[name]) for name in self._masks)))
+    cells: dict[str, Cells]
+    readers: dict[str, PictureReader | Numbers]
+
+    @classmethod
+    def of(
+        cls, name: str, split: str, data: Any, fields: Fields, readers: dict[str, PictureReader | Numbers]
+    ) -> "_Pictures":
+        """Of a split of the data set `name`."""
+        import datasets
+
+        path = expanded(name)
+        place = os.path.realpath(path) if path.exists() else name
+        folder = "" if not path.exists() else place if path.is_dir() else os.path.dirname(place)
+        files = [os.stat(file["filename"]) for file in data.cache_files]
+        stored = Stamp(sum(file.st_size for file in files), max((file.st_mtime_ns for file in files), default=0))
+        cells = {}
+        for field, column in fields.pictures.items():
+            own = data.select_columns([column])
+            if isinstance(own.features[column], datasets.Image):
+                own = own.cast_column(column, datasets.Image(decode=False))
+            cells[field] = Cells(f"hf://{place}/{split}/{column}", own.with_format("arrow"), column, folder, stored)
+        return cls(cells, readers)
+
+    def read(self, field: str, row: int) -> np.ndarray:
+        """The picture [h, w, c]. Raises what its reader raises."""
+        reader, cells = self.readers[field], self.cells[field]
+        if isinstance(reader, Numbers):
+            return reader(cells.numbers(str(row)))
+        with cells.open(str(row)) as stream:
+            return reader(stream)
+
+    def drafted(self, field: str) -> bool:
+        """Whether its files may be decoded at a fraction of their size."""
+        reader = self.readers[field]
+        return isinstance(reader, PictureReader) and not reader.mask and bool(reader.reader.near)
+
+    def look(
+        self, rows: Iterable[int], progress: Progress, fields: Sequence[str] = ()
+    ) -> tuple[dict[str, dict[int, Facts]], dict[int, str]]:
+        """(field -> row -> facts, row -> its fault, of the rows that cannot be read or whose pictures do not match)."""
+        names = list(map(str, rows))
+        facts: dict[str, dict[int, Facts]] = {}
+        faults: dict[int, str] = {}
+        for field in fields or self.cells:
+            found, bad = look_at_all(
+                self.cells[field],
+                names,
+                self._look(field),
+                kind=self.readers[field].finds,
+                finding=Facts,
+                progress=progress,
+            )
+            facts[field] = {int(name): one for name, one in found.items()}
+            what = "" if field == "image" else f"{field!r} "
+            faults = {int(name): f"{what}cannot be read: {why}" for name, why in bad.items()} | faults
+            for row, one in facts[field].items():
+                image = facts.get("image", {}).get(row, one)
+                if not same_aspect((image.height, image.width), (one.height, one.width)):
+                    faults.setdefault(row, f"has an 'image' and a {field!r} that differ in aspect ratio")
+        return facts, faults
+
+    def _look(self, field: str) -> Any:
+        reader, cells = self.readers[field], self.cells[field]
+
+        def look(name: str) -> Facts:
+            if isinstance(reader, Numbers):
+                return reader.look(cells.numbers(name))
+            with cells.open(name) as stream:
+                return reader.look(stream)
+
+        return look
+
+
+def _reader(numbers: bool, mask: bool, channels: int, bits: int, near: int) -> PictureReader | Numbers:
+    if numbers:
+        return Numbers(channels, bits, mask)
+    return PictureReader(Reader(channels, bits, 0 if mask else near), mask)
+
+
+def _summary(facts: Mapping[str, Mapping[int, Facts]], row: int, masks: Iterable[str]) -> tuple[MaskSummary, ...]:
+    """Of a row's masks."""
+    own = [facts[name][row] for name in masks]
+    return tuple(MaskSummary(frozenset(one.values), one.binary) for one in own)
+
+
+def _summaries(facts: Mapping[str, Mapping[int, Facts]], masks: Sequence[str]) -> list[tuple[MaskSummary, ...]]:
+    """Of the rows whose masks could all be read."""
+    rows = set.intersection(*(set(facts[name]) for name in masks))
+    return [_summary(facts, row, masks) for row in sorted(rows)]
+
+
+def _missing(
+    row: int,
+    fields: Fields,
+    labels: Sequence[tuple[str, ...] | None],
+    classes: Sequence[str],
+    texts: Sequence[str | None],
+    group: str,
+    groups: Sequence[Any],
+    numbers: Mapping[str, np.ndarray],
+) -> str:
+    """What a row lacks; "" if nothing."""
+    if labels and labels[row] is None:
+        return f"has no {fields.label!r}"
+    if labels and (unknown := set(labels[row] or ()) - set(classes)):
+        return f"has the {fields.label!r} {min(unknown)!r}, which is none of the {len(classes)} classes"
+    if texts and texts[row] is None:
+        return f"has no {fields.text!r}"
+    if groups and groups[row] in (None, ""):
+        return f"has no {group!r}"
+    for scalar, values in numbers.items():
+        if not np.isfinite(values[row]):
+            return f"has no {scalar!r}, or one that is not a finite number"
+    return ""
+
+
+def _told_pictures(
+    facts: Mapping[str, Mapping[int, Facts]],
+    rows: Sequence[int],
+    masks: Iterable[str],
+    channels: int,
+    bits: int,
+    high: float | None,
+) -> list[str]:
+    """What is odd in how pictures are read."""
+    every = [own[row] for own in facts.values() for row in rows]
+    notes = []
+    if paged := [one.pages for one in every if one.pages > 1]:
+        several = " or ".join(map(str, sorted(Counter(paged))[:4]))
+        notes.append(f"{many(len(paged), 'image')} of {several} frames: the first is read")
+    seen = [replace(own[row], pages=1) for name, own in facts.items() if name not in masks for row in rows]
+    return notes + told(seen, channels, bits, every_page=False, high=high)
+
+
+def _told_texts(texts: Mapping[int, str], where: str) -> list[str]:
+    notes = []
+    if several := sum("\n" in text for text in texts.values()):
+        notes.append(f"{where}: {many(several, 'image')} with several captions, of which each epoch draws one")
+    if empty := [row for row, text in texts.items() if not text.strip()]:
+        notes.append(f"{where}: {many(len(empty), 'image')} with an empty caption (first: row {empty[0]})")
+    return notes
 
 
 def _load(name: str) -> dict[str, Any]:
@@ -241,96 +397,7 @@ def _with_images(data: Any) -> Any:
     return data
 
 
-def _with_classes(splits: dict[str, Any], column: str) -> dict[str, Any]:
-    """The splits with `column`, of strings or whole numbers, as a ClassLabel of its values in training, sorted."""
-    import datasets
-
-    feature = splits["train"].features.get(column)
-    kind = getattr(feature, "dtype", "")
-    if isinstance(feature, datasets.ClassLabel) or not (kind in STRINGS or "int" in kind):
-        return splits
-    values = sorted(value for value in splits["train"].unique(column) if value is not None)
-    classes = datasets.ClassLabel(names=[str(value) for value in values])
-    cast = {}
-    for split, data in splits.items():
-        if column in data.features:
-            data = data.cast_column(column, datasets.Value("string"))
-            if unknown := set(data.unique(column)) - {*classes.names, None}:
-                raise UserError(f"{split}: data.labels={column!r} holds {min(unknown)!r}, which no training row has")
-            data = data.cast_column(column, classes)
-        cast[split] = data
-    return cast
-
-
-@dataclass(frozen=True)
-class _Fields:
-    """The columns of each kind. pictures: name in records -> column."""
-
-    pictures: dict[str, str]
-    label: str
-    text: str
-    notes: tuple[str, ...]
-
-
-def _fields(features: Any, name: str, labels: str, scalars: tuple[str, ...]) -> _Fields:
-    import datasets
-
-    images = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
-    main = next((column for column in IMAGES if column in images), images[0] if len(images) == 1 else None)
-    columns = ", ".join(features)
-    if main is None:
-        raise UserError(f"hf:{name} has no column 'image' of pictures; it has {columns}")
-    classes = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    if labels and labels not in classes:
-        whole = [column for column, feature in features.items() if "int" in getattr(feature, "dtype", "")]
-        known = ", ".join([*classes, *(column for column in whole if column not in classes)])
-        raise UserError(f"data.labels={labels!r}: hf:{name} has the labels {known or 'none'}")
-    if missing := [scalar for scalar in scalars if scalar not in features]:
-        raise UserError(f"hf:{name} has no column {missing[0]!r}; it has {columns}")
-    label = labels or next((column for column in classes if column == "label" or len(classes) == 1), "")
-    notes = []
-    if classes and not label:
-        notes.append(f"hf:{name} has several labels, and none is read: choose with data.labels, {' or '.join(classes)}")
-    if not classes and not labels and "label" in features:
-        notes.append(
-            f"hf:{name} has a column 'label' that is not a ClassLabel, so no label is read: set data.labels=label "
-            "to take its values as classes"
-        )
-    strings = [column for column, feature in features.items() if getattr(feature, "dtype", "") in STRINGS]
-    text = next((column for column in TEXTS if column in strings), "")
-    taken = {"label": label, "text": text, "image": main}
-    pictures = {"image": main} | {column: column for column in images if column != main and not taken.get(column)}
-    return _Fields(pictures, label, text, tuple(notes))
-
-
-def _undecoded(data: Any, columns: Iterable[str]) -> Any:
-    """`data` with `columns` alone, whose pictures stay encoded as bytes or paths."""
-    import datasets
-
-    data = data.select_columns(list(columns))
-    for column in columns:
-        data = data.cast_column(column, datasets.Image(decode=False))
-    return data
-
-
-def _open(stored: dict[str, Any] | None) -> Image.Image:
-    if not stored or not (stored["bytes"] or stored["path"]):
-        raise ValueError("there is no picture")
-    return load(io.BytesIO(stored["bytes"]) if stored["bytes"] else stored["path"])
-
-
-def _classes(data: Any, column: str) -> np.ndarray | None:
-    """Class numbers int32 [n], -1 for a missing label; None without a column."""
-    if not column:
-        return None
-    return np.array([-1 if value is None else value for value in data[column][:]], np.int32)
-
-
-def _class_names(data: Any, column: str) -> tuple[str, ...]:
-    return tuple(getattr(data.features.get(column), "names", ()))
-
-
 def _numbers(data: Any, column: str) -> np.ndarray:
     """float32 [n], NaN for a missing number."""
-    values = data[column][:]
+    values = values_of(data, column)
     return np.array([value if isinstance(value, (int, float)) else np.nan for value in values], np.float32)

@@ -111,6 +111,7 @@ class Packed:
             self.captions: tuple[str, ...] = tuple(said["captions"])
             self.scalar_names: tuple[str, ...] = tuple(said["scalar_names"])
             self.notes: tuple[str, ...] = tuple(said["notes"])
+            self.sizes = np.array(said["sizes"], np.int32).reshape(-1, 2) if said.get("sizes") else None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{top / INDEX} is damaged ({error!r}): pack the data again") from error
         self._layout = Layout(pictures, self.labels_per_image if self.class_names else 0, self.scalar_names)
@@ -245,6 +246,18 @@ class Layout:
         return f"<{self.labels}i{len(self.scalars)}f{2 * varying}I"
 
 
+def packed_bytes(source: Source) -> int | None:
+    """How large the packed records of `source` will be; None where that is not known before they are read."""
+    each = decoded_bytes(source)
+    if each is not None:
+        return each * len(source)
+    sizes = getattr(source, "sizes", None)
+    (image,) = source.pictures.values() if len(source.pictures) == 1 else (None,)
+    if sizes is None or image is None or len(sizes) != len(source):
+        return None
+    return int(sizes.astype(np.int64).prod(axis=1).sum()) * image.channels * np.dtype(image.dtype).itemsize
+
+
 def _fits(shape: tuple[int, ...], wanted: Shape) -> bool:
     return len(shape) == 3 and all(size in (side, None) for side, size in zip(shape, wanted, strict=True))
 
@@ -310,7 +323,9 @@ def _write(source: Source, split: str, folder: Path, shard_bytes: int) -> Genera
 
 def _said(source: Source) -> dict[str, Any]:
     """The description of a source in index.json."""
+    sizes = getattr(source, "sizes", None) if source.shape[0] is None else None  # data.buckets goes by them
     return {
+        "sizes": [] if sizes is None else sizes.tolist(),
         "pictures": {name: asdict(picture) for name, picture in source.pictures.items()},
         "class_names": list(source.class_names),
         "class_counts": list(getattr(source, "class_counts", ())),

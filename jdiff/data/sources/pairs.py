@@ -1,57 +1,91 @@
 """Pairs of pictures with the same content: a photo and its mask, a sketch and its photo."""
 
-import os
-import unicodedata
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from io import BufferedIOBase
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from jdiff.common.errors import UserError
-from jdiff.data.decode import load, of_files, to_array
-from jdiff.data.masks import MaskSummary, MaskValues, checked, fitted, to_mask
+from jdiff.common.words import many
+from jdiff.data import medical
+from jdiff.data.decode import Facts, Reader, load, of_files, to_array
+from jdiff.data.holdout import share_of
+from jdiff.data.layout import below, compiled, named_splits, only_folder, split_kind, splits_among, taken, top_of
+from jdiff.data.masks import MaskSummary, MaskValues, checked, fitted, to_mask, to_mask_values
+from jdiff.data.matching import Matched, matched
+from jdiff.data.parts import unused_told
 from jdiff.data.resize import same_aspect
 from jdiff.data.sources import Picture, Shape
 from jdiff.data.sources.files import (
-    TEST_NAMES,
-    TRAIN_NAMES,
     LeftOut,
     OnBadFile,
     Progress,
-    folder_of,
-    holds_images,
-    images_below,
-    interned,
+    folders_in,
+    look_at_all,
     no_progress,
-    one_line,
     others_below,
+    pictures_of,
     refuse,
-    share_of,
-    split_folders,
-    subfolders,
-    try_all,
 )
+from jdiff.data.trees import Tree, called, one_line, open_tree
 
 HALVES = ("left,right", "top,bottom")
+SEVERAL = ("", "union", "raters")
 
-Pair = tuple[Path, Path]  # twice the same file for halves
+Pair = tuple[str, tuple[str, ...]]  # the first picture and the second, or several masks; twice the same file for halves
 
 
 @dataclass(frozen=True)
-class _Found:
-    """(h, w, c) of both pictures of a pair, and summaries of its masks."""
+class PictureReader:
+    """How one picture of a pair is read: reader, of images (or medical ones); mask: its values are class numbers; half:
+    (halves, 0 or 1), of a file that holds both.
+    """
 
-    shapes: tuple[tuple[int, ...], ...]
-    masks: tuple[MaskSummary, ...]
+    reader: Any
+    mask: bool = False
+    half: tuple[str, int] | None = None
+
+    def __call__(self, stream: BufferedIOBase, page: int = 0) -> np.ndarray:
+        """[h, w, c]."""
+        if not isinstance(self.reader, Reader):
+            values = self.reader(stream, page)
+            return to_mask_values(values) if self.mask else values
+        if not (self.mask or self.half):
+            return self.reader(stream, page)
+        image = load(stream, page=page)
+        if self.half:
+            image = _cut(image, self.half[0])[self.half[1]]
+        return to_mask(image) if self.mask else to_array(image, self.reader.channels, self.reader.bits)
+
+    @property
+    def finds(self) -> str:
+        """What decides of `look` beside the file."""
+        return f"{'masks of ' * self.mask}{self.reader.finds}{f', half {self.half}' if self.half else ''}"
+
+    def look(self, stream: BufferedIOBase) -> Facts:
+        """The file's facts; of a mask, also its values."""
+        if not (self.mask or self.half):
+            return self.reader.look(stream)
+        pages = 1 if isinstance(self.reader, Reader) else self.reader.look(stream).pages
+        seen = []
+        for page in range(pages):
+            stream.seek(0)
+            picture = self(stream, page)
+            seen.append(MaskSummary.of(picture) if self.mask else None)
+        height, width = picture.shape[:2]
+        if not self.mask:
+            return Facts(height, width)
+        whole = MaskSummary.union([one for one in seen if one])
+        return Facts(height, width, pages, values=tuple(sorted(whole.values)), binary=whole.binary)
 
 
 class Pairs:
-    """Pairs of pictures below the folder `root`: records {names[0]: [h, w, c], names[1]: [h, w, c]}, one of the names
-    being "image".
+    """Pairs of pictures below `root` (a folder, a .zip or a .tar): records {names[0]: [h, w, c], names[1]: [h, w, c]},
+    one of the names being "image".
 
         root/images/x.jpg + root/masks/x.png      two parallel folders, matched by base name, any extensions
         root/{train,test}/{images,masks}/...      the same with test pairs of its own (or testing, val, ...)
@@ -61,17 +95,20 @@ class Pairs:
     Without a test folder, a fixed share of the pairs is held out. Symbolic links are followed, hidden files and folders
     skipped; sub-folders are part of the name (a/1.jpg matches a/1.png).
 
-    Pictures are uint8 [h, w, channels], or with bits=16 uint16 [h, w, 1]; masks are uint8 [h, w, 1] (see
-    jdiff.data.masks). The constructor decodes every pair once, to find before training: unreadable files, files without
-    a partner or with a duplicate base name, pairs of different aspect ratios (beyond a pixel's rounding), and masks
-    with stray values. on_bad_file ("error" or "skip", as in Folder) governs them all.
+    Pictures are uint8 [h, w, channels], or with bits=16 uint16; masks are uint8 [h, w, 1] (see jdiff.data.masks). The
+    constructor looks at every file once, to find before training: unreadable files, files without a partner or with a
+    duplicate base name, pairs of different aspect ratios (beyond a pixel's rounding), and masks with stray values.
+    on_bad_file ("error" or "skip", as in Folder) governs them all.
 
     split: "train" or "test". folders: of the first and of the second pictures, below `root` or a split; the same folder
-    twice if `suffixes` differ. suffixes: ends of base names, such as "_segmentation", ignored in matching. names: of
-    the record's fields. masks: the names that hold masks. mask_values: the values of masks; (): those of the training
+    twice if `suffixes` differ. suffixes: ends of base names, such as "_segmentation", ignored in matching; "_training|
+    _test" is either (see jdiff.data.matching). names: of the record's fields. masks: the names that hold masks.
+    several: of several masks of an image: "union" (where any is set), "raters" (all are kept: masks are uint8 [h, w,
+    raters], and training draws one), "" refuses them. mask_values: the values of masks; (): those of the training
     masks, 0 and 255 or classes. mask_snap: replace other values by the nearest of these and count such masks in
     `notes`. halves: "": two folders; "left,right" or "top,bottom": the first picture is on the left or at the top.
-    holdout, progress: as in Folder. Raises UserError for bad arguments, and if no pair is found or left.
+    splits, group, holdout, axis, near, low, high, progress: as in Folder. Raises UserError for bad arguments, and if no
+    pair is found or left.
     """
 
     class_names: tuple[str, ...] = ()
@@ -88,76 +125,124 @@ class Pairs:
         suffixes: tuple[str, str] = ("", ""),
         names: tuple[str, str] = ("image", "mask"),
         masks: tuple[str, ...] = ("mask",),
+        several: str = "",
         mask_values: tuple[int, ...] = (),
         mask_snap: bool = False,
         channels: int = 3,
         bits: int = 8,
         halves: str = "",
+        splits: tuple[str, ...] = (),
+        group: str = "",
         holdout: float = 0.05,
         on_bad_file: OnBadFile = "error",
+        axis: int = 2,
+        near: int = 0,
+        low: float | None = None,
+        high: float | None = None,
         progress: Progress = no_progress,
     ):
-        top = folder_of(root)
+        self._tree = tree = open_tree(root)
         if "image" not in names or names[0] == names[1]:
             raise UserError(f"data.names={names}: two names, and one of them must be 'image'")
         if halves not in ("", *HALVES):
             raise UserError(f"data.halves={halves!r} must be '' (two folders), {' or '.join(map(repr, HALVES))}")
-        self._names, self._halves, self._channels, self._bits = names, halves, channels, bits
+        if several not in SEVERAL:
+            raise UserError(f"data.several={several!r} must be '', 'union' or 'raters'")
+        if group and "(" not in group:
+            raise UserError(f"data.group={group!r}: of pairs, a regular expression with a group, as in '(\\d+)_.*'")
+        self._names, self._several, self._window = names, several, (low, high)
         self._masks = {name: MaskValues(mask_values, mask_snap) for name in names if name in masks}
-        train_dirs, test_dirs = _whole_dirs(top) if halves else _folder_dirs(top, folders)
-        training, lone = _pairs(train_dirs, suffixes)
-        if not training:
-            why = f" ({' '.join(lone[0])})" if lone else ""
-            raise UserError(f"no pairs of pictures in {' and '.join(map(str, dict.fromkeys(train_dirs)))}{why}")
-        pairs, dirs = training, train_dirs
+        pictures = pictures_of(tree)
+        find = _whole_dirs if halves else partial(_folder_dirs, folders=folders)
+        train_dirs, tests, unused = find(tree, pictures, wanted=splits)
+        training = self._found(pictures, train_dirs, suffixes)
+        if not training.pairs:
+            why = f" ({' '.join(self._told_lone(training)[0])})" if training.lone else ""
+            where = " and ".join(one_line(called(tree, folder)) for folder in dict.fromkeys(train_dirs))
+            raise UserError(f"no pairs of pictures in {where}{why}")
+        pairing = [one for one in tests if self._found(pictures, one, suffixes).pairs]
+        test_dirs = (pairing if pairing and not splits else tests)[0] if tests else None
+        unused = [*unused, *(f"{' and '.join(dict.fromkeys(one))}/" for one in tests if one != test_dirs)]
+        here, dirs = training, train_dirs
         if test_dirs and split == "test":
-            dirs = test_dirs
-            pairs, lone = _pairs(dirs, suffixes)
+            here, dirs = self._found(pictures, test_dirs, suffixes), test_dirs
+        pairs = here.pairs
+        lone = self._told_lone(here)
+        if test_dirs and split == "test" and not pairs:
+            where = one_line(called(tree, test_dirs[0]))
+            first = f" ({' '.join(lone[0])})" if lone else ""
+            raise UserError(
+                f"no pictures in {where} have partners{first}: data.suffixes names the ends of names to ignore, "
+                "'_training|_test' either of two"
+            )
+        notes = []
+        if split == "train":
+            groups = _groups(pairs, dirs[0], group)
+            held = 0 if test_dirs else len(share_of(len(pairs), "test", holdout, groups=groups))
+            notes.append(_how(tree, train_dirs, test_dirs, len(pairs), held, unused))
+        if any(here.suffixes) and not any(suffixes):
+            ends = " and ".join(repr(end) for end in here.suffixes if end)
+            notes.append(
+                f"{one_line(called(tree, dirs[0]))} and {one_line(dirs[-1])} are paired by names without {ends}"
+            )
         refuse([" ".join(each) for each in lone], on_bad_file)
-        notes = [f"skipped {len(lone)} pictures without a partner (first: {' '.join(lone[0])})"] if lone else []
+        if lone:
+            notes.append(f"skipped {len(lone)} pictures without a partner (first: {' '.join(lone[0])})")
         if split == "train" or test_dirs:
-            notes += filter(None, map(others_below, dict.fromkeys(dirs)))
+            notes += filter(None, (others_below(tree, folder, pictures) for folder in dict.fromkeys(dirs)))
         if not test_dirs:
-            pairs = [pairs[i] for i in share_of(len(pairs), split, holdout)]
+            rows = share_of(len(pairs), split, holdout, groups=_groups(pairs, dirs[0], group))
+            pairs = [pairs[i] for i in rows]
             notes, lone = (notes, lone) if split == "train" else ([], [])  # of the same files: reported once
 
-        found, why_not = try_all(lambda i: self._found(pairs[i]), len(pairs), progress)
-        faults = dict(why_not)
+        self._readers = self._made_readers(training.pairs, channels, bits, halves, axis, near)
+        facts: list[dict[str, Facts]] = []
+        why_not: dict[str, str] = {}
+        for k, name in enumerate(names):
+            rest = training.pairs if name in self._masks and not mask_values else []
+            files = sorted({file for pair in [*pairs, *rest] for file in _files(pair, k)})
+            seen, bad = look_at_all(
+                tree, files, self._look(k), kind=self._readers[k].finds, finding=Facts, progress=progress
+            )
+            facts.append(seen)
+            why_not |= bad
+        self._agree(facts)
+        faults = {i: fault for i, pair in enumerate(pairs) if (fault := self._fault(pair, facts, why_not))}
         if self._masks and not mask_values:
             # A value must mean the same in both splits, so the masks of the training folder decide, including those
             # held out of it.
-            rest = sorted(set(training) - set(pairs))
-            others, _ = try_all(lambda i: self._seen(rest[i]), len(rest), no_progress)
-            known = list(others.values())
-            if not (test_dirs and split == "test"):
-                known += [pair.masks for pair in found.values()]
-            self._masks = fitted(self._masks, known, str(train_dirs[-1]))
+            known = [one for pair in training.pairs if (one := self._summaries(pair, facts))]
+            self._masks = fitted(self._masks, known, one_line(called(tree, train_dirs[-1])))
         strays, said = checked(
             self._masks,
-            {i: pair.masks for i, pair in found.items()},
-            lambda name, i: one_line(pairs[i][names.index(name)]),
+            {i: self._summaries(pair, facts) for i, pair in enumerate(pairs) if i not in faults},
+            lambda name, i: one_line(called(tree, _files(pairs[i], names.index(name))[0])),
         )
         faults |= strays
         notes += said
-        bad = [_told(pairs[i], faults[i]) for i in sorted(faults)]
-        refuse([" ".join(each) for each in bad], on_bad_file)
-        if bad:
-            first = " ".join(bad[0])
-            notes.append(f"skipped {len(bad)} of {len(pairs)} {split} pairs below {top} (first: {first})")
-            if len(bad) == len(pairs):
-                raise UserError(f"no usable {split} pair is left below {top} (first: {first})")
-        self.left_out: LeftOut = (*lone, *bad)
-        good = [i for i in range(len(pairs)) if i not in faults]
-        self._pairs = [(str(first), str(second)) for first, second in (pairs[i] for i in good)]
-        self.pictures = {
-            name: self._picture(name, {found[i].shapes[k][:2] for i in good}) for k, name in enumerate(names)
-        }
+        bad_pairs = [self._told(pairs[i], faults[i]) for i in sorted(faults)]
+        refuse([" ".join(each) for each in bad_pairs], on_bad_file)
+        if bad_pairs:
+            first = " ".join(bad_pairs[0])
+            notes.append(
+                f"skipped {len(bad_pairs)} of {len(pairs)} {split} pairs below {one_line(tree.where)} (first: {first})"
+            )
+            if len(bad_pairs) == len(pairs):
+                raise UserError(f"no usable {split} pair is left below {one_line(tree.where)} (first: {first})")
+        self.left_out: LeftOut = (*lone, *bad_pairs)
+        good = [pair for i, pair in enumerate(pairs) if i not in faults]
+        self._raters = self._rated(training.pairs)
+        self._pairs = [(pair, page) for pair in good for page in range(self._pages(pair, facts))]
+        self.pictures = {name: self._picture(k, name, good, facts[k], near) for k, name in enumerate(names)}
         self.notes = tuple(notes)
+        image = names.index("image")
+        images = [facts[image][_files(pair, image)[0]] for pair, _ in self._pairs]
+        self.sizes = np.array([(one.height, one.width) for one in images], np.int32).reshape(-1, 2)
 
     @property
     def names(self) -> tuple[str, ...]:
         """The first file of each pair."""
-        return tuple(first for first, _ in self._pairs)
+        return tuple(called(self._tree, first) for (first, _), _ in self._pairs)
 
     @property
     def shape(self) -> Shape:
@@ -167,62 +252,165 @@ class Pairs:
         return len(self._pairs)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        pair = self._pairs[index]
-        try:
-            record = self._read(pair, self._names)
-        except Exception as error:
-            raise UserError(one_line(f"{error}, and could be at the start")) from error
-        return {name: self._masks[name](array) if name in self._masks else array for name, array in record.items()}
+        pair, page = self._pairs[index]
+        record = {}
+        for k, name in enumerate(self._names):
+            pictures = []
+            for file in _files(pair, k):
+                try:
+                    with self._tree.open(file) as stream:
+                        pictures.append(self._readers[k](stream, page))
+                except Exception as error:
+                    why = str(error) or type(error).__name__
+                    where = one_line(called(self._tree, file))
+                    raise UserError(one_line(f"{where} cannot be read: {why}, and could be at the start")) from error
+            record[name] = self._joined(name, pictures)
+        return record
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         return [self[index] for index in indices]
 
-    def _picture(self, name: str, sizes: set[tuple[int, ...]]) -> Picture:
-        height, width = sizes.pop() if len(sizes) == 1 else (None, None)
+    def _joined(self, name: str, pictures: list[np.ndarray]) -> np.ndarray:
+        """The picture, or several masks as one: their union, or a channel a rater."""
+        if name not in self._masks:
+            return pictures[0]
+        masks = [self._masks[name](mask) for mask in pictures]
+        return np.concatenate(masks, axis=-1) if self._several == "raters" else np.maximum.reduce(masks)
+
+    def _found(self, pictures: Sequence[str], dirs: tuple[str, ...], suffixes: tuple[str, str]) -> Matched:
+        """The pairs in these folders."""
+        files = [[name for name in pictures if not folder or name.startswith(f"{folder}/")] for folder in dirs]
+        if len(dirs) == 1:
+            return Matched([(name, (name,)) for name in files[0]])
+        return matched(files[0], files[1], (dirs[0], dirs[1]), suffixes)
+
+    def _told_lone(self, found: Matched) -> list[tuple[str, str]]:
+        return [(one_line(called(self._tree, file)), one_line(why)) for file, why in found.lone]
+
+    def _made_readers(
+        self, pairs: Sequence[Pair], channels: int, bits: int, halves: str, axis: int, near: int
+    ) -> list[PictureReader]:
+        readers = []
+        for k, name in enumerate(self._names):
+            kind = medical.kind_of(_files(pairs[0], k)[0])
+            mask = name in self._masks
+            reader = medical.reader(kind, axis) if kind else Reader(channels, bits, 0 if mask or halves else near)
+            readers.append(PictureReader(reader, mask, (halves, k) if halves else None))
+        return readers
+
+    def _look(self, k: int) -> Any:
+        def look(name: str) -> Facts:
+            with self._tree.open(name) as stream:
+                return self._readers[k].look(stream)
+
+        return look
+
+    def _agree(self, facts: list[dict[str, Facts]]) -> None:
+        """Fit the range of medical images to all files."""
+        for k, one in enumerate(self._readers):
+            if not isinstance(one.reader, Reader) and not one.mask:
+                agreed, _ = medical.agreed(facts[k], one.reader, *self._window)
+                self._readers[k] = PictureReader(agreed, one.mask, one.half)
+
+    def _fault(self, pair: Pair, facts: list[dict[str, Facts]], why_not: dict[str, str]) -> str:
+        """What is wrong with a pair, beginning with the file's name; "" if nothing."""
+        for k in (0, 1):
+            for file in _files(pair, k):
+                if file in why_not:
+                    return f"{called(self._tree, file)} cannot be read: {why_not[file]}"
+        name = self._names[1]
+        if len(pair[1]) > 1 and not (self._several and name in self._masks):
+            what = "masks" if name in self._masks else "partners"
+            how = " (data.several=union unites them, data.several=raters keeps each)" if what == "masks" else ""
+            return f"{called(self._tree, pair[0])} has {len(pair[1])} {what}, {', '.join(pair[1][:3])}{how}"
+        first = facts[0][pair[0]]
+        for file in pair[1]:
+            other = facts[1][file]
+            if not same_aspect((first.height, first.width), (other.height, other.width)):
+                return (
+                    f"{called(self._tree, pair[0])} ({first.width}x{first.height}) and {called(self._tree, file)} "
+                    f"({other.width}x{other.height}) differ in aspect ratio"
+                )
+            where = called(self._tree, file)
+            if other.pages != first.pages and not isinstance(self._readers[0].reader, Reader):
+                return f"{called(self._tree, pair[0])} has {first.pages} slices and {where} {other.pages}"
+            alike = facts[1][pair[1][0]]
+            if (other.height, other.width) != (alike.height, alike.width):
+                return f"{where} and {called(self._tree, pair[1][0])} differ in size"
+        return ""
+
+    def _summaries(self, pair: Pair, facts: list[dict[str, Facts]]) -> tuple[MaskSummary, ...]:
+        """One for each name that holds masks; () where a file could not be read."""
+        seen = []
+        for k, name in enumerate(self._names):
+            if name in self._masks:
+                own = [facts[k][file] for file in _files(pair, k) if file in facts[k]]
+                if not own:
+                    return ()
+                seen.append(MaskSummary.union([MaskSummary(frozenset(one.values), one.binary) for one in own]))
+        return tuple(seen)
+
+    def _rated(self, pairs: Sequence[Pair]) -> int:
+        """The masks of an image where each is kept. Raises UserError where their number differs."""
+        if self._several != "raters":
+            return 1
+        counts = sorted({len(masks) for _, masks in pairs})
+        if len(counts) > 1:
+            few = next(first for first, masks in pairs if len(masks) == counts[0])
+            raise UserError(
+                f"data.several=raters needs as many masks for every image, and there are {counts[0]} to {counts[-1]} "
+                f"({one_line(called(self._tree, few))} has {counts[0]}); data.several=union unites them"
+            )
+        return counts[0] if counts else 1
+
+    def _pages(self, pair: Pair, facts: list[dict[str, Facts]]) -> int:
+        return 1 if isinstance(self._readers[0].reader, Reader) else facts[0][pair[0]].pages
+
+    def _picture(self, k: int, name: str, pairs: Sequence[Pair], facts: dict[str, Facts], near: int) -> Picture:
+        sizes = {(facts[file].height, facts[file].width) for pair in pairs for file in _files(pair, k)}
+        drafted = near and name not in self._masks
+        height, width = sizes.pop() if len(sizes) == 1 and not drafted else (None, None)
         if name in self._masks:
-            return Picture((height, width, 1), kind="mask", high=self._masks[name].high)
-        return of_files((height, width, self._channels), self._bits)
+            channels = self._raters if k == 1 else 1
+            return Picture((height, width, channels), kind="mask", high=self._masks[name].high)
+        reader = self._readers[k].reader
+        if not isinstance(reader, Reader):
+            return reader.picture((height, width))
+        return of_files((height, width, reader.channels), reader.bits)
 
-    def _read(self, pair: Sequence[str | Path], wanted: Collection[str]) -> dict[str, np.ndarray]:
-        """The pictures named in `wanted`. Raises ValueError with the file's name."""
-        record: dict[str, np.ndarray] = {}
-        halves: tuple[Image.Image, ...] = ()
-        for k, (path, name) in enumerate(zip(pair, self._names, strict=True)):
-            if name not in wanted:
-                continue
-            with _naming(path):
-                if self._halves:
-                    halves = halves or _cut(load(path), self._halves)
-                image = halves[k] if halves else load(path)
-                record[name] = to_mask(image) if name in self._masks else to_array(image, self._channels, self._bits)
-        return record
-
-    def _seen(self, pair: Pair) -> tuple[MaskSummary, ...]:
-        record = self._read(pair, self._masks)
-        return tuple(MaskSummary.of(record[name]) for name in self._masks)
-
-    def _found(self, pair: Pair) -> _Found:
-        record = self._read(pair, self._names)
-        (h, w, _), (h2, w2, _) = shapes = tuple(record[name].shape for name in self._names)
-        if not same_aspect((h, w), (h2, w2)):
-            raise ValueError(f"{pair[0]} ({w}x{h}) and {pair[1]} ({w2}x{h2}) differ in aspect ratio")
-        return interned(_Found(shapes, tuple(MaskSummary.of(record[name]) for name in self._masks)))
+    def _told(self, pair: Pair, fault: str) -> tuple[str, str]:
+        """(file, fault) of a message that begins with the file's name."""
+        for file in (pair[0], *pair[1]):
+            where = one_line(called(self._tree, file))
+            if one_line(fault).startswith(f"{where} "):
+                return where, one_line(fault).removeprefix(f"{where} ")
+        return one_line(called(self._tree, pair[0])), one_line(fault)
 
 
-@contextmanager
-def _naming(path: str | Path) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        raise ValueError(f"{path} cannot be read: {str(error) or type(error).__name__}") from error
+def _files(pair: Pair, k: int) -> tuple[str, ...]:
+    return pair[1] if k else (pair[0],)
 
 
-def _told(pair: Pair, fault: str) -> tuple[str, str]:
-    """(file, fault) of a message that begins with the file's name."""
-    for file in map(one_line, pair):
-        if fault.startswith(f"{file} "):
-            return file, fault.removeprefix(f"{file} ")
-    return one_line(pair[0]), fault
+def _groups(pairs: Sequence[Pair], folder: str, group: str) -> list[str]:
+    """The group of each pair, by its first file's name; [] without groups."""
+    if not group:
+        return []
+    pattern = compiled(group, "data.group")
+    found = [taken(pattern, first.removeprefix(f"{folder}/") if folder else first) for first, _ in pairs]
+    if None in found:
+        raise UserError(f"{one_line(pairs[found.index(None)][0])} does not match data.group={group!r}")
+    return [name for name in found if name]
+
+
+def _how(
+    tree: Tree, train: tuple[str, ...], test: tuple[str, ...] | None, count: int, held: int, unused: Sequence[str]
+) -> str:
+    """How the tree was read, in one line."""
+    dirs = " and ".join(dict.fromkeys(folder or "." for folder in train))
+    share = f"{held:,} of them" if held else "none"
+    of_test = " and ".join(dict.fromkeys(test)) if test else share
+    line = f"{tree.where}: training on {many(count, 'pair')} of {dirs}; held out: {of_test}"
+    return one_line(line) + unused_told(unused)
 
 
 def _cut(image: Image.Image, halves: str) -> tuple[Image.Image, Image.Image]:
@@ -236,69 +424,66 @@ def _cut(image: Image.Image, halves: str) -> tuple[Image.Image, Image.Image]:
     return image.crop((0, 0, width, height // 2)), image.crop((0, height // 2, width, height))
 
 
-def _whole_dirs(top: Path) -> tuple[tuple[Path, ...], tuple[Path, ...] | None]:
-    """((training folder,), (test folder,) or None) of pictures with both halves."""
-    train, test = split_folders(top)
-    return (train,), (test,) if test else None
+def _whole_dirs(
+    tree: Tree, pictures: Sequence[str], *, wanted: tuple[str, ...]
+) -> tuple[tuple[str, ...], list[tuple[str, ...]], list[str]]:
+    """((training folder,), [(test folder,), ...], what is not used) of pictures with both halves."""
+    folders = sorted({top_of(name) for name in pictures} - {""})
+    deep = {top_of(name) for name in pictures if name.count("/") > 1}
+    splits = named_splits(wanted, folders, tree.where) if wanted else splits_among(folders, deep)
+    return (splits.train,), [(name,) for name in splits.tests], [f"{name}/" for name in splits.beside]
 
 
-def _folder_dirs(top: Path, folders: tuple[str, str]) -> tuple[tuple[Path, ...], tuple[Path, ...] | None]:
-    """(both folders of training pictures, both folders of test pictures or None)."""
-
-    def there(*dirs: Path) -> tuple[Path, ...] | None:
-        return dirs if all(map(os.path.isdir, dirs)) else None
-
-    def split_first(split: str) -> tuple[Path, ...] | None:
-        return there(*(top / split / folder for folder in folders))
-
-    def folder_first(split: str) -> tuple[Path, ...] | None:
-        return there(*(top / folder / split for folder in folders))
-
-    for parent, of_split in ((top, split_first), (top / folders[0], folder_first)):
-        there_are = {path.name.lower(): path.name for path in subfolders(parent)} if os.path.isdir(parent) else {}
-        trains, tests = (
-            [
-                dirs
-                for name in names
-                if name in there_are and (dirs := of_split(there_are[name])) and holds_images(dirs[0])
-            ]
-            for names in (TRAIN_NAMES, TEST_NAMES)
-        )
-        if trains:
-            return trains[0], tests[0] if tests else None
-    if plain := there(*(top / folder for folder in folders)):
-        return plain, None
-    inside = [one_line(path.name) for path in subfolders(top)]
+def _folder_dirs(
+    tree: Tree, pictures: Sequence[str], *, folders: tuple[str, str], wanted: tuple[str, ...]
+) -> tuple[tuple[str, ...], list[tuple[str, ...]], list[str]]:
+    """(both folders of training pictures, both folders of each split that may be held out, what is not used)."""
+    filled = {name.rpartition("/")[0] for name in pictures}
+    filled |= {parent for folder in list(filled) for parent in _above(folder)}
+    top = ""
+    while True:
+        if found := _folder_dirs_in(tree, top, filled, folders, wanted):
+            return found
+        if not (inner := only_folder(below(pictures, top))):
+            break
+        top = f"{top}/{inner}" if top else inner
+    if wanted:
+        raise UserError(f"data.splits={wanted}: {one_line(tree.where)} holds no such folders of pairs")
+    inside = [one_line(name) for name in folders_in(tree, "")]
     raise UserError(
-        f"{top} holds no folders {folders[0]!r} and {folders[1]!r}, nor does a folder train/ in it "
+        f"{one_line(tree.where)} holds no folders {folders[0]!r} and {folders[1]!r}, nor does a folder train/ in it "
         f"(it holds {', '.join(inside[:8]) or 'no folders'}): name both with data.folders"
     )
 
 
-def _pairs(dirs: tuple[Path, ...], suffixes: tuple[str, str]) -> tuple[list[Pair], list[tuple[str, str]]]:
-    """(pairs sorted by the first file, (file, fault) of each file without a partner)."""
-    if len(dirs) == 1:
-        return [(path, path) for path in images_below(dirs[0])], []
-    files = [images_below(folder) for folder in dirs]
-    if dirs[0] == dirs[1]:  # a file belongs to its longest matching suffix
-        short, long = sorted((0, 1), key=lambda k: len(suffixes[k]))
-        files[long] = [path for path in files[long] if path.stem.endswith(suffixes[long])]
-        rest = set(files[short]) - set(files[long])
-        files[short] = [path for path in files[short] if path in rest and path.stem.endswith(suffixes[short])]
-    lone: list[tuple[Path, str]] = []
-    first, second = (_by_name(*each, lone) for each in zip(files, dirs, suffixes, strict=True))
-    lone += [(path, f"has no partner in {dirs[1]}") for name, path in first.items() if name not in second]
-    lone += [(path, f"has no partner in {dirs[0]}") for name, path in second.items() if name not in first]
-    pairs = sorted((path, second[name]) for name, path in first.items() if name in second)
-    return pairs, [(one_line(path), one_line(why)) for path, why in lone]
+def _folder_dirs_in(
+    tree: Tree, top: str, filled: Collection[str], folders: tuple[str, str], wanted: tuple[str, ...]
+) -> tuple[tuple[str, ...], list[tuple[str, ...]], list[str]] | None:
+    """`_folder_dirs` in the folder `top`; None if they are not there. filled: folders with pictures below them."""
+    known = set(tree.folders) | {""}
+
+    def joined(*parts: str) -> str:
+        return "/".join(part for part in (top, *parts) if part not in ("", "."))
+
+    for parent, form in (("", "split first"), (folders[0], "folder first")):
+        found = {}
+        for name in folders_in(tree, joined(parent)):
+            dirs = tuple(joined(name, one) if form == "split first" else joined(one, name) for one in folders)
+            if set(dirs) <= known and dirs[0] in filled:
+                found[name] = dirs
+        if wanted and found and {name.lower() for name in wanted} <= {name.lower() for name in found}:
+            splits = named_splits(wanted, list(found), tree.where)
+        else:
+            splits = splits_among([name for name in found if split_kind(name)], set())
+            if wanted or not splits.train:
+                continue
+        beside = [f"{name}/" for name in (*splits.beside, *(name for name in found if not split_kind(name)))]
+        return found[splits.train], [found[name] for name in splits.tests], list(dict.fromkeys(beside))
+    plain = tuple(joined(folder) for folder in folders)
+    return None if wanted or not set(plain) <= known else (plain, [], [])
 
 
-def _by_name(files: Iterable[Path], folder: Path, suffix: str, lone: list[tuple[Path, str]]) -> dict[str, Path]:
-    """Base name below `folder` -> file. Duplicates of a base name are appended to `lone`, all but the first."""
-    found: dict[str, Path] = {}
-    for path in files:
-        name = unicodedata.normalize("NFC", str(path.relative_to(folder).with_suffix("")))
-        other = found.setdefault(name.removesuffix(suffix), path)
-        if other is not path:
-            lone.append((path, f"has the same base name as {other}"))
-    return found
+def _above(folder: str) -> list[str]:
+    """The folders that a folder is in, the top too."""
+    parts = folder.split("/")
+    return ["/".join(parts[:k]) for k in range(len(parts))]
