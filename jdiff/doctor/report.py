@@ -122,7 +122,7 @@ def _numbers(findings: Findings) -> list[tuple[str, str]]:
     if findings.farthest:
         names = listed([f"{one.name} ({one.why})" for one in findings.farthest])
         found.append(("farthest", f"from the rest are {names}"))
-    return found + [("source says", note) for note in findings.notes]
+    return found
 
 
 def _picture(picture: PictureNumbers) -> list[tuple[str, str]]:
