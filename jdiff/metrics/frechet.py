@@ -1,27 +1,136 @@
-"""The Frechet distance between feature distributions."""
+"""The Frechet distance between Gaussians fitted to features; FID if these are Inception's.
+
+    d^2 = |mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2))
+
+(Heusel et al., arXiv 1706.08500, eq. 6). With factors S = L L^T, the eigenvalues of (S_a S_b)^(1/2) are the singular
+values of L_a^T L_b, so the trace is real and needs no root of a matrix that is not symmetric. L has as many columns as
+S has rank: eigenvalues within rounding of 0 are left out, where a general matrix root takes the roots of their rounding
+errors, 1e-8 of the largest root each.
+"""
+
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from jdiff.common.errors import UserError
+from jdiff.metrics import moments
+from jdiff.metrics.checks import checked, checked_reference, same_dimensions
+from jdiff.metrics.moments import Moments
 
-def frechet_distance(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> float:
-    """|mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)), the squared 2-Wasserstein distance of Gaussians fitted to a
-    and b; FID if these are Inception features (Heusel et al., arXiv 1706.08500, eq. 6).
 
-    In float64 with unbiased covariances. tr (S_a S_b)^(1/2) is the nuclear norm of S_a^(1/2) S_b^(1/2), so it stays
-    real for singular covariances. Raises ValueError unless both arrays have at least two rows, and equal d.
+class Frechet(NamedTuple):
+    """A squared distance in squared units of the features, its two parts, and the covariances' ranks."""
+
+    distance: float
+    of_means: float  # |mu_a - mu_b|^2
+    of_covariances: float  # tr(S_a + S_b - 2 (S_a S_b)^(1/2))
+    ranks: tuple[int, int]
+    dimensions: int
+
+    @property
+    def rank_deficient(self) -> bool:
+        """Whether a covariance is singular, as with fewer images than dimensions: exact for these two Gaussians, but
+        an estimate with a large bias of the distance between the distributions they were drawn from."""
+        return min(self.ranks) < self.dimensions
+
+
+def frechet_distance(a: Float[np.ndarray, "n _d"], b: Float[np.ndarray, "m _d"]) -> float:
+    """The squared Frechet distance of features a (generated) to b (reference), with unbiased covariances in float64.
+
+    Raises UserError unless both have at least two rows, finite values and equal d, and b's rows differ.
     """
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
-        raise ValueError(f"feature arrays must be [n >= 2, d] with one d; they are {a.shape} and {b.shape}")
-    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    cov_a, cov_b = np.atleast_2d(cov_a), np.atleast_2d(cov_b)
-    cross = np.linalg.norm(_root(cov_a) @ _root(cov_b), ord="nuc")
-    shift = a.mean(axis=0) - b.mean(axis=0)
-    return float(shift @ shift + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
+    a, b = checked(a, "generated", 2), checked_reference(b)
+    same_dimensions(generated=a, reference=b)
+    return frechet_of_moments(moments.of(a), moments.of(b)).distance
 
 
-def _root(covariance: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d d"]:
-    """The symmetric square root. Negative eigenvalues are rounding errors."""
-    values, vectors = np.linalg.eigh(covariance)
-    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+def frechet_of_moments(a: Moments, b: Moments) -> Frechet:
+    """The squared Frechet distance of two sets by their moments. Raises UserError for a count below 2."""
+    return frechet_of_gaussians(a.mean, a.covariance, b.mean, b.covariance)
+
+
+def frechet_of_gaussians(
+    mean_a: Float[np.ndarray, " _d"],
+    covariance_a: Float[np.ndarray, "_d _d"],
+    mean_b: Float[np.ndarray, " _d"],
+    covariance_b: Float[np.ndarray, "_d _d"],
+) -> Frechet:
+    """The squared Frechet distance of two Gaussians, as of files with mu and sigma.
+
+    Raises UserError for different dimensions, for values that are not finite and for a matrix that is no covariance.
+    """
+    if mean_a.shape != mean_b.shape:
+        raise UserError(f"statistics of {len(mean_a)} and {len(mean_b)} dimensions are of different features")
+    factor_a, factor_b = _factor(mean_a, covariance_a), _factor(mean_b, covariance_b)
+    shift = np.float64(mean_a) - mean_b
+    # 0 where a covariance is 0: numpy has no singular values of an empty matrix.
+    ranks = factor_a.shape[1], factor_b.shape[1]
+    cross = np.linalg.norm(factor_a.T @ factor_b, ord="nuc") if min(ranks) else 0.0
+    # tr(L L^T), so that a set has distance 0 to itself whatever was left out of the factors.
+    trace = np.sum(factor_a**2) + np.sum(factor_b**2)
+    of_means, of_covariances = float(shift @ shift), float(trace - 2 * cross)
+    return Frechet(of_means + of_covariances, of_means, of_covariances, ranks, len(shift))
+
+
+class Infinity(NamedTuple):
+    """The line distance(n) = limit + slope / n, and the points it was fitted to."""
+
+    limit: float
+    slope: float
+    standard_error: float  # of the limit, by the residuals; the points share images, so it is too small
+    counts: tuple[int, ...]
+    distances: tuple[float, ...]
+
+
+def frechet_infinity(
+    generated: Float[np.ndarray, "n _d"],
+    reference: Moments,
+    points: int = 15,
+    smallest: int | None = None,
+    seed: int = 0,
+) -> Infinity:
+    """The Frechet distance extrapolated to infinitely many generated images.
+
+    A least-squares line in 1/n through the distances of random subsets of `points` sizes, evenly spaced from
+    `smallest` (5,000, or a tenth of n where that is less, but at least 2 d) to n: Chong and Forsyth, arXiv 1911.07023,
+    where it is FID-infinity. The bias of order 1/n goes; that of the reference's own count stays. Raises UserError
+    where n leaves no three sizes above d, below which the bias is not linear in 1/n.
+    """
+    x = checked(generated, "generated", 2)
+    if points < 3:
+        raise ValueError(f"points={points}: a line with its error needs at least 3")
+    dimensions = x.shape[1]
+    smallest = max(min(5000, len(x) // 10), 2 * dimensions) if smallest is None else smallest
+    counts = np.unique(np.linspace(min(smallest, len(x)), len(x), points).astype(int))
+    if smallest <= dimensions or len(counts) < 3:
+        raise UserError(
+            f"the limit in 1/n needs subsets of more images than the features' {dimensions} dimensions; there are "
+            f"{len(x)} generated images and the smallest subset has {smallest}: give at least "
+            f"{2 * dimensions + points} images, or fewer dimensions"
+        )
+    rng = np.random.default_rng(seed)
+    subsets = (x[rng.choice(len(x), count, replace=False)] for count in counts)
+    distances = np.array([frechet_of_moments(moments.of(subset), reference).distance for subset in subsets])
+    design = np.stack([np.ones(len(counts)), 1 / counts], axis=1)
+    (limit, slope), residual = np.linalg.lstsq(design, distances)[:2]
+    variance = (float(residual[0]) if residual.size else 0.0) / (len(counts) - 2)
+    error = float(np.sqrt(variance * np.linalg.inv(design.T @ design)[0, 0]))
+    return Infinity(float(limit), float(slope), error, tuple(map(int, counts)), tuple(map(float, distances)))
+
+
+def _factor(mean: np.ndarray, covariance: np.ndarray) -> Float[np.ndarray, "d rank"]:
+    """L with L L^T = covariance, without the eigenvalues that are 0 within rounding."""
+    d = len(mean)
+    if covariance.shape != (d, d) or not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise UserError(
+            f"statistics must be finite, a mean [d] and a covariance [d, d]; they are {list(mean.shape)} and "
+            f"{list(covariance.shape)}{'' if covariance.shape != (d, d) else ' with values that are not finite'}"
+        )
+    values, vectors = np.linalg.eigh(np.float64(covariance))
+    largest = float(max(values[-1], 0))
+    # A file's sigma may be of float32 sums, whose rounding makes eigenvalues of -1e-7 of the largest.
+    if values[0] < -1e-4 * max(largest, np.finfo(float).tiny):
+        raise UserError(f"sigma is no covariance: it has the eigenvalue {values[0]:.3g}, and no variance is negative")
+    kept = values > d * np.finfo(float).eps * largest
+    return vectors[:, kept] * np.sqrt(values[kept])
