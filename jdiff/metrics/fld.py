@@ -15,6 +15,7 @@ nearest training image's squared distance over d, beside one wide component on t
 out of p afterwards.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -28,9 +29,12 @@ from jdiff.common.errors import UserError
 from jdiff.metrics.checks import checked, checked_reference, same_dimensions
 from jdiff.metrics.neighbours import squared_distances
 
-EPOCHS, LEARNING_RATE, BATCH = 50, 0.5, 10_000
+EPOCHS, BATCH = 50, 10_000
+OPTIMIZER = optax.adam(0.5)
 SHRINK = 0.9**2  # of squared distances to the wide component's centre
 RANGE = (-40.0, 20.0)  # of log variances: a copy's would fall without end
+
+Variances = tuple[Array, Array]  # logarithms, of the images' components and of the wide one
 
 
 class Gap(NamedTuple):
@@ -60,7 +64,7 @@ def generalisation_gap(
     same_dimensions(**sets)
     centre, spread = sets["held_out"].mean(axis=0, dtype=np.float64), sets["held_out"].std(axis=0, ddof=1)
     varies = spread > 0
-    g, x, y = ((np.float64(s)[:, varies] - centre[varies]) / spread[varies] for s in sets.values())
+    g, x, y = ((s[:, varies].astype(np.float64) - centre[varies]) / spread[varies] for s in sets.values())
     dimensions = x.shape[1]
     order = np.random.default_rng(seed).permutation(len(x))
     x = x[order]
@@ -78,24 +82,25 @@ def _fit(squared: np.ndarray, wide: np.ndarray, dimensions: int) -> np.ndarray:
     """Log variances [n] that maximise the mean log-likelihood of rows with squared distances [m, n]."""
     start = jnp.asarray(np.log((squared.min(axis=0) + 1e-3) / dimensions))
     params = (start, jnp.zeros(()))
-    optimizer = optax.adam(LEARNING_RATE)
+    state = OPTIMIZER.init(params)
+    for _ in range(EPOCHS):
+        for i in range(0, len(squared), BATCH):
+            params, state = _step(params, state, squared[i : i + BATCH], wide[i : i + BATCH], dimensions)
+    return np.asarray(params[0], np.float64)
 
-    def loss(params: tuple[Array, Array], squared: Array, wide: Array) -> Array:
+
+@partial(jax.jit, static_argnames="dimensions")
+def _step(
+    params: Variances, state: optax.OptState, squared: Array, wide: Array, dimensions: int
+) -> tuple[Variances, optax.OptState]:
+    def loss(params: Variances) -> Array:
         each = _log_normal(squared, params[0], dimensions) - jnp.log(squared.shape[1])
         beside = _log_normal(wide, params[1], dimensions)
         return -jnp.logaddexp(jax.nn.logsumexp(each, axis=1), beside).mean() / dimensions
 
-    @jax.jit
-    def step(params, state, squared, wide):
-        updates, state = optimizer.update(jax.grad(loss)(params, squared, wide), state)
-        log_variances, of_wide = optax.apply_updates(params, updates)
-        return (jnp.clip(log_variances, *RANGE), of_wide), state
-
-    state = optimizer.init(params)
-    for _ in range(EPOCHS):
-        for i in range(0, len(squared), BATCH):
-            params, state = step(params, state, squared[i : i + BATCH], wide[i : i + BATCH])
-    return np.asarray(params[0], np.float64)
+    updates, state = OPTIMIZER.update(jax.grad(loss)(params), state)
+    log_variances, of_wide = optax.apply_updates(params, updates)
+    return (jnp.clip(log_variances, *RANGE), of_wide), state
 
 
 def _nll(squared: np.ndarray, log_variances: np.ndarray, dimensions: int) -> float:

@@ -19,7 +19,7 @@ from jdiff.common.errors import UserError
 RADIUS = 5
 WINDOW = np.exp(-(np.arange(-RADIUS, RADIUS + 1) ** 2) / (2 * 1.5**2))
 WINDOW = WINDOW / WINDOW.sum()
-WEIGHTS = np.array([0.0448, 0.2856, 0.3001, 0.2363, 0.1333])  # of the scales, finest first
+WEIGHTS = np.array([0.0448, 0.2856, 0.3001, 0.2363, 0.1333])  # of the scales, finest first; their sum is 1.0001
 
 Images = Shaped[np.ndarray, "_n _h _w _c"]
 
@@ -63,7 +63,7 @@ def ms_ssim(images: Images, references: Images, data_range: float, scales: int =
         raise UserError(
             f"MS-SSIM of {scales} scales needs sides of at least {side}; these are {x.shape[1]}x{x.shape[2]}: {remedy}"
         )
-    weights = WEIGHTS[:scales] / WEIGHTS[:scales].sum()
+    weights = WEIGHTS if scales == len(WEIGHTS) else WEIGHTS[:scales] / WEIGHTS[:scales].sum()
     product = np.ones((len(x), x.shape[3]))
     for scale, weight in enumerate(weights):
         if scale:

@@ -53,14 +53,14 @@ def kid(
     for _ in range(subsets):
         rows_x = rng.choice(len(x), size, replace=False)
         rows_y = rng.choice(len(y), size, replace=False)
-        values.append(_mmd(_cubic, np.float64(x[rows_x]), np.float64(y[rows_y]), unbiased=True))
+        values.append(_mmd(_cubic, x[rows_x].astype(np.float64), y[rows_y].astype(np.float64), unbiased=True))
     return Kid(float(np.mean(values)), float(np.std(values)), subsets, size)
 
 
 def kernel_distance(generated: Float[np.ndarray, "n _d"], reference: Float[np.ndarray, "m _d"]) -> float:
     """KID's unbiased MMD^2 of all rows, without subsets."""
     x, y = _pair(generated, reference, 2)
-    return _mmd(_cubic, np.float64(x), np.float64(y), unbiased=True)
+    return _mmd(_cubic, x.astype(np.float64), y.astype(np.float64), unbiased=True)
 
 
 def cmmd(
@@ -86,7 +86,7 @@ def cmmd(
 
 def normalised(x: np.ndarray, name: str) -> Float[np.ndarray, "n d"]:
     """Rows divided by their Euclidean norms, in float64; raises UserError for a row of zeros."""
-    norms = np.linalg.norm(np.float64(x), axis=1, keepdims=True)
+    norms = np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
     if not norms.all():
         raise UserError(f"features of {name} image {int(np.argmin(norms))} are all 0 and cannot be normalised")
     return x / norms

@@ -52,7 +52,13 @@ def prdc(generated: Float[np.ndarray, "n _d"], reference: Float[np.ndarray, "m _
         inside[rows] += within.sum(axis=1)
         covered[columns] |= within.any(axis=0)
         recalled[columns] |= (squared <= radii_g[rows, None] * (1 + TIE)).any(axis=0)
-    return Prdc(*(float(x) for x in (precise.mean(), recalled.mean(), inside.mean() / k, covered.mean())), k=k)
+    return Prdc(
+        precision=float(precise.mean()),
+        recall=float(recalled.mean()),
+        density=float(inside.mean() / k),
+        coverage=float(covered.mean()),
+        k=k,
+    )
 
 
 def kth_distances(features: Float[np.ndarray, "n _d"], k: int) -> Float[np.ndarray, " n"]:

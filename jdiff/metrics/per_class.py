@@ -11,9 +11,9 @@ from jdiff.common.errors import UserError
 def per_class(
     distance: Callable[[np.ndarray, np.ndarray], float],
     generated: Float[np.ndarray, "n _d"],
-    labels: Int[np.ndarray, " n"],
+    labels: Int[np.ndarray, " _n"],
     reference: Float[np.ndarray, "m _d"],
-    reference_labels: Int[np.ndarray, " m"],
+    reference_labels: Int[np.ndarray, " _m"],
 ) -> dict[int, float]:
     """{class: distance(generated rows of it, reference rows of it)} over the classes of the generated images.
 

@@ -29,7 +29,7 @@ def mean(values: np.ndarray) -> float:
 
 
 def bootstrap_interval(
-    values: Float[np.ndarray, "n *_rest"],
+    values: Float[np.ndarray, "n ..."],
     statistic: Statistic = mean,
     level: float = 0.95,
     resamples: int = 1000,
@@ -47,8 +47,8 @@ def bootstrap_interval(
 
 
 def bootstrap_difference(
-    a: Float[np.ndarray, "n *_rest"],
-    b: Float[np.ndarray, "m *_rest"],
+    a: Float[np.ndarray, "n ..."],
+    b: Float[np.ndarray, "m ..."],
     statistic: Statistic = mean,
     paired: bool = True,
     level: float = 0.95,
