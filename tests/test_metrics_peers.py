@@ -1,4 +1,12 @@
-"""Each metric against other public implementations of it, on the same features; where they differ, who is right."""
+"""Each metric against other public implementations of it, on the same features; where they differ, who is right.
+
+torch-fidelity, pytorch-fid and clean-fid stand in no extra: they need torchvision, whose wheel fails to load beside a
+torch for CPUs, and transformers and diffusers fail with it where it is installed. Their metrics do without:
+pip install --no-deps torch-fidelity==0.4.0 pytorch-fid clean-fid
+"""
+
+import sys
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -20,6 +28,22 @@ def features() -> tuple[np.ndarray, np.ndarray]:
     mixing = rng.normal(size=(D, D)) / D**0.5
     generated = np.maximum(rng.normal(size=(N, D)) @ mixing + 0.6, 0)
     return generated, np.maximum(rng.normal(size=(M, D)) @ mixing * 1.1 + 0.5, 0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _without_torchvision():
+    """A stand-in for torchvision where it does not load; peers that imported it are forgotten afterwards."""
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, RuntimeError):
+        for name in ("", ".datasets", ".transforms", ".transforms.functional"):
+            sys.modules[f"torchvision{name}"] = mock.MagicMock()
+        yield
+        peers = "torchvision", "torch_fidelity", "cleanfid", "pytorch_fid"
+        for name in [name for name in sys.modules if name.split(".")[0] in peers]:
+            del sys.modules[name]
+    else:
+        yield
 
 
 def statistics(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

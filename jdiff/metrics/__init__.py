@@ -1,1 +1,1 @@
-"""Metrics of sets of images, computed from feature arrays."""
+"""Metrics as pure functions: of sets of images by their features [n, d] or moments, and of images by a reference."""

@@ -68,7 +68,7 @@ def generalisation_gap(
     dimensions = x.shape[1]
     order = np.random.default_rng(seed).permutation(len(x))
     x = x[order]
-    squared = squared_distances(x, g).astype(np.float32)
+    squared = squared_distances(x, g)
     wide = SHRINK * np.sum((x - x.mean(axis=0)) ** 2, axis=1).astype(np.float32)
     log_variances = _fit(squared, wide, dimensions)
     training_nll = _nll(squared, log_variances, dimensions)

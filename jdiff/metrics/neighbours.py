@@ -94,8 +94,8 @@ def nearest(queries: Float[np.ndarray, "n _d"], among: Float[np.ndarray, "m _d"]
 
 
 def squared_distances(x: Float[np.ndarray, "n _d"], y: Float[np.ndarray, "m _d"]) -> Float[np.ndarray, "n m"]:
-    """All squared distances between rows of x and y, at once in memory."""
-    squared = np.empty((len(x), len(y)))
+    """All squared distances between rows of x and y, at once in memory, rounded to float32."""
+    squared = np.empty((len(x), len(y)), np.float32)
     for rows, columns, block in _blocks(x, y):
         squared[rows, columns] = block
     return squared
