@@ -25,7 +25,8 @@ from pydicom.encaps import encapsulate  # noqa: E402
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut  # noqa: E402
 
 from jdiff.common.errors import UserError  # noqa: E402
-from jdiff.data import medical  # noqa: E402
+from jdiff.data import dicom, medical, volumes  # noqa: E402
+from jdiff.data import nifti as reader_of_nifti  # noqa: E402
 from jdiff.data.decode import Facts  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:::pydicom")  # of harmed files: jdiff tells what is wrong itself
@@ -167,7 +168,7 @@ def test_a_frame_of_a_large_file_is_read_alone(syntax, tmp_path, monkeypatch):
     content = of_frames(syntax)
     expected = pages(content)
     (tmp_path / "frames.dcm").write_bytes(content)
-    monkeypatch.setattr(medical, "READ_WHOLE", 0)
+    monkeypatch.setattr(dicom, "READ_WHOLE", 0)
     with open(tmp_path / "frames.dcm", "rb") as file:
         facts = DICOM.look(file)
         assert (facts.pages, facts.window) == (3, (-160, 239))
@@ -385,7 +386,7 @@ def test_a_missing_plugin_is_named_with_its_remedy(monkeypatch):
 
 @pytest.mark.parametrize(("kind", "library"), [("dicom", "pydicom"), ("nifti", "nibabel")])
 def test_a_missing_library_is_named_with_its_remedy(kind, library, monkeypatch):
-    medical._quietly.cache_clear()
+    volumes.quietly.cache_clear()
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(UserError, match=rf'{library}: pip install "jdiff-diffusion\[medical\]"'):
         medical.reader(kind, 2)
@@ -461,7 +462,7 @@ def test_a_volume_is_decompressed_once_for_its_slices(monkeypatch):
         read.append(len(got := original(self, wanted)))
         return got
 
-    monkeypatch.setattr(medical, "_volumes", type(medical._volumes)())
+    monkeypatch.setattr(reader_of_nifti, "_volumes", type(reader_of_nifti._volumes)())
     order = [(k, page) for k in range(2) for page in range(30)]
     random.Random(0).shuffle(order)
     volumes = [of_nibabel(content) for content in contents]
@@ -470,10 +471,10 @@ def test_a_volume_is_decompressed_once_for_its_slices(monkeypatch):
         expected = volumes[k][:, :, page]
         np.testing.assert_array_equal(NIFTI(BytesIO(contents[k]), page)[..., 0], expected)
     assert 2 * size <= sum(read) < 2.5 * size
-    monkeypatch.setattr(medical, "MOST_CACHED", size)
+    monkeypatch.setattr(reader_of_nifti, "MOST_CACHED", size)
     other = nifti(RNG.integers(0, 999, (40, 40, 30), np.int16), compress=True)
     NIFTI(BytesIO(other), 0)
-    assert len(medical._volumes) == 1
+    assert len(reader_of_nifti._volumes) == 1
 
 
 def faults_of_nifti():

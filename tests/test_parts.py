@@ -5,7 +5,7 @@ import numpy as np
 from jdiff.data.pipeline import fixed_batch
 from jdiff.data.resize import Resize
 from jdiff.data.sources import Picture
-from jdiff.data.sources.parts import MOST_BYTES, in_parts
+from jdiff.data.sources.in_parts import MOST_BYTES, in_parts
 from jdiff.data.views import View
 from tests.memory_source import Records
 

@@ -19,7 +19,7 @@ import numpy as np
 from jdiff.common.errors import UserError
 from jdiff.data.order import Order
 from jdiff.data.sources import Source
-from jdiff.data.sources.parts import in_parts
+from jdiff.data.sources.in_parts import in_parts
 
 Batch = dict[str, Any]
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jdiff.data.sources import Source
-from jdiff.data.sources.parts import record_bytes
+from jdiff.data.sources.in_parts import record_bytes
 from jdiff.data.sources.wrapped import Wrapped
 
 OVERHEAD = 512  # bytes per record besides its arrays' data

@@ -20,7 +20,7 @@ from jdiff.common.errors import UserError, first_line
 from jdiff.common.paths import expanded
 from jdiff.data.sources import Picture, Shape, Source, SplitMissingError
 from jdiff.data.sources.files import Progress, ahead, no_progress
-from jdiff.data.sources.parts import MOST_BYTES, decoded_bytes
+from jdiff.data.sources.in_parts import MOST_BYTES, decoded_bytes
 
 INDEX = "index.json"
 FORMAT = "jdiff packed records"

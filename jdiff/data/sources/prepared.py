@@ -8,7 +8,7 @@ import numpy as np
 from jdiff.common.errors import UserError
 from jdiff.data import buckets
 from jdiff.data.sources import Picture, Shape, Source
-from jdiff.data.sources.parts import in_parts
+from jdiff.data.sources.in_parts import in_parts
 from jdiff.data.sources.wrapped import Wrapped
 from jdiff.data.views import View
 

@@ -9,7 +9,7 @@ import numpy as np
 from jdiff.common.errors import UserError
 from jdiff.data.sources import Picture, Shape, Source
 from jdiff.data.sources.files import LeftOut
-from jdiff.data.sources.parts import in_parts
+from jdiff.data.sources.in_parts import in_parts
 
 
 @runtime_checkable
