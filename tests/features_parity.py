@@ -4,6 +4,7 @@ A difference is the largest |ours - theirs| over the largest |theirs|.
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,23 +19,27 @@ from jdiff.interop.features.rows import Row
 from jdiff.interop.table import Entry, their_shape
 
 SIDES = (32, 96, 299, 512)
-# Operators that torchvision declares to torch in a library of its own. A wheel of torchvision beside a build of torch
-# that it was not made for cannot load that library, and cannot be imported unless they are declared.
+# Where the peers are that need torchvision. In the environment itself it would be found by transformers and diffusers,
+# which cannot be imported beside a torchvision that cannot.
+PEERS = Path(os.environ.get("JDIFF_TEST_PEERS", Path(__file__).parents[1] / ".peers"))
+# A wheel of torchvision that was made for another build of torch cannot load its operators, and cannot be imported
+# unless they are declared. No test calls them.
 OPERATORS = {
     "nms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "roi_align": "(Tensor a, Tensor b, float c, int d, int e, int f, bool g) -> Tensor",
-    "roi_pool": "(Tensor a, Tensor b, float c, int d, int e) -> (Tensor, Tensor)",
-    "ps_roi_align": "(Tensor a, Tensor b, float c, int d, int e, int f) -> (Tensor, Tensor)",
-    "ps_roi_pool": "(Tensor a, Tensor b, float c, int d, int e) -> (Tensor, Tensor)",
 }
 _declared: list[Any] = []
 
 
 def peer(name: str) -> ModuleType:
-    """A library built on torch and torchvision; the test is skipped where one of the three is not installed."""
+    """A library built on torch and torchvision; the test is skipped where one of the three is not installed:
+
+    pip install --no-deps --target .peers torchvision pytorch-fid torch-fidelity lpips timm
+    """
     torch = pytest.importorskip("torch")
     torch.set_num_threads(1)
+    if PEERS.is_dir() and str(PEERS) not in sys.path:
+        sys.path.append(str(PEERS))
     try:
         importlib.import_module("torchvision")
     except ImportError:
@@ -45,7 +50,8 @@ def peer(name: str) -> ModuleType:
         library = torch.library.Library("torchvision", "DEF")
         for operator, signature in OPERATORS.items():
             library.define(operator + signature)
-        _declared.append(library)
+        _declared.append(library)  # they last as long as it
+        importlib.import_module("torchvision")
     return pytest.importorskip(name)
 
 

@@ -36,8 +36,8 @@ def load_inception(path: str | Path, input: Input = inception_networks.TF1) -> E
     Raises UserError where the file is missing, damaged, or holds other tensors; so do all of these functions.
     """
     network = inception_networks.Inception()
-    shapes = _shapes(network, inception_networks.SIDE)
     tensors = files.read(path, inception_rows.SOURCE)
+    shapes = _shapes(network, inception_networks.SIDE)
     unfit = f"{path} does not hold FID's Inception of 2015-12-05"
     wanted = inception_rows.rows(tensors, shapes)
     params = rows.to_params(tensors, wanted, shapes, unfit, inception_rows.IGNORED)
@@ -50,8 +50,8 @@ def load_dinov2(name: str, path: str | Path, input: Input = dinov2_networks.DGM_
     dinov2_vitb14 or dinov2_vitl14, or one of these with _reg.
     """
     network = _known(name, dinov2_networks.NETWORKS)
-    shapes = _shapes(network, network.patch_size * network.grid)
     tensors = files.read(path, dinov2_rows.source(name))
+    shapes = _shapes(network, network.patch_size * network.grid)
     wanted = dinov2_rows.rows(network, tensors)
     params = rows.to_params(tensors, wanted, shapes, f"{path} does not hold {name}", dinov2_rows.IGNORED)
     return _one_layer(name, "class_token", network.features, network, params, input)
@@ -62,8 +62,8 @@ def load_clip_vision(name: str, path: str | Path, input: Input | None = None) ->
     clip-vit-large-patch14 or clip-vit-large-patch14-336. input: CMMD's where None.
     """
     network = _known(name, clip_networks.NETWORKS)
-    shapes = _shapes(network, network.side)
     tensors = files.read(path, clip_rows.source(name))
+    shapes = _shapes(network, network.side)
     unfit = f"{path} does not hold {name}"
     params = rows.to_params(tensors, clip_rows.rows(network), shapes, unfit, clip_rows.IGNORED)
     return _one_layer(name, "projection", network.projection, network, params, input or clip_networks.cmmd(network))
@@ -74,16 +74,17 @@ def load_lpips(
 ) -> tuple[LPIPS, PyTree, str]:
     """(network, its parameters, their sha256). The network is a distance, so it has no `Extractor`."""
     network = LPIPS(tower)
+    of_tower = files.read(tower_path, tower_source := lpips_rows.TOWERS[tower])
+    of_heads = files.read(heads_path, heads_source := lpips_rows.HEADS[tower])
     shapes = _shapes(network, 64, inputs=2)
-    parts: list[tuple[str | Path, files.Source, Any, bool]] = [
-        (tower_path, lpips_rows.TOWERS[tower], lpips_rows.tower_rows(tower), True),
-        (heads_path, lpips_rows.HEADS[tower], lpips_rows.head_rows(), False),
-    ]
     params: dict[str, Any] = {}
-    for path, source, wanted, of_tower in parts:
-        of_part = {name: shape for name, shape in shapes.items() if name.startswith("tower/") == of_tower}
+    for path, source, tensors, wanted in (
+        (tower_path, tower_source, of_tower, [*lpips_rows.tower_rows(tower)]),
+        (heads_path, heads_source, of_heads, [*lpips_rows.head_rows()]),
+    ):
+        part = {row.ours: shapes[row.ours] for row in wanted}
         unfit = f"{path} does not hold {source.what}"
-        params |= rows.to_params(files.read(path, source), wanted, of_part, unfit, lpips_rows.IGNORED)
+        params |= rows.to_params(tensors, wanted, part, unfit, lpips_rows.IGNORED)
     return network, params, rows.sha256(params)
 
 

@@ -181,12 +181,12 @@ class MixedE(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w f"]:
         ones = _conv(320, 1, "branch1x1", x)
         once = _conv(384, 1, "branch3x3_1", x)
-        once = [_conv(384, (1, 3), "branch3x3_2a", once), _conv(384, (3, 1), "branch3x3_2b", once)]
+        once_split = [_conv(384, (1, 3), "branch3x3_2a", once), _conv(384, (3, 1), "branch3x3_2b", once)]
         twice = _conv(448, 1, "branch3x3dbl_1", x)
         twice = _conv(384, 3, "branch3x3dbl_2", twice)
-        twice = [_conv(384, (1, 3), "branch3x3dbl_3a", twice), _conv(384, (3, 1), "branch3x3dbl_3b", twice)]
+        twice_split = [_conv(384, (1, 3), "branch3x3dbl_3a", twice), _conv(384, (3, 1), "branch3x3dbl_3b", twice)]
         pooled = _avg_pool(x) if self.pool == "avg" else nn.max_pool(x, (3, 3), (1, 1), "SAME")
-        return jnp.concatenate([ones, *once, *twice, _conv(192, 1, "branch_pool", pooled)], axis=-1)
+        return jnp.concatenate([ones, *once_split, *twice_split, _conv(192, 1, "branch_pool", pooled)], axis=-1)
 
 
 def _conv(

@@ -30,8 +30,11 @@ class Input:
     @property
     def range(self) -> tuple[Triple, Triple]:
         """The input's values of black and of white."""
-        low, high = (tuple((value - o) / s for o, s in zip(self.offset, self.scale, strict=True)) for value in (0, 255))
-        return low, high
+        return self._of(0), self._of(255)
+
+    def _of(self, value: float) -> Triple:
+        red, green, blue = ((value - o) / s for o, s in zip(self.offset, self.scale, strict=True))
+        return red, green, blue
 
     def __call__(self, images: UInt8[Array, "b h w c"]) -> Float[Array, "b s s 3"]:
         """The network's input. Grey images become three equal channels. Raises ValueError unless c is 1 or 3."""
@@ -78,8 +81,12 @@ def _middle(images: Array) -> Array:
 
 def of_unit_range(mean: Triple, std: Triple) -> tuple[Triple, Triple]:
     """(offset, scale) for a mean and standard deviation of images of [0, 1]."""
-    offset, scale = (tuple(255 * value for value in values) for values in (mean, std))
-    return offset, scale
+    return _times_255(mean), _times_255(std)
+
+
+def _times_255(values: Triple) -> Triple:
+    red, green, blue = values
+    return 255 * red, 255 * green, 255 * blue
 
 
 IMAGENET = of_unit_range((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
