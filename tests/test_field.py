@@ -29,12 +29,10 @@ def read(field, tmp_path):
     """read(name, *options): (what --mode=inspect says of a folder, what training says, the trained model)."""
 
     def read(name, *options, size=16):
-        options = _options(field, name, size, options)
-        looked = run_here("--mode=inspect", *options, "--workdir=look", cwd=tmp_path)
-        assert looked.status == 0, looked.err
+        options, looked = looked_at(field / name, size, options, tmp_path)
         trained = run_here(*options, *SHORT, "--workdir=run", cwd=tmp_path)
         assert trained.status == 0, trained.err
-        return looked.out, trained.out, jdiff.load(tmp_path / "run")
+        return looked, trained.out, jdiff.load(tmp_path / "run")
 
     return read
 
@@ -44,21 +42,22 @@ def seen(field, tmp_path):
     """seen(name, *options): (what --mode=inspect says of a folder, what its sources say, the config they resolve)."""
 
     def seen(name, *options, size=16):
-        options = _options(field, name, size, options)
-        looked = run_here("--mode=inspect", *options, "--workdir=look", cwd=tmp_path)
-        assert looked.status == 0, looked.err
+        options, looked = looked_at(field / name, size, options, tmp_path)
         settings = override(load("folder"), options[1:])
         train, held_out = from_config.sources(settings)
         notes = (*train.notes, *(held_out.notes if held_out else ()))
-        return looked.out, "\n".join(notes), resolve(settings, train)
+        return looked, "\n".join(notes), resolve(settings, train)
 
     return seen
 
 
-def _options(field, name, size, options):
-    folder = f"--config.data.dir={field / name}"
-    quiet = "--config.log.progress=false"
-    return (config("folder"), folder, f"--config.data.image_size={size}", quiet, *options)
+def looked_at(folder, size, options, cwd):
+    """(the arguments of commands on a folder, what --mode=inspect says of it)."""
+    data = (f"--config.data.dir={folder}", f"--config.data.image_size={size}", "--config.log.progress=false")
+    arguments = (config("folder"), *data, *options)
+    looked = run_here("--mode=inspect", *arguments, "--workdir=look", cwd=cwd)
+    assert looked.status == 0, looked.err
+    return arguments, looked.out
 
 
 def both(looked, trained, words):

@@ -24,13 +24,13 @@ from PIL import Image, PngImagePlugin
 
 import jdiff.data.decode
 from jdiff.common.errors import UserError
+from jdiff.common.words import one_line
 from jdiff.data.decode import MOST_PIXELS, Reader
 from jdiff.data.pipeline import train_batches
 from jdiff.data.resize import Resize
 from jdiff.data.sources import Picture
 from jdiff.data.sources.folder import Folder
 from jdiff.data.sources.pairs import Pairs
-from jdiff.data.trees import one_line
 from jdiff.data.views import View
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's, of what is damaged

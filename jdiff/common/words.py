@@ -1,4 +1,4 @@
-"""Numbers and lists in words."""
+"""Numbers, lists and names in words."""
 
 from collections.abc import Sequence
 
@@ -27,3 +27,8 @@ def listed(names: Sequence[str], most: int = 3, of: int = 0) -> str:
     rest = max(of, len(names)) - most
     shown = ", ".join(names[:most])
     return f"{shown} and {rest:,} more" if rest > 0 else shown
+
+
+def one_line(text: object) -> str:
+    """`text` with unprintable characters escaped: file names may hold line ends, escape codes or lone surrogates."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))

@@ -6,19 +6,17 @@ from typing import Any
 
 from jdiff.common.errors import UserError, first_line
 from jdiff.common.names import nearest
-from jdiff.common.words import listed, many
+from jdiff.common.words import listed, many, one_line
 from jdiff.data import layout
+from jdiff.data.labels import HIDDEN, NO_LABELS, most_labels
 from jdiff.data.metadata import one_caption
-from jdiff.data.trees import one_line
 
 IMAGES = ("image", "img", "picture", "pixels")  # in any case, as are the others
 LABELS = ("label", "labels")
 TEXTS = ("text", "caption", "captions", "prompt")
 STRINGS = ("string", "large_string")
-NO_LABELS = "none"  # of data.labels
 MOST_CLASSES = 1000  # a plain column of more values is taken for classes where it is named
 FEWEST_OF_A_CLASS = 2  # rows on average, likewise
-HIDDEN = -1  # a class number that stands for none
 
 Labels = list[tuple[str, ...] | None]  # the classes of each row; None: missing
 
@@ -191,10 +189,9 @@ def classes_of(feature: Any, labels: Labels) -> tuple[str, ...]:
     return tuple(sorted(found, key=int)) if "int" in _dtype(inner) else layout.in_order(found)
 
 
-def most_labels(labels: Labels) -> int:
-    """1, or the largest number of labels of a row (2 at least, where a row may have none)."""
-    counts = {len(several) for several in labels if several is not None}
-    return 1 if counts <= {1} else max(2, *counts)
+def _given(labels: Labels) -> list[tuple[str, ...]]:
+    """The classes of the rows that are not missing."""
+    return [several for several in labels if several is not None]
 
 
 def texts_of(data: Any, column: str) -> list[str | None]:
@@ -236,7 +233,7 @@ class Training:
         labels = labels_of(data, fields.label) if fields.label else []
         classes = classes_of(data.features[fields.label], labels) if fields.label else ()
         read = (*fields.pictures.values(), fields.label, fields.text, *scalars)
-        return cls(name, fields, classes, most_labels(labels) if labels else 1, tuple(filter(None, read)))
+        return cls(name, fields, classes, most_labels(_given(labels)), tuple(filter(None, read)))
 
     def why_not(self, data: Any) -> str:
         """What keeps another split from being held out; "" if nothing does."""
@@ -248,7 +245,7 @@ class Training:
                 return "hidden labels"
             if unknown := sorted({name for several in labels for name in several or ()} - set(self.classes)):
                 return f"classes that {self.name} lacks: {listed(unknown)}"
-            if (most := most_labels(labels)) > self.most:
+            if (most := most_labels(_given(labels))) > self.most:
                 return f"images of {most} labels, where {self.name} has at most {self.most}"
         if self.fields.text and not any(texts_of(data, self.fields.text)):
             return "no captions"

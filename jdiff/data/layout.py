@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 
 from jdiff.common.errors import UserError
 from jdiff.common.names import nearest
-from jdiff.data.trees import one_line
+from jdiff.common.words import one_line
 
 TRAIN_NAMES = ("train", "training")  # of folders and splits, in any case
 TEST_NAMES = ("test", "testing", "val", "valid", "validation")  # the first one present is the test split

@@ -9,13 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from jdiff.common.errors import UserError
-from jdiff.common.words import listed, many
+from jdiff.common.words import listed, many, one_line
 from jdiff.data import layout, metadata, sidecars
+from jdiff.data.labels import HIDDEN, NO_LABELS, OF_FOLDERS, most_labels
 from jdiff.data.metadata import Columns, Entry, Metadata
-from jdiff.data.trees import Tree, called, one_line, read_bytes
+from jdiff.data.trees import Tree, called, read_bytes
 
-OF_FOLDERS, NO_LABELS = "folders", "none"  # of data.labels
-HIDDEN = "-1"  # the label of an image whose class its makers keep to themselves
 DATASET = "dataset.json"  # of EDM's and StyleGAN's data sets
 
 NOTHING = Columns()
@@ -74,9 +73,8 @@ class Part:
 
     @property
     def most_labels(self) -> int:
-        """1, or the largest number of labels of an image (2 at least, where an image may have none)."""
-        counts = {len(several) for several in self.labels.values()}
-        return 1 if counts <= {1} else max(2, *counts)
+        """1, or the largest number of labels of an image: see jdiff.data.labels.most_labels."""
+        return most_labels(self.labels.values())
 
     @property
     def has_texts(self) -> bool:
@@ -102,19 +100,19 @@ class Parts:
         classes = "no classes"
         if train.labels:
             classes = f"{many(len(train.classes), 'class', 'classes')} from {train.label_source}"
-        share = "none"
-        if held:
-            share = f"{held:,} of them" + (", whole groups" if whole_groups else "")
         where = f"{self.folder}/: " if self.folder else ""
-        line = f"{self.where}: training on {where}{many(len(train.images), 'image')}, "
-        line += f"{classes}{', captions' if train.has_texts else ''}; held out: "
-        line += f"{PurePosixPath(self.test.folder).name}/" if self.test else share
-        return one_line(line) + unused_told(self.unused)
+        what = f"{where}{many(len(train.images), 'image')}, {classes}{', captions' if train.has_texts else ''}"
+        test = f"{PurePosixPath(self.test.folder).name}/" if self.test else ""
+        return read_as(self.where, what, test, held, self.unused, whole_groups=whole_groups)
 
 
-def unused_told(unused: Sequence[str]) -> str:
-    """The end of a line on how data were read."""
-    return f"; not used: {', '.join(map(one_line, unused))}; data.splits chooses" if unused else ""
+def read_as(where: str, what: str, test: str, held: int, unused: Sequence[str], *, whole_groups: bool = False) -> str:
+    """How data were read, in one line. where: their name. what: is trained on. test: the split that is held out, "" for
+    `held` of the others. unused: other splits, and why.
+    """
+    share = f"{held:,} of them{', whole groups' * whole_groups}" if held else "none"
+    rest = f"; not used: {', '.join(unused)}; data.splits chooses" if unused else ""
+    return one_line(f"{where}: training on {what}; held out: {test or share}{rest}")
 
 
 def parts_of(tree: Tree, images: Sequence[str], wanted: Wanted) -> Parts:
@@ -242,12 +240,12 @@ def _labels(
         return {}, "", []
     if wanted.labels not in ("", OF_FOLDERS):
         named = {image: entry.labels for image, entry in entries.items()}
-        hidden = [image for image, names in named.items() if names == (HIDDEN,)]
+        hidden = [image for image, names in named.items() if names == (str(HIDDEN),)]
         if hidden and len(hidden) == len(named):
             notes.append(f"{called(tree, folder)}: all labels of {wanted.labels!r} are {HIDDEN}, which is none")
             return {}, "", []
         faults = [f"{one_line(called(tree, image))} has the label {HIDDEN}, which is none" for image in hidden]
-        kept = {image: names for image, names in named.items() if names != (HIDDEN,)}
+        kept = {image: names for image, names in named.items() if names != (str(HIDDEN),)}
         return kept, f"the column {wanted.labels!r}", faults
     if not wanted.labels:
         for place in places:
@@ -255,7 +253,7 @@ def _labels(
                 labels = _of_dataset(tree, file, place, images, notes)
                 return (labels, DATASET, _missing(tree, images, labels, file)) if labels else ({}, "", [])
         labels_beside, faults = sidecars.classes(tree, images)
-        labels_beside = {image: name for image, name in labels_beside.items() if name != HIDDEN}
+        labels_beside = {image: name for image, name in labels_beside.items() if name != str(HIDDEN)}
         if labels_beside:
             return {image: (name,) for image, name in labels_beside.items()}, "the .cls files beside images", faults
     if wanted.medical and wanted.labels != OF_FOLDERS:
@@ -366,11 +364,11 @@ def _of_dataset(tree: Tree, file: str, place: str, images: Sequence[str], notes:
     if any(isinstance(label, bool) or not isinstance(label, int) for label in pairs.values()):
         notes.append(f"{one_line(where)}: its labels are not whole numbers, and none is read")
         return {}
-    if set(pairs.values()) == {int(HIDDEN)}:
+    if set(pairs.values()) == {HIDDEN}:
         notes.append(f"{one_line(where)}: all its labels are {HIDDEN}, which is none")
         return {}
     prefix = f"{place}/" if place else ""
-    labels = {_slashed(name): str(label) for name, label in pairs.items() if str(label) != HIDDEN}
+    labels = {_slashed(name): str(label) for name, label in pairs.items() if label != HIDDEN}
     found: Labels = {
         image: (labels[name],) for image in images if (name := _slashed(image.removeprefix(prefix))) in labels
     }

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from jdiff.common.errors import UserError
 from jdiff.common.names import nearest
+from jdiff.common.words import one_line
 from jdiff.data.layout import TRAIN_NAMES, split_kind, splits_among
-from jdiff.data.parts import unused_told
-from jdiff.data.trees import one_line
+from jdiff.data.parts import read_as
 
 
 @dataclass(frozen=True)
@@ -21,16 +21,14 @@ class Chosen:
     unused: tuple[str, ...] = ()
     only: bool = False
 
-    def told(self, where: str, count: int, what: str, held: int | None) -> str:
+    def told(self, where: str, count: int, what: str, held: int) -> str:
         """How the data set was read, in one line.
 
         where: its name. count: images of the split that is trained on. what: their classes and captions. held: how many
         of them are held out where no split is.
         """
-        line = f"{where}: training on {self.train}{', the only split' if self.only else ''}: {count:,} images, {what}"
-        return one_line(f"{line}; held out: {self.test or (f'{held:,} of them' if held else 'none')}") + unused_told(
-            self.unused
-        )
+        split = f"{self.train}{', the only split' * self.only}: {count:,} images, {what}"
+        return read_as(where, split, self.test, held, self.unused)
 
 
 def choose(

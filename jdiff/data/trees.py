@@ -22,11 +22,11 @@ from typing import Any, NoReturn, Protocol, runtime_checkable
 
 from jdiff.common.errors import UserError, first_line
 from jdiff.common.paths import expanded
-from jdiff.common.words import many
+from jdiff.common.words import many, one_line
+from jdiff.data.layout import TEST_NAMES, TRAIN_NAMES
 
 TARS = (".tar",)
 ARCHIVES = (".zip", *TARS)
-SPLIT_WORDS = ("train", "training", "test", "testing", "val", "valid", "validation")
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".7z", ".rar")
 WHOLE = (
     "is compressed as a whole, so its images cannot be read in any order: unpack it into a folder, or make a .zip or a "
@@ -56,11 +56,6 @@ def _listed(top: Path) -> list[str]:
 
 def _unlisted(error: OSError) -> NoReturn:
     raise UserError(one_line(f"{error.filename} cannot be read: {error.strerror}")) from error
-
-
-def one_line(text: object) -> str:
-    """`text` with unprintable characters escaped: file names may hold line ends, escape codes or lone surrogates."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def _is_hidden(name: str) -> bool:
@@ -350,7 +345,7 @@ class Shards:
 def split_of_shard(stem: str) -> str:
     """The split that a shard's name speaks of as one of its words: train, val, ...; "" of none."""
     words = [word for word in re.split(r"[^a-z]+", stem.lower()) if word]
-    return next((word for word in words if word in SPLIT_WORDS), "")
+    return next((word for word in words if word in (*TRAIN_NAMES, *TEST_NAMES)), "")
 
 
 def called(tree: Tree, name: str) -> str:

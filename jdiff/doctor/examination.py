@@ -9,10 +9,10 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from jdiff.common.errors import UserError
+from jdiff.common.words import one_line
 from jdiff.data.sources import Source
 from jdiff.data.sources.captioned import lines_of
 from jdiff.data.sources.files import Progress, no_progress
-from jdiff.data.trees import one_line
 from jdiff.doctor import copies, records
 from jdiff.doctor import thresholds as th
 from jdiff.doctor.advice import Settings, advise

@@ -14,11 +14,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Float16, Float32, Int
 from PIL import Image
 
+from jdiff.common.words import one_line
 from jdiff.data.resize import Resize, Rule, by_no_chance
 from jdiff.data.sources import Picture, Source
 from jdiff.data.sources.files import Progress, no_progress
 from jdiff.data.sources.in_parts import in_parts
-from jdiff.data.trees import one_line
 from jdiff.doctor import thresholds as th
 from jdiff.doctor.findings import HELD_OUT, TRAIN, PictureNumbers, Place, Suspect
 

@@ -16,13 +16,13 @@ from jdiff.from_config.order import CLASS
 from jdiff.from_config.views import view
 
 
-def _digits(config: ConfigDict, name: str, split: str, *, whole: bool) -> Source:
+def _digits(config: ConfigDict, name: str, split: str) -> Source:
     from jdiff.data.sources.digits import Digits
 
     return Digits(split)
 
 
-def _folder(config: ConfigDict, name: str, split: str, *, whole: bool) -> Source:
+def _folder(config: ConfigDict, name: str, split: str) -> Source:
     from jdiff.data.sources.folder import PAGES, Folder
 
     data = config.data
@@ -36,11 +36,11 @@ def _folder(config: ConfigDict, name: str, split: str, *, whole: bool) -> Source
         pages=one_of("data.pages", data.pages, PAGES),
         low=data.low,
         high=data.high,
-        **_files(config, split, whole=whole),
+        **_files(config, split),
     )
 
 
-def _pairs(config: ConfigDict, name: str, split: str, *, whole: bool) -> Source:
+def _pairs(config: ConfigDict, name: str, split: str) -> Source:
     from jdiff.data.sources.pairs import Pairs
 
     data = config.data
@@ -55,39 +55,39 @@ def _pairs(config: ConfigDict, name: str, split: str, *, whole: bool) -> Source:
         low=data.low,
         high=data.high,
         **_masks(config),
-        **_files(config, split, whole=whole),
+        **_files(config, split),
     )
 
 
-def _arrays(config: ConfigDict, name: str, split: str, *, whole: bool) -> Source:
+def _arrays(config: ConfigDict, name: str, split: str) -> Source:
     from jdiff.data.sources.arrays import Arrays
 
     data = config.data
     return Arrays(data.dir, split, low=data.low, high=data.high, holdout=data.holdout)
 
 
-def _tfds(config: ConfigDict, name: str, split: str, *, whole: bool) -> Source:
+def _tfds(config: ConfigDict, name: str, split: str) -> Source:
     from jdiff.data.sources.tfds import Tfds
 
     return Tfds(name, split, config.data.dir, splits=config.data.splits, holdout=config.data.holdout)
 
 
-def _hugging_face(config: ConfigDict, name: str, split: str, *, whole: bool) -> Source:
+def _hugging_face(config: ConfigDict, name: str, split: str) -> Source:
     from jdiff.data.sources.hf import HuggingFace
 
     scalars, labels = _scalars(config), config.data.labels
-    files = _files(config, split, whole=whole)
+    files = _files(config, split)
     return HuggingFace(name, split, labels=labels, scalars=scalars, high=config.data.high, **_masks(config), **files)
 
 
-def _packed(config: ConfigDict, name: str, split: str, *, whole: bool) -> Source:
+def _packed(config: ConfigDict, name: str, split: str) -> Source:
     from jdiff.data.sources.packed import Packed
 
     return Packed(config.data.dir, split)
 
 
-# data.name, up to a colon -> (config, what follows the colon, split, whole) -> its source.
-SOURCES: dict[str, Callable[..., Source]] = {
+# data.name, up to a colon -> (config, what follows the colon, split) -> its source.
+SOURCES: dict[str, Callable[[ConfigDict, str, str], Source]] = {
     "digits": _digits,
     "folder": _folder,
     "pairs": _pairs,
@@ -99,9 +99,9 @@ SOURCES: dict[str, Callable[..., Source]] = {
 NAMED = {"tfds": "tfds:cifar10", "hf": "hf:cifar10 or hf:PATH"}  # families that take a name, with an example
 
 
-def sources(config: ConfigDict, *, whole: bool = False) -> tuple[Source, Source | None]:
-    """(training images, held-out images or None), as the data have them. whole: large JPEGs are decoded at their full
-    size, and not near the size that is trained on.
+def sources(config: ConfigDict) -> tuple[Source, Source | None]:
+    """(training images, held-out images or None), as the data have them, but that large JPEGs are decoded near
+    data.image_size (0: at their full size).
     """
     data = config.data
     family, _, name = data.name.partition(":")
@@ -113,7 +113,7 @@ def sources(config: ConfigDict, *, whole: bool = False) -> tuple[Source, Source 
         raise UserError(f"data.name={data.name!r}: {family} takes no name; data.dir says where the data are")
 
     def of_split(split: str) -> Source:
-        source = make(config, name, split, whole=whole)
+        source = make(config, name, split)
         known = family == "arrays" or (data.low is None and data.high is None)
         return source if known else Ranged(source, data.low, data.high)
 
@@ -127,25 +127,25 @@ def sources(config: ConfigDict, *, whole: bool = False) -> tuple[Source, Source 
     return train, test
 
 
-# Keys of the group data that some sources take -> these. Elsewhere another value than the default is refused.
+# Keys of the group data that some sources take, of those above. One that a source would ignore is refused.
 TAKEN = {
-    "splits": ("folder", "pairs", "hf", "tfds"),
-    "group": ("folder", "pairs", "hf"),
-    "labels": ("folder", "hf"),
-    "label_pattern": ("folder",),
-    "pages": ("folder",),
-    "several": ("pairs",),
+    "digits": (),
+    "folder": ("splits", "group", "labels", "label_pattern", "pages"),
+    "pairs": ("splits", "group", "several"),
+    "arrays": (),
+    "tfds": ("splits",),
+    "hf": ("splits", "group", "labels"),
+    "array_record": (),
 }
 
 
 def _check_taken(config: ConfigDict, family: str) -> None:
     """Raises UserError for a key that this family of sources would ignore."""
-    for key, families in TAKEN.items():
+    for key in sorted({key for keys in TAKEN.values() for key in keys} - {*TAKEN.get(family, ())}):
         value, default = config.data[key], settings()[f"data.{key}"].default
-        if value != default and family not in families:
-            raise UserError(
-                f"data.{key}={value!r}: data.name={config.data.name!r} takes none; it is for {', '.join(families)}"
-            )
+        if value != default and family in TAKEN:
+            families = ", ".join(name for name, keys in TAKEN.items() if key in keys)
+            raise UserError(f"data.{key}={value!r}: data.name={config.data.name!r} takes none; it is for {families}")
 
 
 def prepared(config: ConfigDict, source: Source, *, train: bool, keep: bool = True) -> Source:
@@ -161,7 +161,7 @@ def prepared(config: ConfigDict, source: Source, *, train: bool, keep: bool = Tr
     return Cached(source, config.machine.cache * 2**30) if kept else source
 
 
-def _files(config: ConfigDict, split: str, *, whole: bool) -> dict[str, Any]:
+def _files(config: ConfigDict, split: str) -> dict[str, Any]:
     """What sources of many files have in common."""
     data = config.data
     return {
@@ -172,7 +172,7 @@ def _files(config: ConfigDict, split: str, *, whole: bool) -> dict[str, Any]:
         "splits": data.splits,
         "group": data.group,
         "axis": data.slice_axis,
-        "near": 0 if whole else _largest(data.image_size) * (2 if data.buckets else 1),  # sides up to 4 to 1
+        "near": _largest(data.image_size) * (2 if data.buckets else 1),  # sides up to 4 to 1
         "progress": progress_bar(f"checking {split} images", show=config.log.progress),
     }
 

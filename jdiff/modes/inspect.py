@@ -22,7 +22,10 @@ def inspect(config: ConfigDict, workdir: Path, out: Path | None) -> int:
     out = out or workdir / "inspect"
     config = config.copy_and_resolve_references()
     config.data.on_bad_file = "skip"  # and tell
-    train, held_out = from_config.sources(config, whole=True)
+    whole = config.copy_and_resolve_references()
+    with whole.ignore_type():  # of two sides, too
+        whole.data.image_size = 0  # large JPEGs are looked at as they are
+    train, held_out = from_config.sources(whole)
     findings = doctor.examine(
         train,
         held_out,

@@ -10,10 +10,11 @@ from typing import Literal, TypeVar
 from PIL import Image
 
 from jdiff.common.errors import UserError
+from jdiff.common.words import one_line
 from jdiff.data import medical
 from jdiff.data.decode import NOT_IMAGES
 from jdiff.data.layout import below
-from jdiff.data.trees import Stamp, Tree, called, one_line
+from jdiff.data.trees import Stamp, Tree, called
 from jdiff.data.verdicts import Verdicts
 
 OnBadFile = Literal["error", "skip"]
@@ -92,25 +93,23 @@ def look_at_all(
     """
     verdicts = Verdicts(tree.where, kind, finding)
     stamps: dict[str, Stamp] = {}
-    found: dict[str, T | str] = {}
+    found: dict[str, T] = {}
+    faults: dict[str, str] = {}
     for name in names:
         try:
             stamps[name] = tree.stamp(name)
         except (OSError, ValueError) as error:
-            found[name] = one_line(getattr(error, "strerror", None) or str(error))
+            faults[name] = one_line(getattr(error, "strerror", None) or str(error))
             continue
-        known = verdicts.get(name, stamps[name])
-        if known is not None:
+        if (known := verdicts.get(name, stamps[name])) is not None:
             found[name] = known
-    fresh = [name for name in names if name not in found]
-    results, faults = try_all(lambda i: look(fresh[i]), len(fresh), progress)
-    new: dict[str, T | str] = {fresh[i]: (results | faults)[i] for i in range(len(fresh))}
-    verdicts.add({fresh[i]: (stamps[fresh[i]], result) for i, result in results.items()})
+    fresh = [name for name in names if name not in found and name not in faults]
+    results, why_not = try_all(lambda i: look(fresh[i]), len(fresh), progress)
+    new = {fresh[i]: result for i, result in results.items()}
+    verdicts.add({name: (stamps[name], result) for name, result in new.items()})
     found |= new
-    return (
-        {name: one for name in names if not isinstance(one := found[name], str)},
-        {name: one for name in names if isinstance(one := found[name], str)},
-    )
+    faults |= {fresh[i]: why for i, why in why_not.items()}
+    return {name: found[name] for name in names if name in found}, faults
 
 
 def try_all(read: Callable[[int], T], count: int, progress: Progress) -> tuple[dict[int, T], dict[int, str]]:

@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 
 from jdiff.common.errors import UserError
-from jdiff.common.words import many
+from jdiff.common.words import many, one_line
 from jdiff.data import medical, metadata, sidecars
 from jdiff.data.decode import Facts, Reader, of_files
 from jdiff.data.holdout import FEWEST_TO_SHARE, share_of
+from jdiff.data.labels import NO_LABELS, OF_FOLDERS, ClassLabels
 from jdiff.data.layout import top_of
 from jdiff.data.metadata import Columns
 from jdiff.data.parts import DATASET, Part, Wanted, parts_of
-from jdiff.data.sources import HIGHEST, Picture, counted
+from jdiff.data.sources import HIGHEST, Picture
 from jdiff.data.sources.files import (
     LeftOut,
     OnBadFile,
@@ -26,7 +27,7 @@ from jdiff.data.sources.files import (
     pictures_of,
     refuse,
 )
-from jdiff.data.trees import Tree, called, one_line, open_tree
+from jdiff.data.trees import Tree, called, open_tree
 
 PAGES = ("first", "all")
 INSTEAD = {  # files that a folder may hold in place of images -> what to do
@@ -107,14 +108,13 @@ class Folder:
         self._read: Reader | medical.MedicalReader = (
             medical.reader(kind, axis) if kind else Reader(channels, bits, near)
         )
-        of_labels = labels if labels not in ("", "folders", "none") else ""
+        of_labels = labels if labels not in ("", OF_FOLDERS, NO_LABELS) else ""
         columns = Columns(of_labels, tuple(scalars), "" if "(" in group else group, column)
         wanted = Wanted(labels, label_pattern, columns, group, tuple(splits), medical=bool(kind))
         parts = parts_of(tree, images, wanted)
         held_out = split == "test" and parts.test is not None
         part = parts.test if held_out and parts.test else parts.train
-        notes: list[str] = []
-        notes += part.notes if held_out or split == "train" else ()
+        notes = list(part.notes)
         if split == "train":
             read_too = (*READ_BESIDE, *(sidecars.ENDINGS if part.entries or part.labels else ()))
             notes += filter(None, [tree.left_out, others_below(tree, "", images, read_too)])
@@ -128,25 +128,21 @@ class Folder:
                 f"(first: {part.faults[0]})"
             )
         self.class_names, self.labels_per_image = parts.train.classes, parts.train.most_labels
-        if not held_out:
-            if parts.test is None:
-                single = parts.train.labels if self.labels_per_image == 1 else {}
-                groups = _groups(part, chosen, group, medical=bool(kind))
-                classes = [single[name] for name in chosen] if single else []
-                test = share_of(len(chosen), "test", holdout, classes=classes, groups=groups)
-                if groups and not test and holdout and len(chosen) >= FEWEST_TO_SHARE:
-                    notes.append("no image is held out: all are of one group" if len(set(groups)) == 1 else "")
-                notes.insert(0, parts.told(len(test), whole_groups=bool(groups)))
-                held = set(test)
-                chosen = [name for i, name in enumerate(chosen) if (i in held) == (split == "test")]
-            elif split == "test":
-                chosen = []
-            if split == "test":
-                notes, left_out = [], []  # of the same files: reported once
+        held: set[int] = set()
+        groups: list[str] = []
+        if parts.test is None:
+            single = parts.train.labels if self.labels_per_image == 1 else {}
+            groups = _groups(part, chosen, group, medical=bool(kind))
+            classes = [single[name] for name in chosen] if single else []
+            held = set(share_of(len(chosen), "test", holdout, classes=classes, groups=groups))
+            chosen = [name for i, name in enumerate(chosen) if (i in held) == (split == "test")]
+        if split == "train":
+            notes.insert(0, parts.told(len(held), whole_groups=bool(groups)))
+            if len(set(groups)) == 1 and holdout and len(groups) >= FEWEST_TO_SHARE:
+                notes.append("no image is held out: all are of one group")
+        elif parts.test is None:
+            notes, left_out = [], []  # of the same files: reported once
 
-        if parts.test is not None and split == "train":
-            notes.insert(0, parts.told(0))
-        notes = list(filter(None, notes))
         facts, why_not = look_at_all(tree, chosen, self._look, kind=self._read.finds, finding=Facts, progress=progress)
         if not isinstance(self._read, Reader):
             known = facts
@@ -177,8 +173,8 @@ class Folder:
         self.notes = tuple(notes)
         self.sizes = np.array([(facts[name].height, facts[name].width) for name, _ in self._files], np.int32)
         self.pictures = {"image": self._picture(facts, near)}
-        number = {name: k for k, name in enumerate(self.class_names)}
-        self._labels = [[number[one] for one in part.labels.get(name, ())] for name, _ in self._files]
+        own = (part.labels.get(name, ()) for name, _ in self._files)
+        self._labels = ClassLabels.of(own, self.class_names, self.labels_per_image)
         entries = [part.entries[name] for name, _ in self._files] if part.entries else []
         self.captions = tuple(entry.text or "" for entry in entries) if part.has_texts else ()
         self.scalar_names = tuple(scalars)
@@ -203,9 +199,7 @@ class Folder:
 
     def labels(self) -> np.ndarray:
         """int32 [n], or [n, labels_per_image] padded with -1; -1 without classes."""
-        if not self.class_names:
-            return np.full(len(self), -1, np.int32)
-        return np.array([self._label(index) for index in range(len(self))], np.int32)
+        return self._labels.array()
 
     def column(self, name: str) -> np.ndarray | None:
         """[n], of text; None for another than the one that was asked for."""
@@ -213,7 +207,7 @@ class Folder:
 
     @property
     def class_counts(self) -> tuple[int, ...]:
-        return counted([label for several in self._labels for label in several], self.class_names)
+        return self._labels.counts(len(self.class_names))
 
     def __len__(self) -> int:
         return len(self._files)
@@ -228,7 +222,7 @@ class Folder:
             where = called(self._tree, name)
             raise UserError(one_line(f"{where} could be read at the start and cannot now: {why}")) from error
         if self.class_names:
-            record["label"] = self._label(index)
+            record["label"] = self._labels[index]
         if self.captions:
             record["text"] = self.captions[index]
         if self.scalar_names:
@@ -237,13 +231,6 @@ class Folder:
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         return [self[index] for index in indices]
-
-    def _label(self, index: int) -> Any:
-        """The class number, or int32 [labels_per_image] padded with -1."""
-        several = self._labels[index]
-        if self.labels_per_image == 1:
-            return several[0]
-        return np.array(several + [-1] * (self.labels_per_image - len(several)), np.int32)
 
     def _look(self, name: str) -> Facts:
         with self._tree.open(name) as stream:

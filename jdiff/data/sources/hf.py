@@ -11,19 +11,20 @@ import numpy as np
 
 from jdiff.common.errors import UserError, first_line, install
 from jdiff.common.paths import expanded
-from jdiff.common.words import many
+from jdiff.common.words import many, one_line
 from jdiff.data.cells import Cells, Numbers
 from jdiff.data.columns import Fields, Training, fields_of, labels_of, texts_of, values_of
 from jdiff.data.decode import Facts, Reader, of_files
 from jdiff.data.holdout import share_of
+from jdiff.data.labels import ClassLabels
 from jdiff.data.masks import MaskSummary, MaskValues, checked, fitted
 from jdiff.data.resize import same_aspect
-from jdiff.data.sources import Picture, Shape, counted
+from jdiff.data.sources import Picture, Shape
 from jdiff.data.sources.files import LeftOut, OnBadFile, Progress, look_at_all, no_progress, refuse
 from jdiff.data.sources.folder import told
 from jdiff.data.sources.pairs import PictureReader
 from jdiff.data.splits import choose
-from jdiff.data.trees import Stamp, one_line
+from jdiff.data.trees import Stamp
 
 
 class HuggingFace:
@@ -142,8 +143,8 @@ class HuggingFace:
         if bad:
             notes.append(f"skipped {len(bad)} of {len(rows)} rows (first: {bad[0]})")
         self.notes = tuple(notes)
-        number = {one: k for k, one in enumerate(self.class_names)}
-        self._labels = [[number[one] for one in given[row] or ()] for row in good] if given else []
+        own_labels = ((given[row] if given else None) or () for row in good)
+        self._labels = ClassLabels.of(own_labels, self.class_names, self.labels_per_image)
         self.captions = tuple(texts[row] or "" for row in good) if texts else ()
         self.scalar_names = tuple(scalars)
         self._scalars = {scalar: values[self._rows] for scalar, values in numbers.items()}
@@ -161,13 +162,11 @@ class HuggingFace:
 
     @property
     def class_counts(self) -> tuple[int, ...]:
-        return counted([label for several in self._labels for label in several], self.class_names)
+        return self._labels.counts(len(self.class_names))
 
     def labels(self) -> np.ndarray:
         """int32 [n], or [n, labels_per_image] padded with -1; -1 without classes."""
-        if not self._labels:
-            return np.full(len(self), -1, np.int32)
-        return np.array([self._label(index) for index in range(len(self))], np.int32)
+        return self._labels.array()
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -182,7 +181,7 @@ class HuggingFace:
         for name, allowed in self._masks.items():
             record[name] = allowed(record[name])
         if self.class_names:
-            record["label"] = self._label(index)
+            record["label"] = self._labels[index]
         if self.captions:
             record["text"] = self.captions[index]
         for name, values in self._scalars.items():
@@ -191,13 +190,6 @@ class HuggingFace:
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         return [self[index] for index in indices]
-
-    def _label(self, index: int) -> Any:
-        """The class number, or int32 [labels_per_image] padded with -1."""
-        several = self._labels[index]
-        if self.labels_per_image == 1:
-            return several[0]
-        return np.array(several + [-1] * (self.labels_per_image - len(several)), np.int32)
 
     def _named(self, row: int) -> str:
         return f"{self._where} row {row}"

@@ -10,14 +10,14 @@ import numpy as np
 from PIL import Image
 
 from jdiff.common.errors import UserError
-from jdiff.common.words import many
+from jdiff.common.words import many, one_line
 from jdiff.data import medical
 from jdiff.data.decode import Facts, Reader, load, of_files, to_array
 from jdiff.data.holdout import share_of
 from jdiff.data.layout import below, compiled, named_splits, only_folder, split_kind, splits_among, taken, top_of
 from jdiff.data.masks import MaskSummary, MaskValues, checked, fitted, to_mask, to_mask_values
 from jdiff.data.matching import Matched, matched
-from jdiff.data.parts import unused_told
+from jdiff.data.parts import read_as
 from jdiff.data.resize import same_aspect
 from jdiff.data.sources import Picture, Shape
 from jdiff.data.sources.files import (
@@ -31,7 +31,7 @@ from jdiff.data.sources.files import (
     pictures_of,
     refuse,
 )
-from jdiff.data.trees import Tree, called, one_line, open_tree
+from jdiff.data.trees import Tree, called, open_tree
 
 HALVES = ("left,right", "top,bottom")
 SEVERAL = ("", "union", "raters")
@@ -175,11 +175,15 @@ class Pairs:
                 f"no pictures in {where} have partners{first}: data.suffixes names the ends of names to ignore, "
                 "'_training|_test' either of two"
             )
+        held: set[int] = set()
+        if not test_dirs:
+            held = set(share_of(len(pairs), "test", holdout, groups=_groups(pairs, dirs[0], group)))
         notes = []
         if split == "train":
-            groups = _groups(pairs, dirs[0], group)
-            held = 0 if test_dirs else len(share_of(len(pairs), "test", holdout, groups=groups))
-            notes.append(_how(tree, train_dirs, test_dirs, len(pairs), held, unused))
+            what = (
+                f"{many(len(pairs), 'pair')} of {' and '.join(dict.fromkeys(folder or '.' for folder in train_dirs))}"
+            )
+            notes.append(read_as(tree.where, what, " and ".join(dict.fromkeys(test_dirs or ())), len(held), unused))
         if any(here.suffixes) and not any(suffixes):
             ends = " and ".join(repr(end) for end in here.suffixes if end)
             notes.append(
@@ -191,26 +195,26 @@ class Pairs:
         if split == "train" or test_dirs:
             notes += filter(None, (others_below(tree, folder, pictures) for folder in dict.fromkeys(dirs)))
         if not test_dirs:
-            rows = share_of(len(pairs), split, holdout, groups=_groups(pairs, dirs[0], group))
-            pairs = [pairs[i] for i in rows]
+            pairs = [pair for i, pair in enumerate(pairs) if (i in held) == (split == "test")]
             notes, lone = (notes, lone) if split == "train" else ([], [])  # of the same files: reported once
 
         self._readers = self._made_readers(training.pairs, channels, bits, halves, axis, near)
         facts: list[dict[str, Facts]] = []
         why_not: dict[str, str] = {}
         for k, name in enumerate(names):
-            rest = training.pairs if name in self._masks and not mask_values else []
+            # A value must mean the same in both splits, so the training files decide, those held out of them too: of
+            # the values of masks, and of the range of medical images.
+            decide = not mask_values if name in self._masks else not isinstance(self._readers[k].reader, Reader)
+            rest = training.pairs if decide else []
             files = sorted({file for pair in [*pairs, *rest] for file in _files(pair, k)})
             seen, bad = look_at_all(
                 tree, files, self._look(k), kind=self._readers[k].finds, finding=Facts, progress=progress
             )
             facts.append(seen)
             why_not |= bad
-        self._agree(facts)
+        self._agree(training.pairs, facts)
         faults = {i: fault for i, pair in enumerate(pairs) if (fault := self._fault(pair, facts, why_not))}
         if self._masks and not mask_values:
-            # A value must mean the same in both splits, so the masks of the training folder decide, including those
-            # held out of it.
             known = [one for pair in training.pairs if (one := self._summaries(pair, facts))]
             self._masks = fitted(self._masks, known, one_line(called(tree, train_dirs[-1])))
         strays, said = checked(
@@ -231,7 +235,7 @@ class Pairs:
                 raise UserError(f"no usable {split} pair is left below {one_line(tree.where)} (first: {first})")
         self.left_out: LeftOut = (*lone, *bad_pairs)
         good = [pair for i, pair in enumerate(pairs) if i not in faults]
-        self._raters = self._rated(training.pairs)
+        self._raters = self._rated([*training.pairs, *pairs])
         self._pairs = [(pair, page) for pair in good for page in range(self._pages(pair, facts))]
         self.pictures = {name: self._picture(k, name, good, facts[k], near) for k, name in enumerate(names)}
         self.notes = tuple(notes)
@@ -305,11 +309,12 @@ class Pairs:
 
         return look
 
-    def _agree(self, facts: list[dict[str, Facts]]) -> None:
-        """Fit the range of medical images to all files."""
+    def _agree(self, training: Sequence[Pair], facts: list[dict[str, Facts]]) -> None:
+        """Fit the range of medical images to the training files."""
         for k, one in enumerate(self._readers):
             if not isinstance(one.reader, Reader) and not one.mask:
-                agreed, _ = medical.agreed(facts[k], one.reader, *self._window)
+                known = {file: facts[k][file] for pair in training for file in _files(pair, k) if file in facts[k]}
+                agreed, _ = medical.agreed(known, one.reader, *self._window)
                 self._readers[k] = PictureReader(agreed, one.mask, one.half)
 
     def _fault(self, pair: Pair, facts: list[dict[str, Facts]], why_not: dict[str, str]) -> str:
@@ -400,17 +405,6 @@ def _groups(pairs: Sequence[Pair], folder: str, group: str) -> list[str]:
     if None in found:
         raise UserError(f"{one_line(pairs[found.index(None)][0])} does not match data.group={group!r}")
     return [name for name in found if name]
-
-
-def _how(
-    tree: Tree, train: tuple[str, ...], test: tuple[str, ...] | None, count: int, held: int, unused: Sequence[str]
-) -> str:
-    """How the tree was read, in one line."""
-    dirs = " and ".join(dict.fromkeys(folder or "." for folder in train))
-    share = f"{held:,} of them" if held else "none"
-    of_test = " and ".join(dict.fromkeys(test)) if test else share
-    line = f"{tree.where}: training on {many(count, 'pair')} of {dirs}; held out: {of_test}"
-    return one_line(line) + unused_told(unused)
 
 
 def _cut(image: Image.Image, halves: str) -> tuple[Image.Image, Image.Image]:
