@@ -382,7 +382,9 @@ def test_a_dit_takes_every_shape(photos):
 def told(folder, *keys):
     """{key: (value, whether the config differs)} of what the doctor advises."""
     config = override(f"data.dir={folder}", *keys)
-    train, _ = from_config.sources(config, whole=True)
+    whole = config.copy_and_resolve_references()
+    whole.data.image_size = 0
+    train, _ = from_config.sources(whole)
     found = examine(train, settings=settings(config))
     return {one.key: (one.value, one.change) for one in found.advice}
 

@@ -109,7 +109,8 @@ def look_at_all(
     verdicts.add({name: (stamps[name], result) for name, result in new.items()})
     found |= new
     faults |= {fresh[i]: why for i, why in why_not.items()}
-    return {name: found[name] for name in names if name in found}, faults
+    in_order = {name: faults[name] for name in names if name in faults}
+    return {name: found[name] for name in names if name in found}, in_order
 
 
 def try_all(read: Callable[[int], T], count: int, progress: Progress) -> tuple[dict[int, T], dict[int, str]]:
