@@ -354,7 +354,7 @@ TRAIN = group(
     ),
     initial_checkpoint=Setting(
         "latest",
-        "of that run: latest, best (lowest held-out loss) or a step; filled in with it",
+        "of that run: latest, best or a step; filled in with it",
         resume=IDENTITY,
     ),
     batch_size=Setting(128, "images a step, over all devices", "[1, 2^31)"),
@@ -473,7 +473,7 @@ SAMPLE = group(
     ),
     texts=Setting((), "texts in turn; (): those of some held-out images, with their other conditions", of=str),
     seed=Setting(0, "of the noise; each image has its own", "[0, 2^32)"),
-    checkpoint=Setting("latest", "latest, best (lowest held-out loss), or a step"),
+    checkpoint=Setting("latest", "latest, best (by checkpoint.best_by), or a step"),
     save_images=Setting(False, "also a PNG an image"),
     trajectory=Setting(False, "also trajectory.png and trajectory.gif, of the first images"),
     compare_steps=Setting(
@@ -499,6 +499,44 @@ GUIDANCE = group(
     quantile=Setting(0.995, "dynamic", "(0, 1]"),
 )
 
+EVAL = group(
+    "eval",
+    SILENT,
+    name=Setting("evaluation", "--mode=evaluate writes to WORKDIR/<name> unless --out is given"),
+    protocol=Setting(
+        "jdiff",
+        "how images are scored: jdiff (any features); edm, edm2-dinov2, pytorch-fid, torch-fidelity, clean, dgm-eval, "
+        "cmmd, fld, teaching",
+    ),
+    features=Setting(
+        "",
+        "jdiff: classifier (a small one, trained once on the data), pixels, inception, dinov2_vits14 (vitb14, vitl14; "
+        'and with _reg), clip-vit-base-patch32 (large-patch14, large-patch14-336); "": classifier',
+    ),
+    weights=Setting("", 'the file of these features\' weights; classifier: "" trains one, kept in ~/.cache/jdiff'),
+    reference=Setting("", 'statistics of the reference (.npz of --mode=stats, pytorch-fid or EDM); "": of the data'),
+    images=Setting("", "a folder or an .npz of images that exist already, to be scored in place of drawn ones"),
+    num_images=Setting(
+        0,
+        "images to score; 0: as many as the protocol says, or as the training data have (at most 10,000; in training "
+        "1,000)",
+        "[0, 2^31)",
+    ),
+    seeds=Setting(0, "how often images are drawn, from sample.seed on; 0: as the protocol says", "[0, 2^10]"),
+    labels=Setting(
+        "",
+        'classes that are drawn: "data", as often as in the data, or "uniform", all alike; "": data where its counts '
+        "are known; else sample.labels",
+    ),
+    likelihood_images=Setting(0, "held-out images whose bits per dimension are told, besides; 0: none", "[0, 2^31)"),
+    every=Setting(0, "steps between evaluations in training, of the averaged weights; 0: never", "[0, inf)"),
+    sweep=Setting(
+        (),
+        'filled in from settings of `sample` or `guidance` that are given several values, as sample.steps="(5, 10)"',
+        of=tuple,
+    ),
+)
+
 LOG = group(
     "log",
     SILENT,
@@ -515,6 +553,10 @@ CHECKPOINT = group(
     SILENT,
     every=Setting(1000, "steps; besides, one is saved at the end and on Ctrl-C or SIGTERM", "[1, inf)"),
     keep=Setting(3, "the last so many, and the best", "[1, inf)"),
+    best_by=Setting(
+        "loss",
+        "what tells the best: loss (held-out), or a number of the evaluation, such as fd_classifier (with eval.every)",
+    ),
     resume_from=Setting(
         0,
         "go back to this step's checkpoint and train on from there; later ones are set aside. 0: the latest",
@@ -550,6 +592,7 @@ SETTINGS = {
     **LORA,
     **SAMPLE,
     **GUIDANCE,
+    **EVAL,
     **LOG,
     **CHECKPOINT,
     **MACHINE,

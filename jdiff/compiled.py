@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from jdiff.common.errors import DrawingError, UserError, is_out_of_memory
 from jdiff.common.keys import image_keys, named
-from jdiff.common.ranges import SCREEN
 from jdiff.diffusion import drivers, variational
 from jdiff.diffusion.guidance import Guidance, guided
 from jdiff.diffusion.likelihood import bits_per_dim, log_likelihood
@@ -163,7 +162,7 @@ def seen(x: Any, sigmas: Any) -> Any:
 
 def shown(space: Space, images: Any) -> Any:
     """Images as they are on a screen, uint8, whatever the data's range."""
-    return images if space.values.is_plain else SCREEN.from_model(space.values.to_model(images))
+    return space.values.on_screen(images)
 
 
 def in_batches(

@@ -27,7 +27,7 @@ from jdiff.migration import RENAMED_VALUES, VERSION, migrated, now_called
 FILE = "config.json"
 FLAGS = ("config", "workdir", "mode", "out", "debug", "help")
 # Groups that may be overridden where a trained run is used.
-OVERRIDABLE = ("sample.", "guidance.", "log.", "checkpoint.", "machine.", "train.steps")
+OVERRIDABLE = ("sample.", "guidance.", "eval.", "log.", "checkpoint.", "machine.", "train.steps")
 DURATIONS = ("train.steps", "train.epochs", "train.images")
 SHIPPED = next(  # beside the package in a repository, within it once installed
     folder for folder in (Path(__file__).parent / "configs", Path(__file__).parents[1] / "configs") if folder.is_dir()
@@ -167,6 +167,38 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
         if name not in durations:
             changed.train[name.removeprefix("train.")] = 0
     return changed
+
+
+Several = tuple[tuple[str, tuple[Any, ...]], ...]  # keys with the values that each takes in turn
+
+
+def several(config: ConfigDict, arguments: Sequence[str]) -> tuple[list[str], Several]:
+    """(the arguments with one value each, the keys of `sample` and `guidance` that were given several): such as
+    --config.sample.steps="(5, 10, 20)". Raises UserError for none at all, and for a value that its key does not take.
+    """
+    single: list[str] = []
+    found: dict[str, tuple[Any, ...]] = {}
+    for argument in _joined(arguments):
+        flag, _, text = argument.partition("=")
+        name = flag.lstrip("-").removeprefix("config.")
+        setting = settings().get(name) if name.startswith(("sample.", "guidance.")) else None
+        one = setting is not None and not isinstance(setting.default, tuple)
+        if not one or not text.startswith(("(", "[")):
+            single.append(argument)
+            found.pop(name, None)
+            continue
+        try:
+            values = ast.literal_eval(text)
+        except (ValueError, SyntaxError) as error:
+            raise UserError(f'{name}={text!r} is no list of values; write as in --config.{name}="(a, b)"') from error
+        values = tuple(values) if isinstance(values, (tuple, list)) else (values,)
+        if not values:
+            raise UserError(f"{name}={text!r} asks for nothing: an empty sweep; give at least one value")
+        for value in values:
+            check_values(override(config, [f"{flag}={value}"]), name.partition(".")[0])
+        found[name] = values
+        single.append(f"{flag}={values[0]}")
+    return single, tuple((name, values) for name, values in found.items() if len(values) > 1)
 
 
 def _unreadable(setting: Setting | None, argument: str) -> str:

@@ -32,16 +32,21 @@ if __name__ == "__mp_main__":  # a data worker: devices are not for it, and Grai
 class Mode:
     """A mode is jdiff/modes/<name>.py with a function of its name, (config, workdir, out) -> exit status.
 
-    of_run: it takes a trained run, whose config it is. computes: it runs JAX.
+    of_run: it takes a trained run, whose config it is. or_config: where there is no such run, a config will do.
+    computes: it runs JAX. sweeps: a setting of sampling may be given several values.
     """
 
     of_run: bool = False
+    or_config: bool = False
     computes: bool = True
+    sweeps: bool = False
 
 
 MODES = {
     "train": Mode(),
     "sample": Mode(of_run=True),
+    "evaluate": Mode(of_run=True, or_config=True, sweeps=True),
+    "stats": Mode(of_run=True, or_config=True),
     "export": Mode(of_run=True),
     "inspect": Mode(computes=False),
     "prepare": Mode(computes=False),
@@ -73,10 +78,14 @@ def run(options: flags.FlagValues, overrides: Sequence[str], begin: Callable[[],
             raise UserError(f"--mode={name} needs --workdir=DIR, the folder of a trained run")
         raise UserError(f"--mode={name} needs --config=FILE, such as --config=configs/digits.py")
     workdir = expanded(options.workdir or f"runs/{Path(options.config).stem}")
-    saved = jdiff.config.of_run(workdir) if mode.of_run else jdiff.config.load(options.config)
-    config = jdiff.config.override(saved, overrides)
-    if mode.of_run:
+    of_run = mode.of_run and not (mode.or_config and options.config and not (workdir / jdiff.config.FILE).is_file())
+    saved = jdiff.config.of_run(workdir) if of_run else jdiff.config.load(options.config)
+    single, several = jdiff.config.several(saved, overrides) if mode.sweeps else (overrides, ())
+    config = jdiff.config.override(saved, single)
+    if of_run:
         jdiff.config.check_same_model(jdiff.config.of_run(workdir), config, workdir)
+    if several:
+        config.eval.sweep = several
     jdiff.config.check(config)
     if mode.computes:
         prepare_jax(config, debug=options.debug)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Num, PyTree, UInt8
 from ml_collections import ConfigDict
 
 import jdiff.config
-from jdiff import compiled, from_config, request
+from jdiff import compiled, from_config, request, scoring
 from jdiff.common.arrays import fingerprint, slerp
 from jdiff.common.errors import DrawingError, UserError
 from jdiff.common.keys import image_keys
@@ -26,6 +26,7 @@ from jdiff.diffusion.ladders import Ladder
 from jdiff.diffusion.schedules import Schedule
 from jdiff.diffusion.tables import DDPMTable
 from jdiff.request import Request
+from jdiff.scoring import Result
 from jdiff.tasks import Task, Weights
 from jdiff.tasks.classifier import ClassifierTask, ClassProbability
 from jdiff.tasks.diffusion import DiffusionTask
@@ -37,6 +38,7 @@ Images = Num[np.ndarray, "n h w c"]  # of the data's dtype and range, most often
 
 # How the probability flow is followed where the way back matters, unless another sampler is asked for.
 PRECISE = {"sampler": "ode", "rtol": 1e-4, "atol": 1e-4}
+EVAL_SETTINGS = ("protocol", "features", "weights", "reference", "seeds", "likelihood_images")
 UNGUIDED = {"method": "classifier_free", "guidance_scale": 1.0}
 
 
@@ -61,7 +63,7 @@ def _of_shape(method: Method) -> Method:
 def load(workdir: str | Path, checkpoint: str | int | None = None) -> "Model":
     """The model that was trained in `workdir`, with its averaged (EMA) weights.
 
-    checkpoint: "latest", "best" (lowest held-out loss) or a step; by default what the run's config says.
+    checkpoint: "latest", "best" (by checkpoint.best_by) or a step; by default what the run's config says.
     Raises UserError where `workdir` holds no run or not that checkpoint.
     """
     workdir = expanded(workdir)
@@ -109,6 +111,7 @@ class Model:
         self._compiled = compiled.Compiled(task, mesh)
         self._helpers: dict[tuple[str, str], Model] = {}
         self._programs: dict[tuple[int, int], tuple[ConfigDict, Task, compiled.Compiled]] = {}
+        self._judges: dict[str, scoring.Judge] = {}
 
     @property
     def params(self) -> PyTree:
@@ -133,9 +136,7 @@ class Model:
             task = from_config.task(config).sampling_task
             self._programs[sides] = config, task, compiled.Compiled(task, self.mesh)
         config, task, programs = self._programs[sides]
-        model = Model(config, task, self.mesh, self.weights, step=self.step, workdir=self.workdir)
-        model._compiled, model._helpers, model._programs = programs, self._helpers, self._programs
-        return model
+        return self._like(config, task, programs, self.weights, self.step)
 
     def _asked_shape(self, given: Sequence[Any], settings: Mapping[str, Any]) -> tuple[int, ...]:
         """The shape that a call asks for; () where it does not say."""
@@ -289,6 +290,26 @@ class Model:
             calls = repeats * (int(known or 0) if counted is None else int(counted))
             yield Batch(indices, images, asked.labels_of(indices), asked.texts_of(indices), calls)
 
+    @_of_shape
+    def evaluate(self, num_images: int | None = None, *, progress: bool = False, **settings: Any) -> Result:
+        """Numbers of images drawn from the model, each with its protocol: result["fd_classifier"], result.numbers.
+
+        settings: as of `sample`, and of the group `eval` protocol, features, weights, reference, seeds and
+        likelihood_images. labels: "data" (the default where its counts are known), "uniform", or classes in turn. By
+        default the features are of a small classifier, trained once on the data, which are read from where the config
+        says. Raises UserError where these, weights or a reference are missing.
+        """
+        of_eval = {name: settings.pop(name) for name in EVAL_SETTINGS if name in settings}
+        config = request.overridden(self.config, of_eval, ("eval",))
+        model = self.with_config(config)
+        asked = scoring.key_of(config)
+        if asked not in self._judges:
+            self._judges[asked] = scoring.judge(config, self.mesh, progress=progress)
+        judge = self._judges[asked]
+        result = scoring.evaluate(model, judge, scoring.plan(model, judge, num_images, **settings), progress=progress)
+        assert result is not None  # nothing stops it
+        return result
+
     # Noise and likelihood
 
     def noise(self, indices: Sequence[int], seed: int | None = None) -> Float[np.ndarray, "n h w c"]:
@@ -375,10 +396,13 @@ class Model:
             config.data.shape, config.sample.shape = (*config.data.shapes[0], config.data.shape[2]), ()
         export(self.weights, config, expanded(folder), step=self.step, workdir=self.workdir, like=like)
 
-    def fingerprints(self, asked: Request) -> dict[str, str]:
-        """Of all weights that a request takes: the model's, and those of the runs that guide it."""
-        helpers = {name: jax.tree.leaves(helper) for name, helper in self._guiding(asked).items()}
-        return {name: fingerprint(weights) for name, weights in {"model": self.weights, **helpers}.items()}
+    def identity(self, asked: Request) -> dict[str, Any]:
+        """All that decides the images of a request: settings, conditions, and a fingerprint of the weights of the model
+        and of the runs that guide it.
+        """
+        weights = {"model": self.weights, **{name: jax.tree.leaves(one) for name, one in self._guiding(asked).items()}}
+        prints = {f"weights.{name}": fingerprint(held) for name, held in weights.items()}
+        return {"step": self.step, **prints, **asked.identity()}
 
     def shown(self, images: Images) -> UInt8[np.ndarray, "n h w c"]:
         """Images as they are on a screen, whatever the data's range."""
@@ -386,8 +410,18 @@ class Model:
 
     def with_weights(self, weights: Weights, *, step: int) -> "Model":
         """The same model with other weights; compiled programs are shared."""
-        model = Model(self.config, self.task, self.mesh, weights, step=step, workdir=self.workdir)
-        model._compiled, model._helpers, model._programs = self._compiled, self._helpers, self._programs
+        return self._like(self.config, self.task, self._compiled, weights, step)
+
+    def with_config(self, config: ConfigDict) -> "Model":
+        """The same model with other settings of sampling and evaluation; compiled programs are shared."""
+        return self._like(config, self.task, self._compiled, self.weights, self.step)
+
+    def _like(
+        self, config: ConfigDict, task: Task, programs: compiled.Compiled, weights: Weights, step: int
+    ) -> "Model":
+        model = Model(config, task, self.mesh, weights, step=step, workdir=self.workdir)
+        model._compiled, model._helpers, model._programs = programs, self._helpers, self._programs
+        model._judges = self._judges
         return model
 
     @_of_shape

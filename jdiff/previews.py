@@ -14,23 +14,29 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Num, PyTree, UInt8
 from ml_collections import ConfigDict
 
-from jdiff import from_config
+from jdiff import from_config, scoring
 from jdiff.common import pictures
 from jdiff.common.errors import DrawingError, UserError, is_out_of_memory
 from jdiff.common.keys import folded, named, root_key
 from jdiff.common.processes import is_first_process
 from jdiff.conditions.aspect import Aspect
+from jdiff.config import one_of
 from jdiff.data import pipeline
 from jdiff.data.sources import Source
+from jdiff.evaluation.numbers import LOWER
 from jdiff.model import Model
 from jdiff.tasks import Task
+from jdiff.tasks.diffusion import DiffusionTask
 from jdiff.training import sharding
+from jdiff.training.checkpoints import METRIC
 from jdiff.training.step import TrainState
 from jdiff.training.writers import Writers, say
 
 GRID_IMAGES = 256  # most images in a grid
 STRIP_IMAGES = 8  # images in a strip
 STRIP_FRAMES = 10  # rungs shown in a strip
+EVALUATED = 1000  # images drawn for an evaluation in training, unless the config says
+LOSS = "loss"
 
 
 @dataclass(frozen=True)
@@ -108,10 +114,48 @@ def denoising_strip(config: ConfigDict, task: Task, mesh: Mesh, held_out: Source
     return [(config.train.trajectory_every, evaluate)] if config.log.pictures else []
 
 
+def distances(config: ConfigDict, task: Task, mesh: Mesh, held_out: Source | None) -> list[Due]:
+    """The evaluation's numbers of new images."""
+    if not config.eval.every or not isinstance(task.sampling_task, DiffusionTask):
+        return []
+    judge = scoring.judge(config, mesh, progress=config.log.progress)
+    count = config.eval.num_images or min(judge.count, EVALUATED)
+    requests: list[scoring.Plan] = []
+
+    def evaluate(model: Model, state: TrainState, step: int) -> Report:
+        if not requests:  # the same at every step
+            requests.append(scoring.plan(model, judge, count))
+        result = scoring.evaluate(model, judge, requests[0])
+        assert result is not None  # nothing stops it
+        return Report(scalars={one.name: one.value for one in result.numbers})
+
+    return [(config.eval.every, evaluate)]
+
+
+def best_by(config: ConfigDict) -> tuple[str, float]:
+    """(the score that tells the best checkpoint, 1 where lower is better, -1 where higher is). Raises UserError where
+    it would not be known at a checkpoint.
+    """
+    name = config.checkpoint.best_by
+    if name == LOSS:
+        return METRIC, 1.0
+    known = from_config.evaluation.protocol(config).better
+    one_of("checkpoint.best_by", name, [LOSS, *(number for number, way in known.items() if way)])
+    every, saved = config.eval.every, config.checkpoint.every
+    if not every or saved % every:
+        raise UserError(
+            f"checkpoint.best_by={name!r} is known where images are evaluated: set eval.every to a divisor of "
+            f"checkpoint.every={saved}, such as eval.every={saved}"
+        )
+    return name, 1.0 if known[name] == LOWER else -1.0
+
+
 Make: TypeAlias = Callable[[ConfigDict, Task, Mesh, Source | None], list[Due]]
 
-# Scores come before a checkpoint is saved, as they tell the best one; pictures after it. A further evaluator is a line.
+# Scores and distances come before a checkpoint is saved, as they tell the best one; pictures after it. Where training
+# is stopped, what takes long is left out: distances and pictures. A further evaluator is a line.
 SCORES: list[Make] = [held_out_loss]
+DISTANCES: list[Make] = [distances]
 PICTURES: list[Make] = [sample_grid, denoising_strip]
 
 

@@ -1,11 +1,13 @@
 """What a call asks for, checked and frozen: how many images, of what, by which sampler, ladder and guidance."""
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
@@ -30,6 +32,8 @@ from jdiff.from_config.sampling import is_first_order, names
 Rows = dict[str, Any]  # name -> arrays [n, ...]
 
 KINDS: tuple[type[Condition], ...] = (Label, Text, Image, Scalars)
+# Keys that change no image: what is written besides, and how many are drawn at a time.
+FREE = ("name", "batch_size", "save_images", "trajectory", "compare_steps", "checkpoint")
 TO_CLASSES = "classifier"  # the method that guides by a classifier, to a class that the model need not know
 
 
@@ -79,6 +83,18 @@ class Request:
         """The guidances for a batch of images; scale: theirs. helpers: see from_config.guidance."""
         return from_config.guidances(self.config, scale, helpers, guided=self.guided)
 
+    def identity(self) -> dict[str, Any]:
+        """All that decides the images, but for the weights."""
+        sample, guidance = self.config.sample.to_dict(), self.config.guidance.to_dict()
+        given = hashlib.sha256()
+        for array in jax.tree.leaves((self.in_turn, self.scale)):
+            given.update(np.ascontiguousarray(array).tobytes())
+        return {
+            **{f"sample.{name}": value for name, value in sample.items() if name not in FREE},
+            **{f"guidance.{name}": value for name, value in guidance.items()},
+            "conditions": given.hexdigest()[:16],
+        }
+
     def passes(self) -> int:
         """Network passes of a denoiser call."""
         helpers = dict.fromkeys(from_config.helper_runs(self.config))
@@ -110,7 +126,7 @@ def read(
     arguments = {kind.argument: kind for kind in kinds}
     given = {name: settings[name] for name in arguments if settings.get(name) is not None}
     rest = {name: value for name, value in settings.items() if name not in (*arguments, "guidance_scale")}
-    wanted = overridden(config, num_images=num_images, **rest)
+    wanted = overridden(config, {"num_images": num_images, **rest})
     scale, guided = read_scale(wanted, settings.get("guidance_scale"))
     in_shapes(wanted, wanted.sample.shape)
     solver, sigmas = from_config.sampler(wanted.sample), from_config.ladder(wanted.sample, schedule)
@@ -132,23 +148,24 @@ def read(
     )
 
 
-def overridden(config: ConfigDict, **given: Any) -> ConfigDict:
-    """The config with given values (not None) in place of its keys of the groups sample and guidance; raises UserError
-    for a wrong one.
-    """
+OF_A_CALL = ("guidance", "sample")
+
+
+def overridden(config: ConfigDict, given: Mapping[str, Any], groups: tuple[str, ...] = OF_A_CALL) -> ConfigDict:
+    """The config with given values (not None) in place of its keys of these groups; UserError for a wrong one."""
     config = config.copy_and_resolve_references()
     for name, value in given.items():
         if value is not None:
-            known_as(name, [*config.sample, *config.guidance])
-            group = "guidance" if name in config.guidance else "sample"
+            known_as(name, [key for group in groups for key in config[group]])
+            group = next(group for group in groups if name in config[group])
             try:
                 config[group][name] = value.item() if isinstance(value, np.generic) else value
             except (KeyError, AttributeError, TypeError, ValueError) as error:
                 raise UserError(f"{group}.{name}={value!r}: {' '.join(str(error).split())}") from error
     try:
-        check_values(config, "sample", "guidance")
+        check_values(config, *groups)
     except TypeError as error:
-        raise UserError(f"sample: a setting is of the wrong type: {error}") from error
+        raise UserError(f"{groups[-1]}: a setting is of the wrong type: {error}") from error
     return config
 
 

@@ -33,7 +33,7 @@ def abstract():
 def save_all(folder, losses, keep_last=2):
     with Checkpoints(folder, keep_last=keep_last) as checkpoints:
         for step, loss in losses.items():
-            checkpoints.save(at(step), config={"seed": 0}, holdout_loss=loss)
+            checkpoints.save(at(step), config={"seed": 0}, score=loss)
             checkpoints.wait()
 
 
@@ -67,7 +67,7 @@ def test_a_crash_in_the_middle_of_a_save_is_swept_away(tmp_path):
     (torn / "weights" / "half").write_bytes(b"...")
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest() == 1
-        checkpoints.save(at(2), config={}, holdout_loss=0.5)
+        checkpoints.save(at(2), config={}, score=0.5)
         checkpoints.wait()
         assert checkpoints.latest() == 2
 

@@ -54,7 +54,7 @@ def refused(*arguments, cwd, status=1, **environment):
         (["--config.data.channels=4"], "digits has images of 1 channels"),
         (["--config.sample.eta=2"], "sample.eta=2.0 must lie in [0, 1]"),
         (["--wokdir=x"], "did you mean 'workdir'"),
-        (["--mode=evaluate"], "--mode='evaluate' is unknown; it is one of train, sample"),
+        (["--mode=evalute"], "--mode='evalute' is unknown; did you mean 'evaluate'?"),
         (["--mood=train"], "unknown"),
     ],
 )

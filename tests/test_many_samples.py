@@ -17,7 +17,6 @@ import pytest
 import jdiff
 from jdiff.common.errors import DrawingError, UserError
 from jdiff.common.shards import Shards
-from jdiff.modes.sample import request_of
 from jdiff.tasks import Weights
 from tests.conftest import CACHE, TINY, Run, config, refusal, run_here
 from tests.forked import Server, server
@@ -196,7 +195,7 @@ def test_another_request_is_drawn_anew(tiny_run, tmp_path):
     [({"seed": 4}, "sample.seed"), ({"labels": (3,)}, "conditions"), ({"rescale": 0.5}, "guidance.rescale")],
 )
 def test_what_makes_another_request(model, change, named):
-    before, after = (request_of(model, model.request(3, **settings)) for settings in ({}, change))
+    before, after = (model.identity(model.request(3, **settings)) for settings in ({}, change))
     assert [key for key in before if before[key] != after[key]] == [named]
 
 
@@ -207,8 +206,8 @@ def test_other_weights_of_the_same_step_are_another_request(model):
         one_bit = [leaf.at[(0,) * leaf.ndim].multiply(1 + 2**-23) if i == k else leaf for i, leaf in enumerate(leaves)]
         other = model.with_weights(jax.tree.unflatten(form, one_bit), step=model.step)
         if (one_bit[k] != leaves[k]).any():
-            assert other.fingerprints(asked) != model.fingerprints(asked)
-    assert model.with_weights(model.weights, step=3).fingerprints(asked) == model.fingerprints(asked)
+            assert other.identity(asked) != model.identity(asked)
+    assert model.with_weights(model.weights, step=model.step).identity(asked) == model.identity(asked)
 
 
 def test_a_request_that_is_finished_is_not_drawn_again(tiny_run, tmp_path):

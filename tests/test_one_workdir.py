@@ -172,7 +172,7 @@ def test_torn_metrics_of_a_checkpoint(tiny_run, tmp_path):
     assert jdiff.load(tmp_path / "run", checkpoint="best").step == 10
     result = run_here(config("digits"), *TINY, "--config.train.steps=10", "--workdir=run", cwd=tmp_path)
     assert result.status == 0
-    assert "the held-out loss of step 10 is not known" in result.err
+    assert "the score of step 10 is not known" in result.err
 
 
 def test_a_torn_config_comes_back_from_a_checkpoint(tiny_run, tmp_path):

@@ -43,6 +43,10 @@ class Range:
             values = values.round()
         return values.clip(np.float32(self.low), np.float32(self.high)).astype(self.dtype)
 
+    def on_screen(self, images: Any) -> Any:
+        """Pictures as they are on a screen, uint8."""
+        return images if self.is_plain else SCREEN.from_model(self.to_model(images))
+
     @property
     def has_levels(self) -> bool:
         """Whether values are whole numbers."""

@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -95,11 +95,21 @@ class Shards:
                 "same command draws what is missing"
             )
         self.index.unlink(missing_ok=True)
-        write_whole(self.file, lambda fresh: _save(fresh, self._arrays, rows))
+        write_whole(self.file, lambda fresh: _save(fresh, self.arrays, rows))
         self.tell(request)
+        self.discard()
+
+    def arrays(self) -> Iterator[Mapping[str, np.ndarray]]:
+        """The arrays of one shard after the other, each read when it is asked for."""
+        for shard in self._shards():
+            with np.load(shard, allow_pickle=False) as arrays:
+                yield arrays
+
+    def discard(self) -> None:
+        """Delete the shards: what they are for has been written elsewhere."""
         for shard in self._shards():
             shard.unlink()
-        (self.parts / REQUEST).unlink()
+        (self.parts / REQUEST).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # files of others are there
             self.parts.rmdir()
 
@@ -114,12 +124,6 @@ class Shards:
 
     def _shards(self) -> list[Path]:
         return sorted(self.parts.glob(SHARDS))
-
-    def _arrays(self) -> Iterator[Mapping[str, np.ndarray]]:
-        """Of one shard after the other, each read when it is asked for."""
-        for shard in self._shards():
-            with np.load(shard, allow_pickle=False) as arrays:
-                yield arrays
 
 
 def _json(request: Mapping[str, Any]) -> str:
@@ -157,7 +161,7 @@ def _length(file: Path) -> int:
     return lengths.pop() if len(lengths) == 1 else 0
 
 
-def _header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+def _header(member: Any) -> tuple[tuple[int, ...], np.dtype]:
     """(shape, dtype) of an array that begins here."""
     np.lib.format.read_magic(member)
     shape, _, dtype = np.lib.format.read_array_header_1_0(member)

@@ -73,6 +73,25 @@ def frechet_of_gaussians(
     return Frechet(of_means + of_covariances, of_means, of_covariances, ranks, len(shift))
 
 
+def standard_error(rows: Float[np.ndarray, "n _d"], a: Moments, b: Moments) -> float:
+    """The standard error of the squared distance of a to b by the sampling of a's images, of which `rows` are some.
+
+    To first order in the errors of a's mean and covariance the distance is a mean over images x of
+
+        psi(x) = 2 (mu_a - mu_b).(x - mu_a) + (x - mu_a)^T (I - T) (x - mu_a),   T = S_b^(1/2) R^(-1/2) S_b^(1/2)
+
+    with R = S_b^(1/2) S_a S_b^(1/2) (the derivative of tr (S_a S_b)^(1/2) by S_a is T / 2), so that the error is
+    std(psi) / sqrt(n_a). It holds no bias, which is of order 1/n: see `frechet_infinity`. Raises UserError for n < 2.
+    """
+    x = checked(rows, "generated", 2).astype(np.float64) - a.mean
+    factor = _factor(b.mean, b.covariance)
+    values, vectors = np.linalg.eigh(factor.T @ a.covariance @ factor)
+    kept = values > len(values) * np.finfo(float).eps * max(float(values[-1]) if len(values) else 0.0, 0.0)
+    half = factor @ (vectors[:, kept] * values[kept] ** -0.25)  # T = half half^T
+    psi = 2 * x @ (a.mean - b.mean) + np.einsum("nd,nd->n", x, x) - np.einsum("nr,nr->n", x @ half, x @ half)
+    return float(np.std(psi, ddof=1) / np.sqrt(a.count))
+
+
 class Infinity(NamedTuple):
     """The line distance(n) = limit + slope / n, and the points it was fitted to."""
 

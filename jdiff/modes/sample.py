@@ -1,6 +1,5 @@
 """--mode=sample: images from a trained model, into a folder."""
 
-import hashlib
 import itertools
 import time
 from collections.abc import Iterator, Mapping
@@ -9,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -26,8 +24,6 @@ from jdiff.training import history
 from jdiff.training.interrupt import Interrupt
 from jdiff.training.writers import say
 
-# Keys that change no image: what is written besides, and how many are drawn at a time.
-FREE = ("name", "batch_size", "save_images", "trajectory", "compare_steps", "checkpoint")
 MOST_NAMED = 10  # classes in a line
 FINISHED, FAULT = -1, -2  # in place of a number of images
 
@@ -81,7 +77,7 @@ def sample(config: ConfigDict, workdir: Path, out: Path | None) -> int:
 def _sample(
     model: Model, past: Path, asked: Request, shards: Shards, interrupt: Interrupt[Drawing], stack: ExitStack
 ) -> int:
-    request, work = request_of(model, asked), interrupt.work
+    request, work = model.identity(asked), interrupt.work
     first = begin(asked, request, shards, stack)
     if first == FINISHED:
         drawn = f"all {asked.count} images of this request are there already"
@@ -160,21 +156,6 @@ def arrays_of(batch: Batch, texts: Any) -> dict[str, np.ndarray]:
     """What a shard holds. texts: the dtype of all texts."""
     known = {"labels": batch.labels, "texts": None if batch.texts is None else np.array(batch.texts, texts)}
     return {"images": batch.images} | {name: values for name, values in known.items() if values is not None}
-
-
-def request_of(model: Model, asked: Request) -> dict[str, Any]:
-    """All that decides the images, for the index."""
-    sample, guidance = asked.config.sample.to_dict(), asked.config.guidance.to_dict()
-    given = hashlib.sha256()
-    for array in jax.tree.leaves((asked.in_turn, asked.scale)):
-        given.update(np.ascontiguousarray(array).tobytes())
-    return {
-        "step": model.step,
-        **{f"weights.{name}": number for name, number in model.fingerprints(asked).items()},
-        **{f"sample.{name}": value for name, value in sample.items() if name not in FREE},
-        **{f"guidance.{name}": value for name, value in guidance.items()},
-        "conditions": given.hexdigest()[:16],
-    }
 
 
 def class_mix(asked: Request) -> str:

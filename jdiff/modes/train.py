@@ -35,7 +35,7 @@ from jdiff.resolve import resolve, with_scale, with_shapes
 from jdiff.tasks import Task, Weights
 from jdiff.tasks.diffusion import DiffusionTask
 from jdiff.training import history, sharding
-from jdiff.training.checkpoints import METRIC, Checkpoints
+from jdiff.training.checkpoints import Checkpoints
 from jdiff.training.clock import Clock
 from jdiff.training.interrupt import Interrupt, Training
 from jdiff.training.memory import advanced, memory_told
@@ -73,12 +73,18 @@ def _train(config: ConfigDict, workdir: Path, interrupt: Interrupt[Training], st
     if isinstance(task.sampling_task, DiffusionTask):
         check(config, task.sampling_task.parameterization.schedule)
     from_config.rate(config)  # what is wrong with its keys is told before the folder is made
+    told_by, sign = previews.best_by(config)
     if not known:
         stack.enter_context(open_folder(workdir))
     source, held_out = with_texts(config, workdir, source, held_out)
     kept = config.checkpoint
     with (
-        Checkpoints(workdir / CHECKPOINTS, keep_last=kept.keep, keep=kept.resume_from) as checkpoints,
+        Checkpoints(
+            workdir / CHECKPOINTS,
+            keep_last=kept.keep,
+            keep=kept.resume_from,
+            best_by=told_by if sign > 0 else f"minus_{told_by}",
+        ) as checkpoints,
         memory_told(config, mesh, checkpoints),
     ):
         interrupt.work.saved = checkpoints.latest
@@ -94,6 +100,7 @@ def _train(config: ConfigDict, workdir: Path, interrupt: Interrupt[Training], st
 
         model = Model(config, task.sampling_task, mesh, Weights({}, {}), step=start, workdir=workdir)
         scores = previews.evaluators(previews.SCORES, config, task, mesh, held_out)
+        distances = previews.evaluators(previews.DISTANCES, config, task, mesh, held_out)
         pictures = previews.evaluators(previews.PICTURES, config, task, mesh, held_out)
         next_state = make_step(config, task, state)
         batches = sharding.on_devices(mesh, open_batches(config, source, start))
@@ -129,11 +136,14 @@ def _train(config: ConfigDict, workdir: Path, interrupt: Interrupt[Training], st
 
                 if not stopped:
                     with clock.stopped():
-                        scored = interrupt.unless_asked(partial(run, scores, state, step, last=last)) or {}
+                        scored = (
+                            interrupt.unless_asked(partial(run, [*scores, *distances], state, step, last=last)) or {}
+                        )
+                        score = sign * scored[told_by] if told_by in scored else None
                         if step == total and not ends_well(state, scored):
                             raise not_finite(config, task, mesh, state, checkpoints, next_state, batch, workdir)
                         if step % config.checkpoint.every == 0 or last:
-                            save(checkpoints, state, config, scored.get(METRIC), last=last)
+                            save(checkpoints, state, config, score, last=last)
                         interrupt.unless_asked(partial(run, pictures, state, step, last=last))
             if stopped:  # saving comes first: whoever asks may not wait for long
                 save(checkpoints, state, config)
@@ -148,7 +158,8 @@ def _train(config: ConfigDict, workdir: Path, interrupt: Interrupt[Training], st
             saved = f"stopped at step {step}, not saved, its loss not being finite; the last is {checkpoints.latest()}"
         say(f"{saved}; {rest}")
         return 128 + interrupt.signal
-    held = "  ".join(f"held-out {name.removeprefix('holdout_')} {value:.4g}" for name, value in scored.items())
+    told = {name: name.replace("holdout_", "held-out ") for name in scored}
+    held = "  ".join(f"{told[name]} {value:.4g}" for name, value in scored.items())
     say(f"trained to step {step}, saved in {workdir / CHECKPOINTS}  {held}")
     return 0
 
@@ -208,11 +219,11 @@ def already_trained(config: ConfigDict, start: int, total: int) -> str:
 
 
 def save(
-    checkpoints: Checkpoints, state: TrainState, config: ConfigDict, loss: float | None = None, *, last: bool = False
+    checkpoints: Checkpoints, state: TrainState, config: ConfigDict, score: float | None = None, *, last: bool = False
 ) -> None:
     """Start saving `state`; but for the last step's, not while steps are skipped: the weights may be at fault."""
     if last or not int(state.skipped_in_row):
-        checkpoints.save(state, config=jdiff.config.saved(config), holdout_loss=loss)
+        checkpoints.save(state, config=jdiff.config.saved(config), score=score)
 
 
 def check_batch_size(config: ConfigDict, mesh: Mesh) -> None:

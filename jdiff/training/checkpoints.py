@@ -60,15 +60,15 @@ class DamagedError(UserError):
 class Checkpoints:
     """The checkpoints in `directory`; a context manager that waits for the last save on exit.
 
-    keep_last: the number of newest checkpoints to keep, beside the one with the lowest held-out loss and that of step
-    `keep`. Raises UserError where `directory` is not writable.
+    keep_last: the number of newest checkpoints to keep, beside the best one and that of step `keep`. best_by: the name
+    of the score that is lowest at the best one. Raises UserError where `directory` is not writable.
     """
 
-    def __init__(self, directory: Path, *, keep_last: int = 3, keep: int = 0):
+    def __init__(self, directory: Path, *, keep_last: int = 3, keep: int = 0, best_by: str = METRIC):
         self.directory = Path(directory).absolute()
         for step in steps(self.directory):
             _forget_torn_metrics(self.directory / str(step))
-        self._keep_last, self._keep = keep_last, keep
+        self._keep_last, self._keep, self._best_by = keep_last, keep, best_by
         self._saving: int | None = None
         self._manager = self._open()
 
@@ -76,9 +76,7 @@ class Checkpoints:
         policies = [
             preservation_policy.LatestN(self._keep_last),
             preservation_policy.CustomSteps([self._keep]),
-            preservation_policy.BestN(
-                get_metric_fn=lambda metrics: -metrics[METRIC], n=1, keep_checkpoints_without_metrics=False
-            ),
+            preservation_policy.BestN(get_metric_fn=self._goodness, n=1, keep_checkpoints_without_metrics=False),
         ]
         try:
             return ocp.CheckpointManager(
@@ -86,7 +84,7 @@ class Checkpoints:
                 item_names=("weights", "training", "meta"),
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
-                    best_fn=lambda metrics: -metrics[METRIC],  # without it, orbax saves no metrics
+                    best_fn=self._goodness,  # without it, orbax saves no metrics
                     cleanup_tmp_directories=True,  # left by a crash during a save
                     # In the thread that saves and by the first process, before the checkpoint gets its name.
                     async_options=ocp.options.AsyncOptions(post_finalization_callback=self._digest),
@@ -94,6 +92,9 @@ class Checkpoints:
             )
         except OSError as error:
             raise UserError(f"cannot write checkpoints to {self.directory}: {error}") from error
+
+    def _goodness(self, metrics: Mapping[str, float]) -> float:
+        return -metrics.get(self._best_by, math.inf)  # of checkpoints that were told apart by another score
 
     def _digest(self) -> None:
         """Write the digests of what is being saved."""
@@ -115,7 +116,7 @@ class Checkpoints:
         return self.find("latest")
 
     def best(self) -> int | None:
-        """The step with the lowest held-out loss, or the newest where no loss is known."""
+        """The step with the lowest score, or the newest where none is known."""
         return self.find("best")
 
     def find(self, wanted: str) -> int | None:
@@ -148,8 +149,10 @@ class Checkpoints:
         self._manager.reload()
         return folder
 
-    def save(self, state: TrainState, *, config: Mapping[str, Any], holdout_loss: float | None) -> None:
-        """Start saving `state`, after the save before. Raises UserError where the disk is full or not writable."""
+    def save(self, state: TrainState, *, config: Mapping[str, Any], score: float | None) -> None:
+        """Start saving `state`, after the save before. score: that of best_by, or None where it is not known. Raises
+        UserError where the disk is full or not writable.
+        """
         step = int(state.step)
         self.wait()
         if step in steps(self.directory):
@@ -161,8 +164,7 @@ class Checkpoints:
             training=ocp.args.PyTreeSave(training),
             meta=ocp.args.JsonSave({"config": dict(config), "batches_consumed": step}),
         )
-        known = holdout_loss is not None and math.isfinite(holdout_loss)
-        metrics = {METRIC: holdout_loss} if known else None
+        metrics = {self._best_by: score} if score is not None and math.isfinite(score) else None
         try:
             self._manager.save(step, args=items, metrics=metrics)
         except Exception as error:
@@ -216,7 +218,9 @@ def find(directory: Path, wanted: str) -> int | None:
     """The step of "latest", "best" or a number; None without any checkpoint. Raises UserError for other values."""
     there = steps(directory)
     if wanted == "best":
-        losses = [(loss, step) for step in there if (loss := _holdout_loss(directory / str(step))) is not None]
+        scored = {step: score for step in there if (score := _score(directory / str(step)))}
+        of_newest = scored[max(scored)][0] if scored else ""  # a run may have gone on with another score
+        losses = [(value, step) for step, (name, value) in scored.items() if name == of_newest]
         return min(losses)[1] if losses else max(there, default=None)
     if wanted == "latest" or not there:
         return max(there, default=None)
@@ -352,18 +356,20 @@ def _restored(path: Path, **abstract: PyTree) -> Mapping[str, PyTree]:
         raise UserError(f"the checkpoint {path} cannot be read as this model's: {first_line(error)}") from error
 
 
-def _holdout_loss(path: Path) -> float | None:
+def _score(path: Path) -> tuple[str, float] | None:
+    """(name, value) of what tells whether a checkpoint is the best."""
     try:
-        return float(json.loads((path / "metrics" / "metrics").read_bytes())[METRIC])
-    except (OSError, ValueError, KeyError, TypeError):
+        ((name, value),) = json.loads((path / "metrics" / "metrics").read_bytes()).items()
+        return str(name), float(value)
+    except (OSError, ValueError, AttributeError, TypeError):
         return None
 
 
 def _forget_torn_metrics(path: Path) -> None:
     """Orbax reads them of all checkpoints, and would read none."""
     file = path / "metrics" / "metrics"
-    if file.is_file() and _holdout_loss(path) is None:
-        warnings.warn(f"{file} is damaged: the held-out loss of step {path.name} is not known", stacklevel=2)
+    if file.is_file() and _score(path) is None:
+        warnings.warn(f"{file} is damaged: the score of step {path.name} is not known", stacklevel=2)
         if is_first_process():
             file.unlink()
 

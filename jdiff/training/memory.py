@@ -46,7 +46,7 @@ def advanced(
     except Exception as error:
         whole = not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
         if is_out_of_memory(error) and whole and jax.process_count() == 1 and state.step:
-            checkpoints.save(state, config=saved(config), holdout_loss=None)
+            checkpoints.save(state, config=saved(config), score=None)
         raise
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, UInt8
 
@@ -46,6 +47,24 @@ class Input:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Plain:
+    """How a network for the data's own images sees them: of their channels, in [-1, 1], and where their sides are
+    others than `sides`, (height, width), resized bilinearly, with antialiasing.
+    """
+
+    sides: tuple[int, int]
+    channels: int
+
+    def __call__(self, images: UInt8[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+        """The network's input. Raises ValueError for other channels."""
+        if images.shape[-1] != self.channels:
+            raise ValueError(f"these features read {self.channels} channels, not {images.shape[-1]}")
+        x = images.astype(jnp.float32) / 127.5 - 1
+        shape = (len(x), *self.sides, self.channels)
+        return x if x.shape == shape else jax.image.resize(x, shape, "linear")
+
+
+@dataclass(frozen=True, kw_only=True)
 class FeatureSpace:
     """Where distances are measured: features are comparable where all of this is equal.
 
@@ -54,7 +73,7 @@ class FeatureSpace:
 
     name: str
     dimension: int
-    input: Input
+    input: Input | Plain
     weights: str
 
 
@@ -67,9 +86,9 @@ class Extractor:
     """
 
     spaces: Mapping[str, FeatureSpace]
-    input: Input
+    input: Input | Plain
     params: PyTree
-    apply: Callable[[PyTree, Float[Array, "b s s 3"]], Mapping[str, Float[Array, "b d"]]]
+    apply: Callable[[PyTree, Float[Array, "b h w c"]], Mapping[str, Float[Array, "b d"]]]
 
 
 def _middle(images: Array) -> Array:

@@ -1,0 +1,11 @@
+"""Evaluation of a model, or of images that exist already.
+
+judge = scoring.judge(config, mesh)                                      # features, reference, protocol: once
+result = scoring.evaluate(model, judge, scoring.plan(model, judge, 1000))   # numbers of a model's images
+"""
+
+from jdiff.scoring.judge import Judge, judge, key_of
+from jdiff.scoring.result import Result
+from jdiff.scoring.run import Plan, evaluate, plan, score_files
+
+__all__ = ["Judge", "Plan", "Result", "evaluate", "judge", "key_of", "plan", "score_files"]

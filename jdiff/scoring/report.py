@@ -1,0 +1,163 @@
+"""Results in words: a table for a terminal, JSON, and a card for whoever finds the model."""
+
+import json
+import shutil
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jdiff.common.errors import UserError
+from jdiff.common.files import replace_file
+from jdiff.evaluation.numbers import HIGHER, LOWER, Number
+from jdiff.scoring.pictures import GRID_FILE, PAIRS_FILE
+from jdiff.scoring.result import Result, of_plain
+
+FILE, CARD = "evaluation.json", "card.md"
+BETTER = {LOWER: "lower is better", HIGHER: "higher is better", "": ""}
+WORST = 3  # classes named in a card
+
+
+def table(result: Result) -> str:
+    """The numbers, a line each with what it is and which way is better; then all that they mean nothing without."""
+    numbers = result.numbers
+    widths = [max(len(one.title) for one in numbers), max(len(valued(one)) for one in numbers)]
+    lines = []
+    for one in numbers:
+        head = f"{one.title:<{widths[0]}}  {valued(one):>{widths[1]}}  {BETTER[one.better]:<16}  "
+        lines.append(_wrapped(f"{head}{one.about}{f' ({one.note})' if one.note else ''}", len(head)))
+    lines += [_wrapped(f"left out: {reason}", 4) for reason in result.left_out]
+    return "\n".join([*lines, "", *(_wrapped(line, 4) for line in context(result.facts))])
+
+
+def _wrapped(line: str, indent: int) -> str:
+    """A line as several of the terminal's width, the later ones indented."""
+    width = max(80, min(120, shutil.get_terminal_size((110, 24)).columns))
+    return textwrap.fill(line, width, subsequent_indent=" " * indent, drop_whitespace=True, break_on_hyphens=False)
+
+
+def valued(number: Number) -> str:
+    """A value with its error, to two digits of it."""
+    value, error = number.value, number.error
+    if error is None or not error > 0:
+        return f"{value:.4g}"
+    digits = max(0, min(8, 1 - _exponent(error)))
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
+def _exponent(value: float) -> int:
+    return int(f"{value:e}".partition("e")[2])
+
+
+def context(facts: Mapping[str, Any]) -> list[str]:
+    """The protocol, and what was measured of what, a line each."""
+    protocol, reference = facts["protocol"], facts["reference"]
+    against = f"{reference['count']:,} images" if reference["count"] else "an unknown number of images"
+    lines = [
+        f"protocol: {protocol['name']}: {protocol['about']}",
+        f"reference: {against} of {reference['place']}",
+    ]
+    if "images" in facts:
+        return [f"images: {facts['count']:,} of {facts['images']['place']}", *lines]
+    sampling = facts["sampling"]
+    calls = f"NFE {sampling['nfe']}, {sampling['passes']} network passes" if sampling["nfe"] else "adaptive steps"
+    mixed = f", classes {sampling['class_mix']}" if sampling["class_mix"] else ""
+    seeds = ", ".join(map(str, facts["seeds"]))
+    return [
+        f"images: {facts['count']:,} drawn by {sampling['sampler']}, {sampling['steps']} steps, {calls}, guidance "
+        f"{sampling['guidance_scale']}{mixed}, seed {seeds}, step {facts['checkpoint']['step']:,}",
+        *lines,
+        f"±: how sure a number is ({FILE} says of what kind); numbers of other features or counts do not compare",
+    ]
+
+
+def write(out: Path, result: Result, identity: Mapping[str, Any], config: Mapping[str, Any], command: str) -> None:
+    """evaluation.json and card.md. identity: all that decides the numbers, by which the same request is known."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        held = {**result.plain(), "identity": dict(identity)}
+        replace_file(out / FILE, json.dumps(held, indent=1, default=float) + "\n")
+        replace_file(out / CARD, card(result, config, command))
+    except OSError as error:
+        raise UserError(f"cannot write to {out}: {error.strerror}; give another folder with --out") from error
+
+
+def read(out: Path, identity: Mapping[str, Any]) -> Result | None:
+    """The result that is there already, where it is of this very request."""
+    try:
+        held = json.loads((out / FILE).read_text("utf-8"))
+        if held.pop("identity") != json.loads(json.dumps(identity)):
+            return None
+        return of_plain(held)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def card(result: Result, config: Mapping[str, Any], command: str) -> str:
+    """A model card in Markdown. config: the run's; empty where there is no run."""
+    facts = result.facts
+    data = config.get("data", {})
+    title = (
+        f"A diffusion model of {data.get('name', facts['data']['name'])}" if "sampling" in facts else "A set of images"
+    )
+    parts = [f"# {title}", *_recipe(facts, config)]
+    parts += [
+        "## Numbers",
+        "| number | value | | what it is |\n| --- | --- | --- | --- |\n"
+        + "\n".join(
+            f"| {one.title} | {valued(one)} | {BETTER[one.better]} | {one.about}{'; ' + one.note if one.note else ''} |"
+            for one in result.numbers
+        ),
+        "\n".join(f"- {line}" for line in [*context(facts), *(f"left out: {why}" for why in result.left_out)]),
+        f"![images]({GRID_FILE})",
+        "## What it is not good at",
+        "\n".join(f"- {line}" for line in weaknesses(result)),
+        "## The command that repeats it",
+        f"```bash\n{command}\n```",
+        f"Made with {', '.join(f'{name} {version}' for name, version in facts['versions'].items())}.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _recipe(facts: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    if "sampling" not in facts:
+        return [f"{facts['count']:,} images of {facts['images']['place']}."]
+    data, train, model = config["data"], config["train"], config["model"]
+    height, width, channels = data["shape"]
+    given = ", ".join(model["conditions"]) or "nothing"
+    return [
+        "## What was trained on what",
+        f"- data: {data['name']}{' in ' + data['dir'] if data['dir'] else ''}, {data['num_images']:,} training "
+        f"images of {height}x{width}x{channels}"
+        + (f", {len(data['class_names'])} classes" if data["class_names"] else "")
+        + f" (fingerprint {data['fingerprint']})\n"
+        f"- conditioned on: {given}\n"
+        f"- network: {config['network']['name']}; prediction {model['prediction']}, schedule {model['schedule']}\n"
+        f"- training: {facts['checkpoint']['step']:,} steps of {train['batch_size']} images, {train['optimizer']} at "
+        f"{train['learning_rate']:g}, averaged weights (half-life {train['ema_halflife_images']:,} images), seed "
+        f"{config['seed']}",
+    ]
+
+
+def weaknesses(result: Result) -> list[str]:
+    """What the numbers say against the model."""
+    numbers = {one.name: one for one in result.numbers}
+    lines = []
+    if copies := numbers.get("memorised"):
+        many = copies.value > 0.05 + 3 * (copies.error or 0)
+        lines.append(
+            f"Copies: {copies.value:.1%} of its images lie as near to a training image as 5 % of unseen images do"
+            + (f", more than chance gives: look at {PAIRS_FILE} before you publish any." if many else ".")
+        )
+    if result.by_class:
+        worst = sorted(result.by_class.items(), key=lambda one: -one[1])[:WORST]
+        named = ", ".join(f"{name} ({value:.3g})" for name, value in worst)
+        lines.append(f"Worst classes by their own distance: {named}.")
+    if accuracy := numbers.get("accuracy"):
+        lines.append(f"{1 - accuracy.value:.1%} of its images are read as another class than was asked for.")
+    if recall := numbers.get("recall"):
+        lines.append(f"Variety: {1 - recall.value:.1%} of the reference lies outside what it draws (recall).")
+    if precision := numbers.get("precision"):
+        lines.append(f"Quality: {1 - precision.value:.1%} of its images lie outside the reference (precision).")
+    lines.append("Whatever is not in its training images; and these numbers say nothing of biases that are.")
+    return lines
