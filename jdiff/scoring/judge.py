@@ -19,6 +19,8 @@ from jdiff.common.paths import expanded
 from jdiff.common.processes import first_process_first, is_first_process
 from jdiff.common.progress import Progress, progress_bar
 from jdiff.common.shards import Shards
+from jdiff.conditions.label import AS_IN_DATA
+from jdiff.config import one_of
 from jdiff.data.verdicts import cache_folder
 from jdiff.evaluation import numbers, statistics
 from jdiff.evaluation.gather import BATCH, Gathered, Images, Pictures, Read, counted, gather, reader
@@ -30,6 +32,7 @@ from jdiff.from_config.evaluation import Features, OwnData
 from jdiff.networks.features.space import FeatureSpace
 from jdiff.scoring.data import Data, open_data, resized
 
+UNIFORM = "uniform"  # in place of the data's mix of classes
 REFERENCE_ROWS = 50_000  # most reference images whose features are kept
 
 
@@ -132,6 +135,7 @@ def judge(config: ConfigDict, mesh: Mesh, *, progress: bool = True) -> Judge:
     """
     bar: Callable[[str], Progress] = lambda what: progress_bar(what, show=progress)  # noqa: E731
     protocol = from_config.protocol(config)
+    one_of("eval.labels", config.eval.labels, ["", AS_IN_DATA, UNIFORM])
     features, path = from_config.features(protocol.features), config.eval.reference
     given = statistics.read(expanded(path)) if path else None
     data: Data | None = None

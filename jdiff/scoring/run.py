@@ -25,10 +25,8 @@ from jdiff.evaluation.numbers import LOWER, OVER_IMAGES, Number, over_seeds
 from jdiff.request import Request
 from jdiff.scoring import data as of_data
 from jdiff.scoring import pictures
-from jdiff.scoring.judge import Judge, Scored
+from jdiff.scoring.judge import UNIFORM, Judge, Scored
 from jdiff.scoring.result import Result, by_class
-
-UNIFORM = "uniform"
 
 
 @runtime_checkable
@@ -255,7 +253,6 @@ def class_mix(model: Draws, settings: Mapping[str, Any]) -> tuple[dict[str, Any]
     """
     config = model.config
     wanted, data = config.eval.labels, config.data
-    one_of("eval.labels", wanted, ["", AS_IN_DATA, UNIFORM])
     if "label" not in config.model.conditions:
         if wanted:
             raise UserError(f"eval.labels={wanted!r}: this model was trained without labels")
