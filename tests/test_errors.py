@@ -179,6 +179,7 @@ def test_a_workdir_that_turned_read_only(small_disk):
     assert jdiff.load(small_disk / "run").step == 4
 
 
+@pytest.mark.slow
 def test_after_a_loss_that_is_not_finite_the_advice_helps(tiny_run, tmp_path):
     """A learning rate that blows the weights up, in a run that was good: only what was good is kept, and each of the
     changes that the line names is taken.

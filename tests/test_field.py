@@ -1,8 +1,5 @@
 """Folders as people have them: each is read rightly, or refused in one line, by the command."""
 
-import shutil
-
-import numpy as np
 import pytest
 
 import jdiff
@@ -66,11 +63,30 @@ def both(looked, trained, words):
     assert words in " ".join(trained.split()), trained
 
 
-def test_images_of_one_wide_size(read):
-    _, trained, model = read("all_of_one_wide_size/data", size=0)
-    assert tuple(model.config.data.shape) == (16, 32, 3)
-    assert "38 images 16x32x3" in trained
-    assert model.sample(2).shape == (2, 16, 32, 3)
+DEEP = ("--config.data.bits=16", "--config.data.high=4095.0")
+TEXTS = ("--config.model.conditions=('text',)", "--config.condition.text.width=8", "--config.condition.text.heads=2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "options", "shape"),
+    [
+        ("all_of_one_wide_size", (), (16, 32, 3)),
+        ("captions_beside_images/data/txt", TEXTS, (16, 16, 3)),
+        ("class_in_file_name", ("--config.data.label_pattern=(.+?)[ _.-]*\\d+",), (16, 16, 3)),
+        ("colour_where_sixteen_bits_are_asked", (DEEP[0], "--config.data.channels=3"), (16, 16, 3)),
+    ],
+)
+def test_they_are_trained_on_and_drawn(read, name, options, shape):
+    _, trained, model = read(name if "/" in name else f"{name}/data", *options, size=0 if shape[1] == 32 else 16)
+    assert f"images {'x'.join(map(str, shape))}" in trained
+    assert model.sample(2).shape == (2, *shape)
+
+
+def test_images_of_one_wide_size(seen):
+    *_, settings = seen("all_of_one_wide_size/data", size=0)
+    assert tuple(settings.data.shape) == (16, 32, 3)
+    assert settings.data.num_images == 38
 
 
 def test_two_sides_are_taken_too(seen):
@@ -78,11 +94,8 @@ def test_two_sides_are_taken_too(seen):
     assert tuple(settings.data.shape) == (8, 16, 3)
 
 
-TEXTS = ("--config.model.conditions=('text',)", "--config.condition.text.width=8", "--config.condition.text.heads=2")
-
-
-def test_captions_in_files_beside_images(read):
-    looked, trained, model = read("captions_beside_images/data/txt", *TEXTS)
+def test_captions_in_files_beside_images(seen):
+    looked, trained, settings = seen("captions_beside_images/data/txt", *TEXTS)
     for words in (
         "captions of 39 images from the .txt files",
         "no .txt beside it: 1 image, so the caption is empty (first: ",
@@ -91,7 +104,7 @@ def test_captions_in_files_beside_images(read):
         "several captions, one a line, of which each epoch draws one: 1 image",
     ):
         both(looked, trained, words)
-    assert model.config.data.captions_per_image == 3
+    assert settings.data.captions_per_image == 3
 
 
 def test_lists_of_captions(seen):
@@ -100,14 +113,13 @@ def test_lists_of_captions(seen):
     assert settings.data.captions_per_image == 2
 
 
-def test_the_class_in_a_files_name(read, tmp_path):
-    looked, trained, model = read("class_in_file_name/data")
+def test_the_class_in_a_files_name(seen):
+    looked, trained, settings = seen("class_in_file_name/data")
     both(looked, trained, "file names begin with 2 words (cat 20, dog 20)")
-    assert "no classes" in trained
+    assert settings.data.class_names == ()
     pattern = trained.partition("data.label_pattern='")[2].partition("'")[0]
-    shutil.rmtree(tmp_path / "run")
-    _, trained, model = read("class_in_file_name/data", f"--config.data.label_pattern={pattern}")
-    assert model.config.data.class_names == ("cat", "dog")
+    _, trained, settings = seen("class_in_file_name/data", f"--config.data.label_pattern={pattern}")
+    assert settings.data.class_names == ("cat", "dog")
     assert "2 classes from file names" in trained
 
 
@@ -116,17 +128,12 @@ def test_classes_named_by_numbers_go_by_value(seen):
     assert settings.data.class_names == tuple(map(str, range(12)))
 
 
-DEEP = ("--config.data.bits=16", "--config.data.high=4095.0")
-
-
-def test_colour_where_sixteen_bits_are_asked(read, tmp_path):
-    looked, trained, _ = read("colour_where_sixteen_bits_are_asked/data", DEEP[0])
+def test_colour_where_sixteen_bits_are_asked(seen):
+    looked, trained, _ = seen("colour_where_sixteen_bits_are_asked/data", DEEP[0])
     both(looked, trained, "read as grey: data.channels=3 keeps it")
     both(looked, trained, "8 bits a channel in 13 of 28 files")
-    shutil.rmtree(tmp_path / "run")
-    *_, model = read("colour_where_sixteen_bits_are_asked/data", DEEP[0], "--config.data.channels=3")
-    assert (model.config.data.dtype, tuple(model.config.data.shape)) == ("uint16", (16, 16, 3))
-    assert model.sample(2).dtype == np.uint16
+    *_, settings = seen("colour_where_sixteen_bits_are_asked/data", DEEP[0], "--config.data.channels=3")
+    assert (settings.data.dtype, tuple(settings.data.shape)) == ("uint16", (16, 16, 3))
 
 
 @pytest.mark.parametrize(

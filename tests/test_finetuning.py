@@ -108,6 +108,7 @@ def test_low_rank_parts_alone_are_trained_and_saved(tiny_run, lora_run):
     assert size(steps[1]) < 0.7 * size(steps[0])
 
 
+@pytest.mark.slow
 def test_low_rank_training_resumes_to_the_bit(tiny_run, lora_run, tmp_path):
     arguments = (config("digits"), f"--config.train.initial={tiny_run.workdir}", "--config.lora.rank=2")
     arguments += ("--config.train.learning_rate=0.05",)
@@ -270,6 +271,7 @@ def test_an_exported_folder_that_lacks_something(tiny_run, tmp_path):
     assert "extra" in refused(**{name: tensor, "extra": np.zeros(1, np.float32)})
 
 
+@pytest.mark.slow
 def test_from_diffusers_and_back(tmp_path):
     """A UNet2DModel's folder -> a run that goes on from it -> its folder again."""
     torch, diffusers = pytest.importorskip("torch"), pytest.importorskip("diffusers")

@@ -175,6 +175,7 @@ def test_another_model_is_refused_by_name(change, run):
     assert before == {path: path.read_bytes() for path in (run / "run").iterdir() if path.is_file()}
 
 
+@pytest.mark.slow
 def test_going_back_gives_the_run_that_was_never_longer(run, straight):
     trained(*DIGITS, "--config.train.steps=14", "--config.train.learning_rate=1.0", cwd=run)
     back = (*DIGITS, "--config.train.steps=20", "--config.checkpoint.resume_from=5", "--config.checkpoint.every=5")

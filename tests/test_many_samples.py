@@ -361,6 +361,7 @@ def test_images_that_are_not_finite_are_no_images(model, tiny_run):
             draw()
 
 
+@pytest.mark.slow
 def test_a_run_whose_weights_are_spoilt(tmp_path):
     """Its pictures are left out, and sampling says from which checkpoint to draw."""
     run = [config("digits"), *TINY, "--workdir=run", f"--config.machine.compilation_cache={CACHE}"]

@@ -22,7 +22,8 @@ from tests.test_resume import ARGUMENTS, assert_same_state, steps_saved, wait_fo
 SHORT = (*ARGUMENTS, "--config.train.steps=20", "--config.checkpoint.every=5")
 
 
-@pytest.mark.parametrize(("readers", "seconds"), [(2, 5), pytest.param(10, 120, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("readers", "seconds"), [(2, 5), (10, 120)])
 def test_two_trainings_readers_and_a_sweeper(tmp_path, readers, seconds):
     workdir, until = tmp_path / "run", threading.Event()
     steps: list[int] = []

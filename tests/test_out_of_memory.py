@@ -142,6 +142,7 @@ def failing_at(step: int):
     return mock.patch.object(train, "make_step", make_failing)
 
 
+@pytest.mark.slow
 def test_a_step_that_does_not_fit_saves_first_and_says_what_does(tmp_path):
     run = [*DIGITS, "--config.train.steps=6"]
     with failing_at(4):

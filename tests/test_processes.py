@@ -275,6 +275,7 @@ def test_what_the_first_process_finds_is_what_all_find(monkeypatch):
         found(1, lambda: 1)
 
 
+@pytest.mark.slow
 def test_processes_given_by_variables_train_on_captions_to_the_same_losses(tmp_path, captioned, on_two_devices):
     for process in start_two([*captioned, "--workdir=run"], tmp_path, plain):
         status, _, err = ended(process)

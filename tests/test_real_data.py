@@ -55,6 +55,7 @@ def test_cifar10_starts(test_data, tmp_path):
     assert "tfds:cifar10, 10,000 images 32x32x3, 10 classes, 2,000 held out" in result.out
 
 
+@pytest.mark.slow
 def test_a_folder_of_mixed_images_trains(test_data, tmp_path):
     """Photographs and emoji in many formats, modes and sizes, in two classes."""
     for name in ("lesion", "emoji"):

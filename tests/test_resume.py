@@ -80,7 +80,7 @@ ENDS = (
 )
 
 
-@pytest.mark.parametrize("ends", [10, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("ends", [4, pytest.param(100, marks=pytest.mark.slow)])
 def test_runs_that_were_ended_come_to_the_same_weights(tmp_path, ends):
     killed, straight = tmp_path / "killed", tmp_path / "straight"
     killed.mkdir()
