@@ -9,7 +9,7 @@ import pytest
 
 import jdiff
 import jdiff.config
-from jdiff import from_config, request
+from jdiff import from_config, request, scoring
 from jdiff.common.errors import UserError
 from jdiff.common.ranges import SCREEN
 from jdiff.conditions.examples import EXAMPLES, load_examples
@@ -823,3 +823,20 @@ def test_a_long_text_is_cut_and_told_when_sampling(rows):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         rows(2, texts=["a handwritten eight"])
+
+
+def test_an_evaluation_gives_the_conditions_of_held_out_images(trained):
+    model = jdiff.load(trained[0])
+    result = model.evaluate(6, features="pixels", batch_size=3, **FAST)
+    assert result["fd_pixels"] > 0
+    judge = scoring.judge(request.overridden(model.config, {"features": "pixels"}, ("eval",)), model.mesh)
+    asked = scoring.plan(model, judge, 6).requests[0]
+    assert set(asked.in_turn) == {"label", "text", "image", "scalars"}
+    _, held_out = from_config.sources(model.config)
+    assert len(asked.captions) == len(asked.in_turn["label"]) == len(held_out)
+    texts = set(held_out.captions)
+    assert {text in texts for text in asked.captions} == {True}
+    np.testing.assert_array_equal(
+        asked.in_turn["text"]["tokens"][0] if isinstance(asked.in_turn["text"], dict) else asked.in_turn["text"][0],
+        jax.tree.leaves(model.request(1, texts=[asked.captions[0]]).in_turn["text"])[0][0],
+    )

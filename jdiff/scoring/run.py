@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jdiff.common.errors import UserError
-from jdiff.common.processes import is_first_process
+from jdiff.common.processes import is_first_process, wait_for_all_processes
 from jdiff.common.shards import Shards
 from jdiff.conditions.label import AS_IN_DATA
 from jdiff.config import one_of
@@ -236,6 +236,7 @@ def begun(out: Path | None, name: str, wanted: Mapping[str, Any]) -> Shards | No
     shards = Shards(out / name, "features")
     if is_first_process():
         shards.begin(json.loads(json.dumps(wanted)))
+    wait_for_all_processes(f"features of {name}")
     return shards
 
 
