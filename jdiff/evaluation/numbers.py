@@ -101,6 +101,8 @@ class FrechetDistance:
             if found.rank_deficient and generated.count <= found.dimensions
             else ""
         )
+        if not np.any(generated.moments.m2):
+            note = "all images have the same features: they are constant, or copies of one"
         return [
             Number(
                 name=self.name,

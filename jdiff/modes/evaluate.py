@@ -64,9 +64,11 @@ def evaluate(config: ConfigDict, workdir: Path, out: Path | None) -> int:
 
 
 def _evaluate(config: ConfigDict, workdir: Path, out: Path, interrupt: Interrupt[Evaluating]) -> int:
-    shows = config.log.progress
+    shows, several = config.log.progress, config.eval.sweep
     one = partial(_one, interrupt=interrupt, shows=shows)
     if config.eval.images:
+        if several:
+            raise UserError(f"{several[0][0]}={several[0][1]}: eval.images are there already, and nothing is drawn")
         scored = scoring.judge(config, sharding.make_mesh(), progress=shows)
         tell(scored)
         images, known = files(scored.config, scored.protocol, tuple(scored.config.data.shape))
@@ -75,28 +77,30 @@ def _evaluate(config: ConfigDict, workdir: Path, out: Path, interrupt: Interrupt
             out, identity, partial(scoring.score_files, scored, images, identity), {}, command(config, workdir)
         )
         return _ended(interrupt) if result is None else told(out, result)
+    jdiff.config.of_run(workdir)  # which says how to get one
     models: dict[str, Model] = {}
     judge: Judge | None = None
     rows = []
-    for settings in sweep.combinations(config.eval.sweep):
+    for settings in sweep.combinations(several):
         checkpoint = str(settings.pop("checkpoint", config.sample.checkpoint))
         if checkpoint not in models:
             models = {checkpoint: restore(config, workdir, checkpoint)}
         model = models[checkpoint]
+        model.request(**settings)  # what cannot be drawn is told before anything is measured
         if judge is None:
             judge = scoring.judge(model.config, model.mesh, progress=shows)
             tell(judge)
         planned = scoring.plan(model, judge, **settings)
         named = {**settings, **({"checkpoint": checkpoint} if len(models) > 1 else {})}
-        place = out / sweep.name_of(named) if config.eval.sweep else out
+        place = out / sweep.name_of(named) if several else out
         draw = partial(scoring.evaluate, model, judge, planned)
         result = one(place, planned.identity, draw, model.config.to_dict(), command(config, workdir))
         if result is None:
             return _ended(interrupt)
         rows.append((named, result))
-        if config.eval.sweep:
+        if several:
             say(f"{sweep.name_of(named)}: {result.numbers[0].title} {report.valued(result.numbers[0])}")
-    if not config.eval.sweep:
+    if not several:
         return told(out, rows[0][1])
     return sweep.write(out, rows)
 
@@ -137,6 +141,12 @@ def tell(judge: Judge) -> None:
     """What is measured with and against, before it takes long."""
     for note in judge.data.notes if judge.data else ():
         say(note)
+    trained_on = judge.config.data.fingerprint
+    if judge.data and trained_on not in ("", judge.data.fingerprint):
+        say(
+            f"the data in data.dir={judge.config.data.dir!r} are others than the model was trained on (fingerprint "
+            f"{trained_on} then, {judge.data.fingerprint} now): numbers are against these"
+        )
     say(f"protocol: {judge.protocol.name}: {judge.protocol.about}")
 
 

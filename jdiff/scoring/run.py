@@ -66,13 +66,14 @@ class Drawn:
         compiled anew.
         """
         size, wanted = min(self.asked.config.sample.batch_size, self.asked.count), np.asarray(numbers)
-        held: dict[int, Images] = {}
+        held: dict[int, np.ndarray] = {}
         for first in sorted(set((wanted // size * size).tolist())):
-            batches = self.batches(first)
-            held[first] = next(batches)
-            batches.close()  # type: ignore[attr-defined]
-        images = np.stack([held[int(n) // size * size][0][int(n) % size] for n in wanted])
-        return images, None
+            config = self.asked.config.copy_and_resolve_references()
+            config.sample.num_images = min(first + size, self.asked.count)
+            batch = Drawn(self.model, replace(self.asked, config=config)).batches(first)
+            images = np.concatenate([part for part, _ in batch])  # several parts where memory is short
+            held |= {number: images[number - first] for number in wanted.tolist() if 0 <= number - first < size}
+        return np.stack([held[number] for number in wanted.tolist()]), None
 
 
 SAMPLING = ("sampler", "steps", "eta", "variance", "order", "s_churn", "rho", "guidance_scale", "shape", "batch_size")
