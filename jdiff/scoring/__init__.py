@@ -5,7 +5,8 @@ result = scoring.evaluate(model, judge, scoring.plan(model, judge, 1000))   # nu
 """
 
 from jdiff.scoring.judge import Judge, judge, key_of
+from jdiff.scoring.plan import Plan, plan
 from jdiff.scoring.result import Result
-from jdiff.scoring.run import Plan, evaluate, plan, score_files
+from jdiff.scoring.run import evaluate, score_files
 
 __all__ = ["Judge", "Plan", "Result", "evaluate", "judge", "key_of", "plan", "score_files"]

@@ -3,117 +3,28 @@
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from jdiff.common.errors import UserError
 from jdiff.common.processes import is_first_process, wait_for_all_processes
 from jdiff.common.shards import Shards
-from jdiff.conditions.label import AS_IN_DATA
-from jdiff.config import one_of
 from jdiff.evaluation import statistics
-from jdiff.evaluation.gather import Images
 from jdiff.evaluation.numbers import LOWER, OVER_IMAGES, Number, over_seeds
 from jdiff.request import Request
 from jdiff.scoring import data as of_data
 from jdiff.scoring import pictures
-from jdiff.scoring.judge import UNIFORM, Judge, Scored
+from jdiff.scoring.judge import Judge, Scored
+from jdiff.scoring.plan import Drawn, Draws, Plan
 from jdiff.scoring.result import Result, by_class
 
-
-@runtime_checkable
-class Draws(Protocol):
-    """What draws: jdiff.model.Model."""
-
-    config: ConfigDict
-    step: int
-    workdir: Path | None
-
-    def request(self, num_images: int | None = None, **settings: Any) -> Request: ...
-    def draw(self, asked: Request, *, first: int = 0) -> Iterator[Any]: ...
-    def shown(self, images: Any) -> Any: ...
-    def identity(self, asked: Request) -> dict[str, Any]: ...
-    def nfe(self, **settings: Any) -> tuple[int, int]: ...
-    def bits_per_dim(self, images: Any, **settings: Any) -> Any: ...
-
-
-@dataclass(frozen=True, eq=False)
-class Drawn:
-    """The images of a request, drawn when they are asked for."""
-
-    model: Draws
-    asked: Request
-
-    def __len__(self) -> int:
-        return self.asked.count
-
-    def batches(self, first: int = 0) -> Iterator[Images]:
-        """The images from number `first` on."""
-        for batch in self.model.draw(self.asked, first=first):
-            labels = batch.labels if batch.labels is not None and batch.labels.ndim == 1 else None
-            yield self.model.shown(batch.images), labels
-
-    def of(self, numbers: Sequence[int] | np.ndarray) -> Images:
-        """The images of these numbers, drawn again: within the batches that they were drawn in, so that nothing is
-        compiled anew.
-        """
-        size, wanted = min(self.asked.config.sample.batch_size, self.asked.count), np.asarray(numbers)
-        held: dict[int, np.ndarray] = {}
-        for first in sorted(set((wanted // size * size).tolist())):
-            config = self.asked.config.copy_and_resolve_references()
-            config.sample.num_images = min(first + size, self.asked.count)
-            batch = Drawn(self.model, replace(self.asked, config=config)).batches(first)
-            images = np.concatenate([part for part, _ in batch])  # several parts where memory is short
-            held |= {number: images[number - first] for number in wanted.tolist() if 0 <= number - first < size}
-        return np.stack([held[number] for number in wanted.tolist()]), None
-
-
 SAMPLING = ("sampler", "steps", "eta", "variance", "order", "s_churn", "rho", "guidance_scale", "shape", "batch_size")
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Plan:
-    """What an evaluation draws: a request a seed. mix: how classes are mixed, in words. identity: all that decides its
-    numbers.
-    """
-
-    requests: tuple[Request, ...]
-    mix: str
-    identity: Mapping[str, Any]
-
-    @property
-    def seeds(self) -> list[int]:
-        return [asked.config.sample.seed for asked in self.requests]
-
-
-def plan(model: Draws, judge: Judge, num_images: int | None = None, **settings: Any) -> Plan:
-    """The plan of an evaluation; settings: as of Model.sample."""
-    wanted, (labels, mix) = model.config.eval, class_mix(model, settings)
-    first = settings.get("seed", model.config.sample.seed)
-    seeds = range(first, first + (wanted.seeds or judge.protocol.seeds))
-    if (num_images or judge.count) < 2:
-        raise UserError(f"eval.num_images={num_images or judge.count}: numbers of a set need at least 2 images")
-    requests = tuple(
-        conditioned(model, model.request(num_images or judge.count, **{**settings, **labels, "seed": seed}), judge)
-        for seed in seeds
-    )
-    identity = {
-        "count": requests[0].count,
-        "seeds": list(seeds),
-        "batch_size": requests[0].config.sample.batch_size,
-        "likelihood_images": wanted.likelihood_images,
-        **model.identity(requests[0]),
-        **judge.identity(),
-    }
-    return Plan(requests=requests, mix=mix, identity=identity)
 
 
 def evaluate(
@@ -247,41 +158,6 @@ def discard(out: Path, names: Sequence[str]) -> None:
         Shards(out / name, "features").discard()
         with suppress(OSError):  # files of others are there
             (out / name).rmdir()
-
-
-def class_mix(model: Draws, settings: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """(which classes are drawn, as a setting of a request, how they are mixed in words); {} where the caller or the
-    config says.
-    """
-    config = model.config
-    wanted, data = config.eval.labels, config.data
-    if "label" not in config.model.conditions:
-        if wanted:
-            raise UserError(f"eval.labels={wanted!r}: this model was trained without labels")
-        return {}, ""
-    if isinstance(given := settings.get("labels"), str):
-        wanted = one_of("labels", given, [AS_IN_DATA, UNIFORM])
-    elif given is not None or (config.sample.labels and not wanted):
-        return {}, "as asked"
-    known = data.labels_per_image == 1 and any(data.class_counts)
-    if wanted == AS_IN_DATA or (not wanted and known):
-        return {"labels": AS_IN_DATA}, "as in the data"
-    if data.labels_per_image > 1:
-        return {}, UNIFORM
-    counts = data.class_counts or (1,) * len(data.class_names)
-    return {"labels": [number for number, count in enumerate(counts) if count]}, UNIFORM
-
-
-def conditioned(model: Draws, asked: Request, judge: Judge) -> Request:
-    """A request that is given the conditions of held-out images (or of training images, where none are held out), where
-    a model takes more than classes.
-    """
-    given = set(asked.config.model.conditions) - {"label", "aspect"}
-    if not given or judge.data is None:
-        return asked
-    rows, captions = of_data.conditions(asked.config, model.workdir)
-    in_turn = {name: values for name, values in asked.in_turn.items() if name not in (*rows, "drop")}
-    return replace(asked, in_turn={**in_turn, **rows}, captions=captions)
 
 
 def likelihood(model: Draws, judge: Judge) -> list[Number]:
