@@ -423,3 +423,14 @@ def test_the_doctor_says_when_classes_should_be_balanced(tmp_path):
     resolved(tmp_path, "data.balance=class")
     (tmp_path / "usual" / "0.png").unlink()  # 19 to 4: less than five times
     assert "data.balance" not in told(tmp_path, *keys)
+
+
+def test_an_evaluation_is_of_the_images_of_one_shape(run):
+    model = jdiff.load(run[0])
+    for shape in (TALL, WIDE):
+        result = model.evaluate(2, shape=shape, features="pixels", batch_size=2)
+        numbers = from_config.shape_numbers(model.config, from_config.sources(model.config)[0])
+        images = int((numbers == model.config.data.shapes.index(shape)).sum())
+        assert result.facts["reference"]["count"] == images
+        assert result.facts["reference"]["sides"] == list(shape)
+        assert result["fd_pixels"] > 0
