@@ -4,5 +4,5 @@ protocol     which features, how many images, which numbers
 gather       images -> features and running moments, a batch at a time
 classifier   a small network trained on the data's own labels, whose features need no pretrained weights
 statistics   the reference: moments and some features, as one .npz
-numbers      one number each of generated features and reference
+numbers      what a number is; distances, quality, copying: one number each
 """

@@ -10,21 +10,11 @@ from jdiff.common.errors import UserError
 from jdiff.common.progress import Progress
 from jdiff.config import one_of
 from jdiff.evaluation import classifier, pixels
+from jdiff.evaluation.copying import Gap, Memorised
+from jdiff.evaluation.distances import Cmmd, FrechetDistance, FrechetInfinity, KernelDistance, WorstClass
 from jdiff.evaluation.gather import Pictures
-from jdiff.evaluation.numbers import (
-    Accuracy,
-    Cmmd,
-    FrechetDistance,
-    FrechetInfinity,
-    Gap,
-    KernelDistance,
-    Memorised,
-    Neighbours,
-    Score,
-    Vendi,
-    WorstClass,
-)
 from jdiff.evaluation.protocol import Protocol
+from jdiff.evaluation.quality import Accuracy, Neighbours, Score, Vendi
 from jdiff.from_config.names import pick
 from jdiff.interop import features as pretrained
 from jdiff.interop.features import clip_vision, dinov2, inception

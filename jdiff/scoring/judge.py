@@ -23,6 +23,7 @@ from jdiff.conditions.label import AS_IN_DATA
 from jdiff.config import one_of
 from jdiff.data.verdicts import cache_folder
 from jdiff.evaluation import numbers, statistics
+from jdiff.evaluation.copying import Gap, Memorised
 from jdiff.evaluation.gather import BATCH, Gathered, Images, Pictures, Read, counted, gather, reader
 from jdiff.evaluation.numbers import Number, Sets
 from jdiff.evaluation.protocol import Protocol as Scores
@@ -85,7 +86,7 @@ class Judge:
 
     @property
     def _copies(self) -> bool:
-        return any(isinstance(metric, numbers.Memorised | numbers.Gap) for metric in self.protocol.metrics)
+        return any(isinstance(metric, Memorised | Gap) for metric in self.protocol.metrics)
 
     def gather(
         self,

@@ -5,8 +5,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from jdiff.common.errors import UserError
+from jdiff.evaluation.distances import class_distances
 from jdiff.evaluation.gather import Gathered
-from jdiff.evaluation.numbers import Number, class_distances
+from jdiff.evaluation.numbers import Number
 from jdiff.scoring.judge import Judge
 
 

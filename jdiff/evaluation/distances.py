@@ -1,0 +1,181 @@
+"""Distances between the features of generated images and of the reference."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+
+from jdiff.common.errors import UserError
+from jdiff.evaluation.numbers import LOWER, OVER_IMAGES, Number, Sets
+from jdiff.metrics.frechet import frechet_distance, frechet_infinity, frechet_of_moments, standard_error
+from jdiff.metrics.kernel import cmmd, kid
+from jdiff.metrics.per_class import per_class
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrechetDistance:
+    """The Frechet distance of all images by their moments."""
+
+    name: str
+    title: str
+    rows: int = 10_000  # for the error alone
+
+    @property
+    def better(self) -> Mapping[str, str]:
+        return {self.name: LOWER}
+
+    def __call__(self, sets: Sets) -> list[Number]:
+        generated, reference = sets.generated, sets.reference
+        if not np.any(reference.covariance):
+            raise UserError("the reference images all have the same features: they are constant, or copies")
+        found = frechet_of_moments(generated.moments, reference.moments)
+        note = (
+            f"of covariances of rank {min(found.ranks)} in {found.dimensions} dimensions: far too large for few "
+            "images, and comparable at this very number alone"
+            if found.rank_deficient and generated.count <= found.dimensions
+            else ""
+        )
+        if not np.any(generated.moments.m2):
+            note = "all images have the same features: they are constant, or copies of one"
+        return [
+            Number(
+                name=self.name,
+                title=self.title,
+                value=found.distance,
+                error=standard_error(generated.features, generated.moments, reference.moments),
+                spread=OVER_IMAGES,
+                better=LOWER,
+                about="distance to the data by their features: quality and variety in one",
+                count=generated.count,
+                of=reference.count,
+                note=note,
+            )
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrechetInfinity:
+    """The Frechet distance extrapolated to infinitely many images."""
+
+    name: str
+    title: str
+    rows: int = 10_000
+
+    @property
+    def better(self) -> Mapping[str, str]:
+        return {self.name: LOWER}
+
+    def __call__(self, sets: Sets) -> list[Number]:
+        found = frechet_infinity(sets.generated.features, sets.reference.moments)
+        return [
+            Number(
+                name=self.name,
+                title=self.title,
+                value=found.limit,
+                error=found.standard_error,
+                spread="standard error of the fitted line, whose points share images",
+                better=LOWER,
+                about="the same without the bias of few images",
+                count=len(sets.generated.features),
+                of=sets.reference.count,
+            )
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelDistance:
+    """KID's estimate over random subsets. adapt: fewer images make the subsets smaller."""
+
+    name: str
+    title: str
+    subsets: int = 100
+    size: int = 1000
+    adapt: bool = False
+    rows: int = 50_000
+
+    @property
+    def better(self) -> Mapping[str, str]:
+        return {self.name: LOWER}
+
+    def __call__(self, sets: Sets) -> list[Number]:
+        x, y = sets.generated.features, sets.reference_rows(self.rows)
+        size = min(self.size, len(x), len(y)) if self.adapt else self.size
+        found = kid(x, y, self.subsets, size)
+        return [
+            Number(
+                name=self.name,
+                title=self.title,
+                value=found.mean,
+                error=found.std,
+                spread=f"standard deviation over {found.subsets} subsets of {found.size:,}",
+                better=LOWER,
+                about="another distance by the features, by a kernel: no bias of few images",
+                count=len(x),
+                of=len(y),
+            )
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cmmd:
+    """CMMD's distance."""
+
+    name: str = "cmmd"
+    title: str = "CMMD"
+    rows: int = 30_000
+
+    @property
+    def better(self) -> Mapping[str, str]:
+        return {self.name: LOWER}
+
+    def __call__(self, sets: Sets) -> list[Number]:
+        x, y = sets.generated.features, sets.reference_rows(self.rows)
+        about = "distance of CLIP's features by a Gaussian kernel, times 1,000"
+        value = cmmd(x, y)
+        return [
+            Number(name=self.name, title=self.title, value=value, better=LOWER, about=about, count=len(x), of=len(y))
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorstClass:
+    """The largest of the classes' Frechet distances."""
+
+    name: str
+    title: str
+    rows: int = 10_000
+
+    @property
+    def better(self) -> Mapping[str, str]:
+        return {self.name: LOWER}
+
+    def __call__(self, sets: Sets) -> list[Number]:
+        distances, counts = class_distances(sets)
+        worst = max(distances, key=lambda label: distances[label])
+        return [
+            Number(
+                name=self.name,
+                title=self.title,
+                value=distances[worst],
+                better=LOWER,
+                about="the distance of the worst class by itself",
+                count=counts[worst],
+                of=int((sets.reference.labels == worst).sum()) if sets.reference.labels is not None else 0,
+                note=f"class {sets.class_names[worst] if sets.class_names else worst}",
+            )
+        ]
+
+
+def class_distances(sets: Sets) -> tuple[dict[int, float], dict[int, int]]:
+    """(Frechet distance, number of generated images) of each class. Raises UserError where classes are not known."""
+    x, labels = sets.generated.features, sets.generated.rows("labels")
+    y, theirs = sets.reference.features, sets.reference.labels
+    if labels is None or y is None or theirs is None:
+        raise UserError("the classes of the images, or of the reference, are not known")
+    return per_class(frechet_distance, x, labels, y, theirs), dict(zip(*_unique(labels), strict=True))
+
+
+def _unique(labels: Int[np.ndarray, " n"]) -> tuple[list[int], list[int]]:
+    found, counts = np.unique(labels, return_counts=True)
+    return found.tolist(), counts.tolist()
