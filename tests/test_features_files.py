@@ -10,9 +10,9 @@ from safetensors.numpy import save_file
 from jdiff.common.errors import UserError
 from jdiff.interop import features
 from jdiff.interop.features import dinov2 as dinov2_table
+from jdiff.interop.features import graphs, torch_files
 from jdiff.interop.features import inception as inception_table
 from jdiff.interop.features import lpips as lpips_table
-from jdiff.interop.features import torch_files
 from jdiff.interop.features.files import Source, read
 from jdiff.networks.features import dinov2
 from jdiff.networks.features.dinov2 import DINOv2
@@ -161,8 +161,48 @@ def test_unknown_names_are_refused_with_the_nearest():
     assert message.endswith("did you mean 'dinov2_vitl14_reg'?")
 
 
-def test_inception_of_nvidias_translation_is_the_same(tmp_path):
-    """Of the same values, with the graph's scales of 1, which that file lacks."""
+def field(number: int, value: bytes | int) -> bytes:
+    """A field of a protocol buffer."""
+
+    def varint(value: int) -> bytes:
+        return bytes([value & 127 | 128]) + varint(value >> 7) if value > 127 else bytes([value])
+
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
+def graph_of(tensors: dict[str, np.ndarray]) -> bytes:
+    """A frozen graph of TensorFlow with these constants, some of whose nodes are other than these."""
+    nodes = [field(1, field(1, b"Sub/y") + field(2, b"Placeholder"))]
+    for name, values in tensors.items():
+        sides = b"".join(field(2, field(1, side)) for side in values.shape)
+        kind = 1 if values.dtype == np.float32 else 3
+        tensor = field(1, kind) + field(2, sides) + field(4, values.tobytes())
+        attributes = field(5, field(1, b"dtype") + field(2, field(6, kind)))
+        attributes += field(5, field(1, b"value") + field(2, field(8, tensor)))
+        nodes.append(field(1, field(1, name.encode()) + field(2, b"Const") + attributes))
+    return b"".join(nodes) + field(4, field(1, 27))
+
+
+def test_constants_of_a_graph_are_read_and_a_cut_one_is_refused(tmp_path):
+    values = {"a/b": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.int32([3]), "s": np.float32(2)}
+    (tmp_path / "graph.pb").write_bytes(whole := graph_of(values))
+    found = graphs.read(tmp_path / "graph.pb")
+    assert set(found) == {"a/b"}  # no whole numbers, and no scalars, which the graph computes with
+    np.testing.assert_array_equal(found["a/b"], values["a/b"])
+    for count in range(1, len(whole) - 6, 7):
+        (tmp_path / "cut.pb").write_bytes(whole[:count])
+        try:
+            assert set(graphs.read(tmp_path / "cut.pb")) <= {"a/b"}
+        except UserError as error:
+            assert "no whole graph" in str(error)  # noqa: PT017
+    with pytest.raises(UserError, match="no whole graph"):
+        graphs.read(tmp_path / "missing.pb")
+
+
+def test_inception_of_nvidias_translation_and_of_the_graph_is_the_same(tmp_path):
+    """Of the same values, with the graph's scales of 1, which NVIDIA's file lacks."""
     shapes = features._shapes(Inception(), SIDE)
     by_path = {row.ours: row.theirs for row in inception_table.rows({}, shapes)}
     torchs = random_tensors(inception_table.rows({}, shapes), shapes)
@@ -170,11 +210,19 @@ def test_inception_of_nvidias_translation_is_the_same(tmp_path):
         if path.endswith("/scale"):
             torchs[name] = np.ones_like(torchs[name])
     nvidias = {
-        row.theirs: torchs[by_path[row.ours]] for row in inception_table.rows({"layers.": 0}, shapes) if row.theirs
+        row.theirs: torchs[by_path[row.ours]] for row in inception_table.rows({"layers.": np.zeros(0)}, shapes) if row.theirs
     }
     assert "layers.mixed_10.tower_1_mixed_conv_1.beta" in nvidias
     assert "layers.mixed.tower_1.conv_2.var" in nvidias
     save_file(torchs, tmp_path / "torch.safetensors")
     save_file(nvidias, tmp_path / "nvidia.safetensors")
-    first, second = (features.load_inception(tmp_path / f"{name}.safetensors") for name in ("torch", "nvidia"))
-    assert first.spaces == second.spaces
+    graph = {}
+    for row in inception_table.rows({"softmax/weights": np.zeros(0)}, shapes):
+        values = torchs[by_path[row.ours]]
+        graph[row.theirs] = values.transpose(2, 3, 1, 0) if values.ndim == 4 else values.T
+    assert graph["mixed_9/tower/mixed/conv_1/conv2d_params"].shape == (3, 1, 384, 384)
+    assert graph["mixed/tower_1/conv_2/batchnorm/moving_variance"].shape == (96,)
+    (tmp_path / "classify_image_graph_def.pb").write_bytes(graph_of(graph))
+    files = ("torch.safetensors", "nvidia.safetensors", "classify_image_graph_def.pb")
+    first, second, third = (features.load_inception(tmp_path / file) for file in files)
+    assert first.spaces == second.spaces == third.spaces

@@ -7,7 +7,7 @@ from pathlib import Path
 from jdiff.common.errors import UserError
 from jdiff.common.paths import expanded
 from jdiff.interop import tensors
-from jdiff.interop.features import torch_files
+from jdiff.interop.features import graphs, torch_files
 from jdiff.interop.tensors import Tensors
 
 IN_FOLDERS = ("model.safetensors", "pytorch_model.bin")  # transformers' names
@@ -50,4 +50,6 @@ def read(path: str | Path, source: Source) -> Tensors:
         raise UserError(f"{file} cannot be read ({error.strerror}); {source.hint}") from error
     if digest and not digest.startswith(source.sha256):
         raise UserError(f"{file} is damaged or another file: its sha256 begins with {digest[:8]}; {source.hint}")
+    if file.suffix == ".pb":
+        return graphs.read(file)
     return tensors.read_file(file)[0] if start[8:] == b"{" else torch_files.read(file)

@@ -1,8 +1,10 @@
-"""FID's Inception from the file of pytorch-fid and torch-fidelity, or NVIDIA's translation (StyleGAN, EDM, clean-fid).
+"""FID's Inception from the file of pytorch-fid and torch-fidelity, NVIDIA's translation (StyleGAN, EDM, clean-fid), or
+TensorFlow's graph itself (classify_image_graph_def.pb).
 
-The first two libraries' files have torchvision's names. NVIDIA's has TensorFlow's, and no scales: the graph has none.
+The first two libraries' files have torchvision's names. NVIDIA's has TensorFlow's, and no scales: they are all ones.
 """
 
+import re
 from collections.abc import Iterator
 
 from jdiff.interop.features.files import Source
@@ -50,7 +52,10 @@ BRANCHES = dict(zip(BLOCKS, (_A, _A, _A, _B, _C, _C, _C, _C, _D, _E, _E), strict
 
 
 def rows(tensors: Tensors, shapes: Shapes) -> Iterator[Row]:
-    """The rows of whichever of the two kinds these tensors are."""
+    """The rows of whichever of the three kinds these tensors are."""
+    if "softmax/weights" in tensors:
+        yield from _of_graph(shapes)
+        return
     nvidia = any(name.startswith("layers.") for name in tensors)
     for path in shapes:
         module, _, part = path.rpartition("/")
@@ -69,6 +74,21 @@ def rows(tensors: Tensors, shapes: Shapes) -> Iterator[Row]:
     last = "output" if nvidia else "fc"
     yield Row(f"{last}.weight", "fc/kernel", "dense")
     yield Row(f"{last}.bias", "fc_bias")
+
+
+def _of_graph(shapes: Shapes) -> Iterator[Row]:
+    """The rows of TensorFlow's graph, whose arrays are laid out as ours."""
+    names = {"scale": "gamma", "bias": "beta", "mean": "moving_mean", "var": "moving_variance"}
+    for path in shapes:
+        module, _, part = path.rpartition("/")
+        if part == "kernel" and module != "fc":
+            theirs = re.sub("(tower|tower_1|tower_2|mixed)_(?=mixed|conv)", r"\1/", _of_tensorflow(module))
+            theirs = theirs.replace(".", "/")
+            yield Row(f"{theirs}/conv2d_params", path)
+            for ours, name in names.items():
+                yield Row(f"{theirs}/batchnorm/{name}", f"{module}/{ours}")
+    yield Row("softmax/weights", "fc/kernel")
+    yield Row("softmax/biases", "fc_bias")
 
 
 def _of_tensorflow(module: str) -> str:
