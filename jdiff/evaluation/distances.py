@@ -85,7 +85,9 @@ class FrechetInfinity:
 
 @dataclass(frozen=True, kw_only=True)
 class KernelDistance:
-    """KID's estimate over random subsets. adapt: fewer images make the subsets smaller."""
+    """KID's estimate over random subsets. adapt: fewer images make the subsets smaller, at most half of either set:
+    those of a whole set are all the same, and their spread would say nothing.
+    """
 
     name: str
     title: str
@@ -100,7 +102,7 @@ class KernelDistance:
 
     def __call__(self, sets: Sets) -> list[Number]:
         x, y = sets.generated.features, sets.reference_rows(self.rows)
-        size = min(self.size, len(x), len(y)) if self.adapt else self.size
+        size = max(2, min(self.size, len(x) // 2, len(y) // 2)) if self.adapt else self.size
         found = kid(x, y, self.subsets, size)
         return [
             Number(

@@ -75,14 +75,27 @@ class Judge:
     @cached_property
     def splits(self) -> tuple[Float[np.ndarray, "m d"] | None, Float[np.ndarray, "l d"] | None]:
         """Features of training and of held-out images, for copies; None where there are none."""
-        data, reference = self.data, self.reference
-        if data is None or data.held_out is None or not self._copies:
+        data, reference, held_out = self.data, self.reference, self._held_out
+        if data is None or held_out is None or not self._copies:
             return None, None
-        held_out = _measured([data.held_out], self.read, self.space, self.progress("features of held-out images"))
         if reference.facts.get("split") == "train" and reference.facts["fingerprint"] == data.fingerprint:
             return reference.features, held_out.features
         training = _measured([data.train], self.read, self.space, self.progress("features of training images"))
         return training.features, held_out.features
+
+    @property
+    def accuracy(self) -> float | None:
+        """The share of held-out images that the features' network reads right; None where it knows no classes."""
+        if not self.labelled or self._held_out is None:
+            return None
+        logits, labels = self._held_out.rows("logits"), self._held_out.rows("labels")
+        return None if logits is None or labels is None else float((logits.argmax(axis=1) == labels).mean())
+
+    @cached_property
+    def _held_out(self) -> Gathered | None:
+        if self.data is None or self.data.held_out is None:
+            return None
+        return _read([self.data.held_out], self.read, self.space, self.progress("features of held-out images"))
 
     @property
     def _copies(self) -> bool:
@@ -229,9 +242,7 @@ def _measured(
     progress: Progress,
     facts: dict[str, Any] | None = None,
 ) -> Statistics:
-    batches = (batch for pictures in parts for batch in pictures.batches())
-    total = sum(-(-len(pictures) // BATCH) for pictures in parts)
-    found = gather(lambda first: iter(progress(batches, total)), read, space.dimension, REFERENCE_ROWS)
+    found = _read(parts, read, space, progress)
     if found.count < 2:
         raise UserError(f"a reference of {found.count} images has no covariance: at least 2 are needed")
     return Statistics(
@@ -243,6 +254,12 @@ def _measured(
         labels=found.rows("labels"),
         facts=facts or {},
     )
+
+
+def _read(parts: Sequence[Pictures], read: Read, space: FeatureSpace, progress: Progress) -> Gathered:
+    batches = (batch for pictures in parts for batch in pictures.batches())
+    total = sum(-(-len(pictures) // BATCH) for pictures in parts)
+    return gather(lambda first: iter(progress(batches, total)), read, space.dimension, REFERENCE_ROWS)
 
 
 def _check_sides(reference: Statistics, config: ConfigDict, path: str, protocol: Scores) -> None:

@@ -52,10 +52,12 @@ def _exponent(value: float) -> int:
 def context(facts: Mapping[str, Any]) -> list[str]:
     """The protocol, and what was measured of what, a line each."""
     protocol, reference = facts["protocol"], facts["reference"]
+    accuracy = protocol.get("classifier_accuracy")
     against = f"{reference['count']:,} images" if reference["count"] else "an unknown number of images"
     lines = [
         f"protocol: {protocol['name']}: {protocol['about']}",
         f"reference: {against} of {reference['place']}",
+        *([f"classifier: it reads {accuracy:.1%} of the held-out images right"] if accuracy is not None else []),
     ]
     if "images" in facts:
         return [f"images: {facts['count']:,} of {facts['images']['place']}", *lines]

@@ -117,6 +117,7 @@ def described(judge: Judge, count: int) -> dict[str, Any]:
             "about": protocol.about,
             "features": protocol.features,
             "space": statistics.plain(judge.space),
+            "classifier_accuracy": judge.accuracy,
             "quantised": "uint8",
             "reported": "lowest of the seeds" if protocol.lowest else "mean over seeds",
         },
