@@ -32,12 +32,12 @@ if __name__ == "__mp_main__":  # a data worker: devices are not for it, and Grai
 class Mode:
     """A mode is jdiff/modes/<name>.py with a function of its name, (config, workdir, out) -> exit status.
 
-    of_run: it takes a trained run, whose config it is. or_config: where there is no such run, a config will do.
+    of_run: it takes a trained run, whose config it is. alone: whether, with these overrides, a config does without one.
     computes: it runs JAX. sweeps: a setting of sampling may be given several values.
     """
 
     of_run: bool = False
-    or_config: bool = False
+    alone: Callable[[Sequence[str]], bool] = lambda overrides: False
     computes: bool = True
     sweeps: bool = False
 
@@ -45,8 +45,8 @@ class Mode:
 MODES = {
     "train": Mode(),
     "sample": Mode(of_run=True),
-    "evaluate": Mode(of_run=True, or_config=True, sweeps=True),
-    "stats": Mode(of_run=True, or_config=True),
+    "evaluate": Mode(of_run=True, alone=lambda given: any("eval.images" in one for one in given), sweeps=True),
+    "stats": Mode(of_run=True, alone=lambda given: True),
     "export": Mode(of_run=True),
     "inspect": Mode(computes=False),
     "prepare": Mode(computes=False),
@@ -75,10 +75,11 @@ def run(options: flags.FlagValues, overrides: Sequence[str], begin: Callable[[],
     mode = MODES[name]
     if not options.config and not (mode.of_run and options.workdir):
         if mode.of_run:
-            raise UserError(f"--mode={name} needs --workdir=DIR, the folder of a trained run")
+            or_config = ", or --config=FILE" if mode.alone(overrides) else ""
+            raise UserError(f"--mode={name} needs --workdir=DIR, the folder of a trained run{or_config}")
         raise UserError(f"--mode={name} needs --config=FILE, such as --config=configs/digits.py")
     workdir = expanded(options.workdir or f"runs/{Path(options.config).stem}")
-    of_run = mode.of_run and not (mode.or_config and options.config and not (workdir / jdiff.config.FILE).is_file())
+    of_run = mode.of_run and not (options.config and mode.alone(overrides))
     saved = jdiff.config.of_run(workdir) if of_run else jdiff.config.load(options.config)
     single, several = jdiff.config.several(saved, overrides) if mode.sweeps else (overrides, ())
     config = jdiff.config.override(saved, single)

@@ -116,16 +116,27 @@ def denoising_strip(config: ConfigDict, task: Task, mesh: Mesh, held_out: Source
 
 def distances(config: ConfigDict, task: Task, mesh: Mesh, held_out: Source | None) -> list[Due]:
     """The evaluation's numbers of new images."""
-    if not config.eval.every or not isinstance(task.sampling_task, DiffusionTask):
+    if not config.eval.every:
         return []
-    judge = scoring.judge(config, mesh, progress=config.log.progress)
+    if not isinstance(task.sampling_task, DiffusionTask):
+        raise UserError(f"eval.every={config.eval.every}: task={config.task!r} draws no images to be scored")
+    judge = scoring.judge(config, mesh, progress=config.log.progress, keep=False)
     count = config.eval.num_images or min(judge.count, EVALUATED)
+    judge.check(count)
+    if (name := config.checkpoint.best_by) != LOSS and name not in judge.possible:
+        raise UserError(f"checkpoint.best_by={name!r}: these data give {', '.join(judge.possible)} alone")
+    departs = judge.protocol.departures(count, config.eval.seeds or judge.protocol.seeds)
+    within = f" ({departs}: comparable within this run alone)" if departs else ""
+    say(f"every {config.eval.every:,} steps {count:,} images are scored by the protocol {judge.protocol.name}{within}")
     requests: list[scoring.Plan] = []
 
     def evaluate(model: Model, state: TrainState, step: int) -> Report:
-        if not requests:  # the same at every step
-            requests.append(scoring.plan(model, judge, count))
-        result = scoring.evaluate(model, judge, requests[0])
+        try:
+            if not requests:  # the same at every step
+                requests.append(scoring.plan(model, judge, count))
+            result = scoring.evaluate(model, judge, requests[0])
+        except UserError as error:
+            raise DrawingError(str(error)) from error  # not worth a run's life
         assert result is not None  # nothing stops it
         return Report(scalars={one.name: one.value for one in result.numbers})
 

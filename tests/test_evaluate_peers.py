@@ -91,6 +91,7 @@ def test_torch_fidelitys(folders, weights, tmp_path):
         fid=True,
         kid=True,
         prc=True,
+        feature_extractor="inception-v3-compat",
         kid_subset_size=SIZE,
         feature_extractor_weights_path=str(weights),
         cuda=False,

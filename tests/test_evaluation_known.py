@@ -21,17 +21,11 @@ from jdiff import scoring
 from jdiff.common.shards import Shards
 from jdiff.data.sources.tfds import Tfds
 from jdiff.evaluation import classifier, statistics
+from jdiff.evaluation.copying import Memorised
+from jdiff.evaluation.distances import FrechetDistance, FrechetInfinity, KernelDistance
 from jdiff.evaluation.gather import BATCH, gather, reader
-from jdiff.evaluation.numbers import (
-    FrechetDistance,
-    FrechetInfinity,
-    KernelDistance,
-    Memorised,
-    Neighbours,
-    Sets,
-    Vendi,
-    all_of,
-)
+from jdiff.evaluation.numbers import Sets, all_of
+from jdiff.evaluation.quality import Neighbours, Vendi
 from jdiff.evaluation.statistics import Statistics
 from jdiff.metrics import moments
 from jdiff.networks.classifier import Classifier

@@ -210,7 +210,9 @@ def test_inception_of_nvidias_translation_and_of_the_graph_is_the_same(tmp_path)
         if path.endswith("/scale"):
             torchs[name] = np.ones_like(torchs[name])
     nvidias = {
-        row.theirs: torchs[by_path[row.ours]] for row in inception_table.rows({"layers.": np.zeros(0)}, shapes) if row.theirs
+        row.theirs: torchs[by_path[row.ours]]
+        for row in inception_table.rows({"layers.": np.zeros(0)}, shapes)
+        if row.theirs
     }
     assert "layers.mixed_10.tower_1_mixed_conv_1.beta" in nvidias
     assert "layers.mixed.tower_1.conv_2.var" in nvidias

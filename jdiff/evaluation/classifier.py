@@ -7,6 +7,7 @@ FD-classifier, and never FID: they compare only where the weights are the same, 
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 from jdiff.common.errors import UserError
 from jdiff.common.files import write_whole
 from jdiff.common.keys import named, root_key
+from jdiff.common.paths import expanded
 from jdiff.common.processes import first_process_first, is_first_process
 from jdiff.common.progress import Progress
 from jdiff.data.verdicts import cache_folder
@@ -30,6 +32,7 @@ from jdiff.networks.classifier import Classifier
 from jdiff.networks.features.space import Extractor, FeatureSpace, Plain
 from jdiff.spaces import Pixels
 from jdiff.tasks.classifier import ClassifierTask
+from jdiff.training import sharding
 from jdiff.training.ema import Ema
 from jdiff.training.optimizer import learning_rate, make_optimizer
 from jdiff.training.step import init_state, train_step
@@ -62,18 +65,17 @@ def load(
     seen, outputs = Plain(sides=(side, side), channels=channels), classes or TURNS
     network = Classifier(outputs, CHANNELS, MULTS)
     if path:
-        params = _read(Path(path), network, seen)
+        params = _read(expanded(path), network, seen)
     else:
         recipe = (VERSION, fingerprint, seen, classes, STEPS, BATCH, CHANNELS, MULTS)
         name = hashlib.sha256(repr(recipe).encode()).hexdigest()[:16]
         kept = cache_folder() / "classifiers" / f"{name}.safetensors"
         with first_process_first():  # the others find its file
-            if not kept.is_file():
-                trained = train(network, seen, pictures(), turned=not classes, progress=progress)
-                if not _keep(kept, trained):
-                    return _extractor(network, seen, trained)
-            params = _read(kept, network, seen)
-    return _extractor(network, seen, params)
+            there = kept.is_file()
+            params = _read(kept, network, seen) if there else train(network, seen, pictures(), not classes, progress)
+            if not there:
+                _keep(kept, params)
+    return _extractor(network, seen, sharding.of_first_process(params))
 
 
 def _extractor(network: Classifier, seen: Plain, params: PyTree) -> Extractor:
@@ -91,7 +93,7 @@ def _extractor(network: Classifier, seen: Plain, params: PyTree) -> Extractor:
     return Extractor(spaces=spaces, input=seen, params=params, apply=apply)
 
 
-def train(network: Classifier, seen: Plain, pictures: Pictures, *, turned: bool, progress: Progress) -> PyTree:
+def train(network: Classifier, seen: Plain, pictures: Pictures, turned: bool, progress: Progress) -> PyTree:
     """The parameters after PASSES passes, at most STEPS steps, of AdamW from a fixed seed. turned: whether it learns
     turns, not classes.
     """
@@ -133,17 +135,14 @@ def _turned(x: Float[Array, "b s s c"], turns: Int[Array, " b"]) -> Float[Array,
     return kinds[turns, jnp.arange(len(x))]
 
 
-def _keep(file: Path, params: PyTree) -> bool:
-    """Write the parameters; whether that worked."""
+def _keep(file: Path, params: PyTree) -> None:
+    """Write the parameters; where that fails, they are trained again next time."""
     if not is_first_process():
-        return False
+        return
     flat = {"/".join(path): np.asarray(array) for path, array in flatten_dict(params).items()}
-    try:
+    with suppress(OSError, SafetensorError):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, lambda fresh: save_file(flat, fresh))
-    except (OSError, SafetensorError):
-        return False  # trained again next time
-    return True
 
 
 def _read(file: Path, network: Classifier, seen: Plain) -> PyTree:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jdiff.common.errors import UserError
-from jdiff.evaluation.numbers import LOWER, OVER_IMAGES, Number, Sets, of_share
+from jdiff.evaluation.numbers import LOWER, OVER_IMAGES, SPLIT, Number, Sets, of_share
 from jdiff.metrics.fld import generalisation_gap
 from jdiff.metrics.memorisation import memorisation
 
@@ -17,6 +17,14 @@ class Memorised:
 
     quantile: float = 0.05
     rows: int = 10_000
+
+    @property
+    def least(self) -> int:
+        return 2
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset((SPLIT,))
 
     @property
     def better(self) -> Mapping[str, str]:
@@ -57,6 +65,14 @@ class Gap:
     rows: int = 10_000
 
     @property
+    def least(self) -> int:
+        return 2
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset((SPLIT,))
+
+    @property
     def better(self) -> Mapping[str, str]:
         return {"fld_gap": ""}
 
@@ -79,5 +95,5 @@ class Gap:
 
 def _splits(sets: Sets) -> tuple[np.ndarray, np.ndarray]:
     if sets.training is None or sets.held_out is None:
-        raise UserError("copies are told by held-out images, and there are none (data.holdout)")
+        raise UserError(sets.missing)
     return sets.training, sets.held_out

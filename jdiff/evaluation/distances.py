@@ -4,13 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int
 
 from jdiff.common.errors import UserError
-from jdiff.evaluation.numbers import LOWER, OVER_IMAGES, Number, Sets
-from jdiff.metrics.frechet import frechet_distance, frechet_infinity, frechet_of_moments, standard_error
+from jdiff.evaluation.numbers import CLASSES, FEATURES, LOWER, OVER_IMAGES, Number, Sets
+from jdiff.metrics.frechet import frechet_infinity, frechet_of_moments, standard_error
 from jdiff.metrics.kernel import cmmd, kid
-from jdiff.metrics.per_class import per_class
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +18,14 @@ class FrechetDistance:
     name: str
     title: str
     rows: int = 10_000  # for the error alone
+
+    @property
+    def least(self) -> int:
+        return 2
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset(())
 
     @property
     def better(self) -> Mapping[str, str]:
@@ -33,7 +39,7 @@ class FrechetDistance:
         note = (
             f"of covariances of rank {min(found.ranks)} in {found.dimensions} dimensions: far too large for few "
             "images, and comparable at this very number alone"
-            if found.rank_deficient and generated.count <= found.dimensions
+            if found.rank_deficient and _few(found.dimensions, generated.count, reference.count)
             else ""
         )
         if not np.any(generated.moments.m2):
@@ -61,6 +67,14 @@ class FrechetInfinity:
     name: str
     title: str
     rows: int = 10_000
+
+    @property
+    def least(self) -> int:
+        return 2
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset(())
 
     @property
     def better(self) -> Mapping[str, str]:
@@ -97,6 +111,14 @@ class KernelDistance:
     rows: int = 50_000
 
     @property
+    def least(self) -> int:
+        return 2 if self.adapt else self.size
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset((FEATURES,))
+
+    @property
     def better(self) -> Mapping[str, str]:
         return {self.name: LOWER}
 
@@ -128,6 +150,14 @@ class Cmmd:
     rows: int = 30_000
 
     @property
+    def least(self) -> int:
+        return 1
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset((FEATURES,))
+
+    @property
     def better(self) -> Mapping[str, str]:
         return {self.name: LOWER}
 
@@ -149,11 +179,19 @@ class WorstClass:
     rows: int = 10_000
 
     @property
+    def least(self) -> int:
+        return 2
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset((FEATURES, CLASSES))
+
+    @property
     def better(self) -> Mapping[str, str]:
         return {self.name: LOWER}
 
     def __call__(self, sets: Sets) -> list[Number]:
-        distances, counts = class_distances(sets)
+        distances, count = sets.by_class
         worst = max(distances, key=lambda label: distances[label])
         return [
             Number(
@@ -162,22 +200,13 @@ class WorstClass:
                 value=distances[worst],
                 better=LOWER,
                 about="the distance of the worst class by itself",
-                count=counts[worst],
-                of=int((sets.reference.labels == worst).sum()) if sets.reference.labels is not None else 0,
+                count=count,
+                of=count,
                 note=f"class {sets.class_names[worst] if sets.class_names else worst}",
             )
         ]
 
 
-def class_distances(sets: Sets) -> tuple[dict[int, float], dict[int, int]]:
-    """(Frechet distance, number of generated images) of each class. Raises UserError where classes are not known."""
-    x, labels = sets.generated.features, sets.generated.rows("labels")
-    y, theirs = sets.reference.features, sets.reference.labels
-    if labels is None or y is None or theirs is None:
-        raise UserError("the classes of the images, or of the reference, are not known")
-    return per_class(frechet_distance, x, labels, y, theirs), dict(zip(*_unique(labels), strict=True))
-
-
-def _unique(labels: Int[np.ndarray, " n"]) -> tuple[list[int], list[int]]:
-    found, counts = np.unique(labels, return_counts=True)
-    return found.tolist(), counts.tolist()
+def _few(dimensions: int, *counts: int) -> bool:
+    """Whether a set has no more images than the features have dimensions; 0: it does not say how many."""
+    return any(0 < count <= dimensions for count in counts)

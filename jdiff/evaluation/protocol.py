@@ -34,6 +34,25 @@ class Protocol:
         return max(metric.rows for metric in self.metrics)
 
     @property
+    def needs(self) -> frozenset[str]:
+        """What its numbers need beside moments."""
+        return frozenset().union(*(metric.needs for metric in self.metrics))
+
+    @property
+    def least(self) -> int:
+        """The fewest images that it takes; where a number may be left out, 2."""
+        return max(2, *(metric.least for metric in self.metrics)) if self.strict else 2
+
+    def departures(self, images: int, seeds: int) -> str:
+        """How an evaluation of so many images and seeds is not this protocol, in words; "" where it is."""
+        facts = []
+        if self.images and images != self.images:
+            facts.append(f"{images:,} images, not {self.images:,}")
+        if seeds != self.seeds:
+            facts.append(f"{seeds or 'no'} seed{'s' if seeds > 1 else ''}, not {self.seeds}")
+        return ", ".join(facts)
+
+    @property
     def better(self) -> dict[str, str]:
         """Which way is better of each number, by its name."""
         return {name: way for metric in self.metrics for name, way in metric.better.items()}

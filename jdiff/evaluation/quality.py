@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from jdiff.common.errors import UserError
-from jdiff.evaluation.numbers import HIGHER, OVER_IMAGES, Number, Sets, of_share
+from jdiff.evaluation.numbers import CLASSES, FEATURES, HIGHER, OVER_IMAGES, Number, Sets, of_share
 from jdiff.metrics.inception_score import inception_score
 from jdiff.metrics.neighbours import prdc
 from jdiff.metrics.vendi import vendi_score
@@ -20,6 +20,14 @@ class Score:
     title: str
     splits: int = 10
     rows: int = 50_000
+
+    @property
+    def least(self) -> int:
+        return 2 * self.splits
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset(())
 
     @property
     def better(self) -> Mapping[str, str]:
@@ -43,11 +51,20 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Neighbours:
-    """Precision and recall, and density and coverage where `density`."""
+    """Precision and recall, and density and coverage where `density`. alike: of as many images of either set."""
 
     k: int
     density: bool = True
+    alike: bool = False
     rows: int = 10_000
+
+    @property
+    def least(self) -> int:
+        return self.k + 1
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset((FEATURES,))
 
     @property
     def better(self) -> Mapping[str, str]:
@@ -59,6 +76,8 @@ class Neighbours:
 
     def __call__(self, sets: Sets) -> list[Number]:
         x, y = sets.generated.features[: self.rows], sets.reference_rows(self.rows)
+        count = min(len(x), len(y)) if self.alike else max(len(x), len(y))
+        x, y = x[:count], y[:count]
         found = prdc(x, y, self.k)
         shares = [
             ("precision", found.precision, "share of images that look like the data", len(x)),
@@ -94,6 +113,14 @@ class Vendi:
     rows: int = 10_000
 
     @property
+    def least(self) -> int:
+        return 1
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset(())
+
+    @property
     def better(self) -> Mapping[str, str]:
         return {"vendi": HIGHER}
 
@@ -113,6 +140,14 @@ class Accuracy:
     """The share of images that the classifier reads as the class that they were asked to be."""
 
     rows: int = 10_000
+
+    @property
+    def least(self) -> int:
+        return 1
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset((CLASSES,))
 
     @property
     def better(self) -> Mapping[str, str]:

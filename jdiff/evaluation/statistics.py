@@ -126,6 +126,16 @@ def check_same(reference: Statistics, space: FeatureSpace, path: str) -> None:
             )
 
 
+def check_split(reference: Statistics, wanted: str, path: str, protocol: str) -> None:
+    """Raises UserError where the reference is of other splits than a protocol takes."""
+    split = reference.facts.get("split", wanted)
+    if split != wanted:
+        raise UserError(
+            f"{path} is of the images of {split} (by the protocol {reference.facts.get('protocol', 'jdiff')}), and the "
+            f"protocol {protocol} takes those of {wanted}; make it anew by --mode=stats with eval.protocol={protocol}"
+        )
+
+
 def _short(value: Any) -> str:
     if isinstance(value, dict):
         return json.dumps(value)

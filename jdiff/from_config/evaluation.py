@@ -41,8 +41,8 @@ class OwnData:
 @dataclass(frozen=True, kw_only=True)
 class Features:
     """A kind of features. name, title: of the Frechet distance between them; kernel: of KID's. layer, logits: of the
-    extractor. load: (path of weights, input or None, the data) -> the extractor. of_data: whether its classes are the
-    data's own.
+    extractor. load: (path of weights, input or None, the data) -> the extractor. knows_classes: whether these are the
+    data's own. pretrained: on images of 1 or 3 channels.
     """
 
     name: str
@@ -50,7 +50,8 @@ class Features:
     kernel: tuple[str, str]
     layer: str
     logits: str = ""
-    of_data: bool = False
+    knows_classes: bool = False
+    pretrained: bool = True
     load: Callable[[str, Input | None, OwnData], Extractor]
 
 
@@ -71,6 +72,8 @@ def _classifier(path: str, seen: Input | None, data: OwnData) -> Extractor:
 
 
 def _pixels(path: str, seen: Input | None, data: OwnData) -> Extractor:
+    if path:
+        raise UserError(f"eval.weights={path!r}: eval.features='pixels' has no weights; leave it out")
     return pixels.load(data.shape)
 
 
@@ -87,11 +90,17 @@ FEATURES: dict[str, Features] = {
         kernel=("kd_classifier", "KD-classifier"),
         layer="features",
         logits="logits",
-        of_data=True,
+        knows_classes=True,
+        pretrained=False,
         load=_classifier,
     ),
     "pixels": Features(
-        name="fd_pixels", title="FD-pixels", kernel=("kd_pixels", "KD-pixels"), layer="pixels", load=_pixels
+        name="fd_pixels",
+        title="FD-pixels",
+        kernel=("kd_pixels", "KD-pixels"),
+        layer="pixels",
+        pretrained=False,
+        load=_pixels,
     ),
     "inception": Features(
         name="fid", title="FID", kernel=("kid", "KID"), layer="pool", logits="logits_unbiased", load=_inception
@@ -121,6 +130,7 @@ FEATURES: dict[str, Features] = {
 FID = FrechetDistance(name="fid", title="FID")
 FD_DINOV2 = FrechetDistance(name="fd_dinov2", title="FD-DINOv2")
 KID = KernelDistance(name="kid", title="KID")
+KD_DINOV2 = KernelDistance(name="kd_dinov2", title="KD-DINOv2", adapt=True)
 LARGE = "dinov2_vitl14"
 
 PUBLISHED: dict[str, Protocol] = {
@@ -161,13 +171,13 @@ PUBLISHED: dict[str, Protocol] = {
         metrics=(FID, KID, Score(name="inception_score", title="IS"), Neighbours(k=3, density=False, rows=50_000)),
         images=50_000,
         about="torch-fidelity's: Inception of 2015-12-05 by TF1's bilinear resize; KID of 100 subsets of 1,000, IS of "
-        "10 splits, precision and recall with k = 3 (right in its releases from 0.4.0 on)",
+        "10 splits; precision and recall with k = 3 on the same features (the library's default there is VGG-16's)",
     ),
     "clean": Protocol(
         name="clean",
         features="inception",
         input=inception_networks.CLEAN,
-        metrics=(FID, KernelDistance(name="kid", title="KID")),
+        metrics=(FID, KernelDistance(name="kid", title="KID", adapt=True)),
         images=50_000,
         about="clean-fid's: Inception of 2015-12-05 by Pillow's antialiased bicubic resize in floats",
     ),
@@ -175,10 +185,10 @@ PUBLISHED: dict[str, Protocol] = {
         name="dgm-eval",
         features=LARGE,
         input=dinov2_networks.DGM_EVAL,
-        metrics=(FD_DINOV2, KernelDistance(name="kd_dinov2", title="KD-DINOv2"), Neighbours(k=5), Vendi()),
+        metrics=(FD_DINOV2, KD_DINOV2, Neighbours(k=5, alike=True), Vendi()),
         images=50_000,
         about="dgm-eval's: DINOv2 ViT-L/14's class token at 224 pixels by Pillow's bicubic resize; what is quadratic "
-        "is of 10,000 images, k = 5",
+        "is of 10,000 images, k = 5; Vendi score of all classes together",
     ),
     "cmmd": Protocol(
         name="cmmd",
@@ -199,12 +209,12 @@ PUBLISHED: dict[str, Protocol] = {
     "teaching": Protocol(
         name="teaching",
         features="inception",
-        input=Input(resize="torch", size=299, offset=(128.0,) * 3, scale=(128.0,) * 3),
+        input=Input(resize="torch", size=299, offset=(128.0,) * 3, scale=(128.0,) * 3, floored=True),
         metrics=(FID,),
         images=50_000,
         test_too=True,
-        about="FID as torchmetrics has it in teaching code: images resized to 299 pixels beforehand (torch's "
-        "bilinear), 50,000 against the training and the test images together",
+        about="FID as torchmetrics has it in teaching code: images resized to 299 pixels (torch's bilinear) and cut to "
+        "8 bits beforehand, 50,000 against the training and the test images together",
     ),
 }
 OWN = "jdiff"  # the protocol for any features
@@ -243,15 +253,15 @@ def _own(name: str) -> Protocol:
             distance,
             limit,
             kernel,
-            *((Accuracy(),) if of.of_data else ()),
+            *((Accuracy(),) if of.knows_classes else ()),
             worst,
             Neighbours(k=5),
             Vendi(),
             Memorised(),
         ),
         strict=False,
-        about=f"jdiff's own, on the features of {_about(name)}: images quantised to 8 bits, against all training "
-        "images; neighbours, diversity and copies of at most 10,000 images",
+        about=f"jdiff's own, on the features of {_about(name)}: images quantised to 8 bits; "
+        "neighbours, diversity and copies of at most 10,000 images",
     )
 
 

@@ -1,7 +1,9 @@
 """--mode=evaluate: numbers of a model's images, or of images that exist already, each with its protocol."""
 
+import itertools
 import shlex
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -12,13 +14,13 @@ from ml_collections import ConfigDict
 
 import jdiff.config
 from jdiff import scoring
-from jdiff.common.errors import UserError
+from jdiff.common.errors import DrawingError, UserError
 from jdiff.common.ownership import owned
 from jdiff.common.processes import is_first_process
 from jdiff.common.signals import leave
 from jdiff.model import Model, restore
-from jdiff.scoring import Judge, Result, report, sweep
-from jdiff.scoring.data import files
+from jdiff.scoring import Judge, Result, report, run, sweep
+from jdiff.scoring.data import check_shape, open_files
 from jdiff.training import sharding
 from jdiff.training.interrupt import Interrupt
 from jdiff.training.writers import say
@@ -48,99 +50,119 @@ def evaluate(config: ConfigDict, workdir: Path, out: Path | None) -> int:
     """Write evaluation.json, card.md and pictures to `out` and print the numbers; the exit status (128 + signal where
     one ended it).
     """
-    out = out or workdir / config.eval.name
+    out = out or workdir / f"{config.eval.name}{'_images' if config.eval.images else ''}"
     with Interrupt(Evaluating(out)) as interrupt, ExitStack() as stack:
         try:
             stack.enter_context(owned(out, "--out"))
-            status = _evaluate(config, workdir, out, interrupt)
+            score = score_files if config.eval.images else score_drawn
+            status = score(config, workdir, out, partial(_one, interrupt, itertools.count(1)))
         except OSError as error:
             raise UserError(
                 f"cannot write to {out}: {error}; make room, and the same command goes on, or give another folder with "
                 "--out"
             ) from error
     if interrupt.signal:
-        leave(status)  # an end as ever would wait for the batch that is computed ahead
+        leave(128 + interrupt.signal)  # an end as ever would wait for the batch that is computed ahead
     return status
 
 
-def _evaluate(config: ConfigDict, workdir: Path, out: Path, interrupt: Interrupt[Evaluating]) -> int:
-    shows, several = config.log.progress, config.eval.sweep
-    one = partial(_one, interrupt=interrupt, shows=shows)
-    if config.eval.images:
-        if several:
-            raise UserError(f"{several[0][0]}={several[0][1]}: eval.images are there already, and nothing is drawn")
-        scored = scoring.judge(config, sharding.make_mesh(), progress=shows)
-        tell(scored)
-        images, known = files(scored.config, scored.protocol, tuple(scored.config.data.shape))
-        identity = {"images": known, "count": len(images), **scored.identity()}
-        result = one(
-            out, identity, partial(scoring.score_files, scored, images, identity), {}, command(config, workdir)
-        )
-        return _ended(interrupt) if result is None else told(out, result)
+One = Callable[..., Result | None]  # see _one
+
+
+def score_files(config: ConfigDict, workdir: Path, out: Path, one: One) -> int:
+    """The numbers of images that exist already."""
+    if several := config.eval.sweep:
+        raise UserError(f"{several[0][0]}={several[0][1]}: eval.images are there already, and nothing is drawn")
+    images, known = open_files(config)
+    own = images.of([0])[0].shape[1:]
+    judge = scoring.judge(config, sharding.make_mesh(), progress=config.log.progress, shape=own)
+    check_shape(images, tuple(judge.config.data.shape), config.eval.images, judge.protocol)
+    judge.check(len(images), drawn=False)
+    tell(judge)
+    identity = {"images": known, "count": len(images), **judge.identity()}
+    result = one(out, identity, partial(scoring.score_files, judge, images, identity), config, {}, workdir)
+    return 1 if result is None else told(out, result)
+
+
+def score_drawn(config: ConfigDict, workdir: Path, out: Path, one: One) -> int:
+    """The numbers of a run's images, of each combination of a sweep's settings."""
     jdiff.config.of_run(workdir)  # which says how to get one
+    several = config.eval.sweep
     models: dict[str, Model] = {}
     judge: Judge | None = None
-    rows = []
+    rows: list[sweep.Row] = []
     for settings in sweep.combinations(several):
-        checkpoint = str(settings.pop("checkpoint", config.sample.checkpoint))
+        checkpoint = str(settings.get("checkpoint", config.sample.checkpoint))
+        rest = {name: value for name, value in settings.items() if name != "checkpoint"}
         if checkpoint not in models:
-            models = {checkpoint: restore(config, workdir, checkpoint)}
+            models = {checkpoint: restore(config, workdir, checkpoint)}  # one at a time is in memory
         model = models[checkpoint]
-        model.request(**settings)  # what cannot be drawn is told before anything is measured
         if judge is None:
-            judge = scoring.judge(model.config, model.mesh, progress=shows)
+            for other in sweep.combinations(several):  # what cannot be drawn is told before anything is measured
+                model.request(**{name: value for name, value in other.items() if name != "checkpoint"})
+            judge = scoring.judge(model.config, model.mesh, progress=config.log.progress)
             tell(judge)
-        planned = scoring.plan(model, judge, **settings)
-        named = {**settings, **({"checkpoint": checkpoint} if len(models) > 1 else {})}
-        place = out / sweep.name_of(named) if several else out
+        planned = scoring.plan(model, judge, **rest)
+        place = out / sweep.name_of(settings) if several else out
         draw = partial(scoring.evaluate, model, judge, planned)
-        result = one(place, planned.identity, draw, model.config.to_dict(), command(config, workdir))
+        try:
+            result = one(place, planned.identity, draw, config, model.config.to_dict(), workdir)
+        except DrawingError as error:
+            if not several:
+                raise
+            say(f"left out: {sweep.name_of(settings)}: {error}")
+            continue
         if result is None:
-            return _ended(interrupt)
-        rows.append((named, result))
+            return 1
+        rows.append((settings, result))
         if several:
-            say(f"{sweep.name_of(named)}: {result.numbers[0].title} {report.valued(result.numbers[0])}")
-    if not several:
-        return told(out, rows[0][1])
-    return sweep.write(out, rows)
+            say(f"{sweep.name_of(settings)}: {result.numbers[0].title} {report.valued(result.numbers[0])}")
+    if not rows:
+        raise UserError("no combination of the sweep could be drawn")
+    return sweep.write(out, rows) if several else told(out, rows[0][1])
 
 
 def _one(
+    interrupt: Interrupt[Evaluating],
+    batches: Iterator[int],
     place: Path,
     identity: Mapping[str, Any],
     score: Callable[..., Result | None],
-    config: dict[str, Any],
-    repeated: str,
-    *,
-    interrupt: Interrupt[Evaluating],
-    shows: bool,
+    config: ConfigDict,
+    trained: dict[str, Any],
+    workdir: Path,
 ) -> Result | None:
-    """The result in a folder, made there unless it is there already; None where a signal ended it."""
+    """The result in a folder, made there unless it is there already; None where a signal ended it. trained: the run's
+    config, {} where there is none.
+    """
 
     def stop(done: int) -> bool:
         interrupt.work.place, interrupt.work.done = place, done
-        return interrupt.asked(done, 1)
+        return interrupt.asked(next(batches), 1)
 
     result = report.read(place, identity)
     if result is not None:
         say(f"these numbers are in {place / report.FILE} already")
         return result
-    result = score(out=place, stop=stop, progress=shows)
+    if (place / report.FILE).is_file():
+        say(f"the numbers in {place / report.FILE} are of another request, and are replaced")
+    result = score(out=place, stop=stop, progress=config.log.progress)
+    if result is None:
+        say(interrupt.work.there())
+        return None
     interrupt.work.done = None
-    if result is not None and is_first_process():
-        report.write(place, result, identity, config, repeated)
+    if is_first_process():
+        report.write(place, result, identity, trained, command(config, workdir))
+    run.discard(place)
     return result
-
-
-def _ended(interrupt: Interrupt[Evaluating]) -> int:
-    say(interrupt.work.there())
-    return 128 + (interrupt.signal or 0)
 
 
 def tell(judge: Judge) -> None:
     """What is measured with and against, before it takes long."""
     for note in judge.data.notes if judge.data else ():
         say(note)
+    if judge.missing:
+        say(f"the data are not read, so what is told by them is left out: {judge.missing}")
     trained_on = judge.config.data.fingerprint
     if judge.data and trained_on not in ("", judge.data.fingerprint):
         say(
@@ -158,6 +180,8 @@ def told(out: Path, result: Result) -> int:
 
 def command(config: ConfigDict, workdir: Path) -> str:
     """The command that gives these numbers again."""
+    if any(argument.startswith("--mode") for argument in sys.argv):
+        return shlex.join(["python", "-m", "jdiff.main", *sys.argv[1:]])
     before = dict(jdiff.config.items(jdiff.config.of_run(workdir))) if (workdir / jdiff.config.FILE).is_file() else {}
     changed = [
         f"--config.{name}={value}"

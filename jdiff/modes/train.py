@@ -158,8 +158,8 @@ def _train(config: ConfigDict, workdir: Path, interrupt: Interrupt[Training], st
             saved = f"stopped at step {step}, not saved, its loss not being finite; the last is {checkpoints.latest()}"
         say(f"{saved}; {rest}")
         return 128 + interrupt.signal
-    told = {name: name.replace("holdout_", "held-out ") for name in scored}
-    held = "  ".join(f"{told[name]} {value:.4g}" for name, value in scored.items())
+    shown = [name for name in scored if name.startswith("holdout_") or name == told_by]
+    held = "  ".join(f"{name.replace('holdout_', 'held-out ')} {scored[name]:.4g}" for name in shown)
     say(f"trained to step {step}, saved in {workdir / CHECKPOINTS}  {held}")
     return 0
 

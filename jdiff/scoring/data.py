@@ -1,5 +1,6 @@
 """The images that numbers are computed of: a config's data, and files of any tool."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,23 +24,45 @@ from jdiff.evaluation.protocol import Protocol
 from jdiff.resolve import resolve
 
 CONDITIONS = 1000  # images whose conditions are taken in turn
+REFERENCE_ROWS = 50_000  # most reference images whose features are kept
+# Keys of the group data that say what picture becomes of a record.
+MADE = ("target", "shape", "dtype", "range", "resize", "channels", "bits", "masks", "alpha", "several", "slice_axis")
+# Keys that are of the run's own source.
+OF_SOURCES = (
+    *("image_size", "splits", "group", "label_pattern", "pages", "balance", "balance_power", "buckets", "target"),
+    *("several", "shapes", "low", "high", "resize", "channels", "augment"),
+)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Data:
-    """A config's data: the pictures that are modelled. fingerprint: of the training images."""
+    """A config's data: the pictures that are modelled. fingerprints: of the training and the held-out records. made:
+    how pictures are made of records, in a digest.
+    """
 
     train: Pictures
     held_out: Pictures | None
-    fingerprint: str
+    fingerprints: tuple[str, str]
+    made: str
     notes: tuple[str, ...] = ()
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the training records."""
+        return self.fingerprints[0]
 
-def open_data(config: ConfigDict) -> tuple[ConfigDict, Data]:
-    """(the config with what the data decide filled in, the data)."""
+    def pictures(self, *, test_too: bool) -> str:
+        """What the pictures are, those held out too or not, in a digest."""
+        return "-".join((*self.fingerprints[: 1 + test_too], self.made))
+
+
+def open_data(config: ConfigDict, *, keep: bool = True) -> tuple[ConfigDict, Data]:
+    """(the config with what the data decide filled in, the data). keep: training images in memory, as far as
+    machine.cache goes.
+    """
     with first_process_first():  # what it finds of files, the others need not look for
         train, held_out = from_config.sources(config)
-    known = fingerprint(train)
+    known = fingerprint(train), fingerprint(held_out) if held_out is not None and len(held_out) else ""
     if not config.data.shape:
         config = resolve(config, train)
     config = config.copy_and_resolve_references()
@@ -47,55 +70,75 @@ def open_data(config: ConfigDict) -> tuple[ConfigDict, Data]:
     view, values = from_config.view(config, train=False), Range(config.data.dtype, *config.data.range)
 
     def pictures(source: Source, *, train: bool) -> Pictures:
-        at_size = from_config.prepared(config, source, train=train)
+        at_size = from_config.prepared(config, source, train=train and keep)
         number = config.data.shapes.index(tuple(config.data.shape[:2])) if config.data.shapes else 0
         rows = np.flatnonzero(from_config.shape_numbers(config, source) == number)
-        return Pictures(at_size, view, np.random.default_rng(0).permutation(rows), values)
+        if len(rows) > REFERENCE_ROWS:  # the first ones are kept, and are to be any
+            rows = np.random.default_rng(0).permutation(rows)
+        return Pictures(at_size, view, rows, values)
 
     tested = held_out is not None and len(held_out)
     return config, Data(
         train=pictures(train, train=True),
         held_out=pictures(held_out, train=False) if held_out is not None and tested else None,
-        fingerprint=known,
+        fingerprints=known,
+        made=hashlib.sha256(repr([config.data[name] for name in MADE]).encode()).hexdigest()[:16],
         notes=(*train.notes, *(held_out.notes if held_out else ())),
     )
 
 
-def files(config: ConfigDict, protocol: Protocol, shape: tuple[int, ...]) -> tuple[Pictures, str]:
-    """(images that exist already, in eval.images, their fingerprint). Raises UserError where they differ from the
-    reference's in sides or channels.
-    """
-    path = expanded(config.eval.images)
+def open_files(config: ConfigDict) -> tuple[Pictures, str]:
+    """(images that exist already, in eval.images, their fingerprint). UserError where they are of several sizes."""
+    path, count = expanded(config.eval.images), config.eval.num_images
     if not path.exists():
         raise UserError(
-            f"eval.images={config.eval.images!r} does not exist; give a folder of images, or an .npz or .npy"
+            f"eval.images={config.eval.images!r} does not exist; give a folder of images, or an .npz or .npy of them"
         )
     of_files = config.copy_and_resolve_references()
     data = of_files.data
-    for name in ("image_size", "splits", "group", "labels", "label_pattern", "pages", "balance", "buckets", "target"):
+    for name in OF_SOURCES:
         with of_files.ignore_type():
-            data[name] = _usual(name)
+            data[name] = settings()[f"data.{name}"].default
     data.name = "arrays" if path.suffix in (".npz", ".npy") else "folder"
-    data.dir, data.holdout, data.shapes, data.low, data.high = str(path), 0.0, (), None, None
-    data.channels = 0 if data.name == "arrays" else shape[2]
+    data.dir, data.holdout = str(path), 0.0
     data.labels = "" if data.name == "arrays" else "none"
     of_files.model.conditions = ()
     source, _ = from_config.sources(of_files)
     picture = source.pictures["image"]
-    if picture.shape != shape:
-        height, width, channels = (side or "many sizes" for side in picture.shape)
+    height, width, channels = picture.shape
+    if height is None or width is None:
+        raise UserError(f"{path}: its images have many sizes; a set is of one size, as the reference is")
+    data.shape = (height, width, channels if data.name == "arrays" else _channels(source))
+    data.class_names, data.alpha, data.masks = source.class_names, (), ()
+    alike = config.data.shape and picture.dtype == config.data.dtype
+    data.dtype, data.range = picture.dtype, config.data.range if alike else (picture.low, picture.high)
+    rows = np.arange(len(source))
+    if count and count < len(rows):
+        rows = np.sort(np.random.default_rng(0).permutation(rows)[:count])
+    values = Range(data.dtype, *data.range)
+    return Pictures(source, from_config.view(of_files, train=False), rows, values), fingerprint(source)
+
+
+def check_shape(images: Pictures, shape: tuple[int, ...], path: str, protocol: Protocol) -> None:
+    """Raises UserError where images are of other sides or channels than the reference's."""
+    ours = images.of([0])[0].shape[1:]
+    if ours[:2] != shape[:2]:
         raise UserError(
-            f"{path}: its images are {height}x{width}x{channels}, and the reference's are {'x'.join(map(str, shape))}: "
+            f"{path}: its images are {'x'.join(map(str, ours))}, and the reference's are {'x'.join(map(str, shape))}: "
             f"{resized(protocol)}, which would compare images of two sizes. Bring them to the reference's size first"
         )
-    data.shape, data.class_names = shape, source.class_names
-    data.dtype, data.range, data.alpha, data.masks = picture.dtype, (picture.low, picture.high), (), ()
-    view, values = from_config.view(of_files, train=False), Range(picture.dtype, picture.low, picture.high)
-    return Pictures(source, view, np.arange(len(source)), values), fingerprint(source)
+    if ours[2] != shape[2]:
+        raise UserError(
+            f"{path}: its images have {ours[2]} channels, and the reference's {shape[2]}: the protocol {protocol.name} "
+            "would make three equal channels of a grey one, which would compare images of two kinds. Convert them first"
+        )
 
 
-def _usual(name: str) -> Any:
-    return settings()[f"data.{name}"].default
+def _channels(source: Source) -> int:
+    """1 where a folder's images are all grey, so far as some of them tell, else as they are read."""
+    some = source.__getitems__(np.unique(np.linspace(0, len(source) - 1, 64).astype(int)).tolist())
+    grey = all(np.ptp(record["image"][..., :3].astype(int), axis=-1).max() <= 2 for record in some)
+    return 1 if grey else some[0]["image"].shape[-1]
 
 
 def raw(pictures: Pictures, count: int) -> tuple[np.ndarray, np.ndarray | None]:

@@ -1,10 +1,11 @@
 """What an evaluation draws: requests to a model, a seed each, of the classes and conditions that it needs."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -12,7 +13,7 @@ from jdiff.common.errors import UserError
 from jdiff.conditions.label import AS_IN_DATA
 from jdiff.config import one_of
 from jdiff.evaluation.gather import Images
-from jdiff.request import Request
+from jdiff.request import KINDS, TO_CLASSES, Request
 from jdiff.scoring import data as of_data
 from jdiff.scoring.judge import UNIFORM, Judge
 
@@ -80,18 +81,15 @@ class Plan:
 
 
 def plan(model: Draws, judge: Judge, num_images: int | None = None, **settings: Any) -> Plan:
-    """The plan of an evaluation; settings: as of Model.sample."""
-    wanted, (labels, mix) = model.config.eval, class_mix(model, settings)
+    """The plan of an evaluation; settings: as of Model.sample. Raises UserError for what cannot be drawn or scored."""
+    wanted, count = model.config.eval, num_images or judge.count
+    judge.check(count)
     first = settings.get("seed", model.config.sample.seed)
     seeds = range(first, first + (wanted.seeds or judge.protocol.seeds))
-    if (num_images or judge.count) < 2:
-        raise UserError(f"eval.num_images={num_images or judge.count}: numbers of a set need at least 2 images")
-    requests = tuple(
-        conditioned(model, model.request(num_images or judge.count, **{**settings, **labels, "seed": seed}), judge)
-        for seed in seeds
-    )
+    given, mix = conditions(model, judge, settings)
+    requests = tuple(given(model, count, {**settings, "seed": seed}) for seed in seeds)
     identity = {
-        "count": requests[0].count,
+        "count": count,
         "seeds": list(seeds),
         "batch_size": requests[0].config.sample.batch_size,
         "likelihood_images": wanted.likelihood_images,
@@ -101,16 +99,42 @@ def plan(model: Draws, judge: Judge, num_images: int | None = None, **settings: 
     return Plan(requests=requests, mix=mix, identity=identity)
 
 
-def class_mix(model: Draws, settings: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+Ask = Callable[[Draws, int, Mapping[str, Any]], Request]
+
+
+def conditions(model: Draws, judge: Judge, settings: Mapping[str, Any]) -> tuple[Ask, str]:
+    """(what asks for images under the conditions of an evaluation, how classes are mixed, in words): those that the
+    caller or the config gives; classes alone as `class_mix` says; else the conditions of held-out images (of training
+    images, where none are held out).
+    """
+    config = model.config
+    known = set(config.model.conditions) - {"aspect"}
+    given = {kind.argument for kind in KINDS if settings.get(kind.argument) is not None}
+    given |= {name for name, listed in (("labels", config.sample.labels), ("texts", config.sample.texts)) if listed}
+    by_classes = known == {"label"} or (not known and config.guidance.method == TO_CLASSES)
+    if by_classes:
+        labels, mix = class_mix(config, settings)
+        return (lambda model, count, rest: model.request(count, **{**rest, **labels})), mix
+    if config.eval.labels:
+        raise UserError(f"eval.labels={config.eval.labels!r}: is for models that are given classes alone")
+    if not known or given or judge.data is None:
+        return (lambda model, count, rest: model.request(count, **rest)), "as asked" if "labels" in given else ""
+    rows, captions = of_data.conditions(config, model.workdir)
+
+    def ask(model: Draws, count: int, rest: Mapping[str, Any]) -> Request:
+        asked = model.request(count, **rest)
+        kept = {name: values for name, values in asked.in_turn.items() if name not in (*rows, "drop")}
+        return replace(asked, in_turn={**kept, **rows}, captions=captions)
+
+    split = "held-out" if judge.data.held_out else "training"
+    return ask, f"of {len(jax.tree.leaves(rows)[0]):,} {split} images"
+
+
+def class_mix(config: ConfigDict, settings: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """(which classes are drawn, as a setting of a request, how they are mixed in words); {} where the caller or the
     config says.
     """
-    config = model.config
     wanted, data = config.eval.labels, config.data
-    if "label" not in config.model.conditions:
-        if wanted:
-            raise UserError(f"eval.labels={wanted!r}: this model was trained without labels")
-        return {}, ""
     if isinstance(given := settings.get("labels"), str):
         wanted = one_of("labels", given, [AS_IN_DATA, UNIFORM])
     elif given is not None or (config.sample.labels and not wanted):
@@ -122,15 +146,3 @@ def class_mix(model: Draws, settings: Mapping[str, Any]) -> tuple[dict[str, Any]
         return {}, UNIFORM
     counts = data.class_counts or (1,) * len(data.class_names)
     return {"labels": [number for number, count in enumerate(counts) if count]}, UNIFORM
-
-
-def conditioned(model: Draws, asked: Request, judge: Judge) -> Request:
-    """A request that is given the conditions of held-out images (or of training images, where none are held out), where
-    a model takes more than classes.
-    """
-    given = set(asked.config.model.conditions) - {"label", "aspect"}
-    if not given or judge.data is None:
-        return asked
-    rows, captions = of_data.conditions(asked.config, model.workdir)
-    in_turn = {name: values for name, values in asked.in_turn.items() if name not in (*rows, "drop")}
-    return replace(asked, in_turn={**in_turn, **rows}, captions=captions)

@@ -53,9 +53,10 @@ def context(facts: Mapping[str, Any]) -> list[str]:
     """The protocol, and what was measured of what, a line each."""
     protocol, reference = facts["protocol"], facts["reference"]
     accuracy = protocol.get("classifier_accuracy")
+    departs = f"; but here {protocol['departs']}: published numbers do not compare" if protocol["departs"] else ""
     against = f"{reference['count']:,} images" if reference["count"] else "an unknown number of images"
     lines = [
-        f"protocol: {protocol['name']}: {protocol['about']}",
+        f"protocol: {protocol['name']}: {protocol['about']}{departs}",
         f"reference: {against} of {reference['place']}",
         *([f"classifier: it reads {accuracy:.1%} of the held-out images right"] if accuracy is not None else []),
     ]
@@ -63,11 +64,13 @@ def context(facts: Mapping[str, Any]) -> list[str]:
         return [f"images: {facts['count']:,} of {facts['images']['place']}", *lines]
     sampling = facts["sampling"]
     calls = f"NFE {sampling['nfe']}, {sampling['passes']} network passes" if sampling["nfe"] else "adaptive steps"
-    mixed = f", classes {sampling['class_mix']}" if sampling["class_mix"] else ""
+    mixed = f", conditions {sampling['class_mix']}" if sampling["class_mix"] else ""
     seeds = ", ".join(map(str, facts["seeds"]))
+    scale = sampling["guidance_scale"] if sampling["guided"] else "none"
+    scale = "a scale an image" if isinstance(scale, list) else scale
     return [
         f"images: {facts['count']:,} drawn by {sampling['sampler']}, {sampling['steps']} steps, {calls}, guidance "
-        f"{sampling['guidance_scale']}{mixed}, seed {seeds}, step {facts['checkpoint']['step']:,}",
+        f"{scale}{mixed}, seed {seeds}, step {facts['checkpoint']['step']:,}",
         *lines,
         f"±: how sure a number is ({FILE} says of what kind); numbers of other features or counts do not compare",
     ]

@@ -4,11 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from jdiff.common.errors import UserError
-from jdiff.evaluation.distances import class_distances
-from jdiff.evaluation.gather import Gathered
 from jdiff.evaluation.numbers import Number
-from jdiff.scoring.judge import Judge
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -46,13 +42,3 @@ def of_plain(held: Mapping[str, Any]) -> Result:
         Number(**{name: value for name, value in one.items() if name != "protocol"}) for one in held["numbers"].values()
     )
     return Result(numbers=numbers, left_out=tuple(held["left_out"]), by_class=held["by_class"], facts=rest)
-
-
-def by_class(judge: Judge, found: Gathered) -> dict[str, float]:
-    """The Frechet distance of each class by its name; {} where classes are not known, or have too few images."""
-    try:
-        distances, _ = class_distances(judge.sets(found))
-    except UserError:
-        return {}
-    names = judge.config.data.class_names
-    return {names[label] if names else str(label): value for label, value in distances.items()}

@@ -3,7 +3,7 @@
 import json
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from jdiff.common.errors import UserError
 from jdiff.common.processes import is_first_process, wait_for_all_processes
 from jdiff.common.shards import Shards
 from jdiff.evaluation import statistics
@@ -22,9 +21,10 @@ from jdiff.scoring import data as of_data
 from jdiff.scoring import pictures
 from jdiff.scoring.judge import Judge, Scored
 from jdiff.scoring.plan import Drawn, Draws, Plan
-from jdiff.scoring.result import Result, by_class
+from jdiff.scoring.result import Result
 
-SAMPLING = ("sampler", "steps", "eta", "variance", "order", "s_churn", "rho", "guidance_scale", "shape", "batch_size")
+FILES = "files"  # the folder of features of images that exist already
+SAMPLING = ("sampler", "steps", "eta", "variance", "order", "s_churn", "rho", "shape", "batch_size")
 
 
 def evaluate(
@@ -40,7 +40,7 @@ def evaluate(
 
     out: where features are kept as they come, so that the same call goes on after an end, and where pictures go.
     """
-    began, runs, sets = time.monotonic(), [], []
+    began, sets = time.monotonic(), []
     for asked, seed in zip(planned.requests, planned.seeds, strict=True):
         images = Drawn(model, asked)
         shards = begun(out, f"seed_{seed}", {**planned.identity, "seed": seed})
@@ -48,23 +48,22 @@ def evaluate(
         found = judge.gather(images, shards, stop, bar)
         if found.count < asked.count:
             return None
-        numbers, left_out = judge.numbers(found)
-        runs.append(numbers)
-        sets.append((images, found))
-    images, found = sets[0]
-    numbers = [*over_seeds(runs, lowest=judge.protocol.lowest), *likelihood(model, judge)]
+        sets.append((images, found, *judge.numbers(found)))
+    images, found, _, _, by_class = sets[0]
+    numbers = over_seeds([given for _, _, given, _, _ in sets], lowest=judge.protocol.lowest)
+    left_out = dict.fromkeys(reason for _, _, _, reasons, _ in sets for reason in reasons)
+    numbers += likelihood(model, judge)
     if out is not None:
         pictures.write(out, images, judge, found)
-        discard(out, [f"seed_{seed}" for seed in planned.seeds])
     facts = {
-        **described(judge, images.asked.count),
+        **described(judge, images.asked.count, len(planned.seeds)),
         "seeds": planned.seeds,
         "checkpoint": {"workdir": str(model.workdir or ""), "step": model.step},
         "weights": planned.identity["weights.model"],
         "sampling": {**sampling(images.asked), "class_mix": planned.mix},
         "seconds": round(time.monotonic() - began, 1),
     }
-    return Result(numbers=tuple(numbers), left_out=tuple(left_out), by_class=by_class(judge, found), facts=facts)
+    return Result(numbers=tuple(numbers), left_out=tuple(left_out), by_class=by_class, facts=facts)
 
 
 def sampling(asked: Request) -> dict[str, Any]:
@@ -75,6 +74,7 @@ def sampling(asked: Request) -> dict[str, Any]:
         "ladder": asked.sigmas.tolist(),
         "nfe": calls,
         "passes": calls and calls * asked.passes(),
+        "guidance_scale": _scale(asked),
         "guidance": asked.config.guidance.to_dict(),
         "guided": asked.guided,
         "classes": _classes(asked),
@@ -92,23 +92,22 @@ def score_files(
 ) -> Result | None:
     """As `evaluate`, of images that exist already. identity: all that decides their numbers."""
     began = time.monotonic()
-    shards = begun(out, "files", identity)
+    shards = begun(out, FILES, identity)
     found = judge.gather(images, shards, stop, "features of the images" if progress else "")
     if found.count < len(images):
         return None
-    numbers, left_out = judge.numbers(found)
+    numbers, left_out, by_class = judge.numbers(found)
     if out is not None:
         pictures.write(out, images, judge, found)
-        discard(out, ["files"])
     facts = {
-        **described(judge, found.count),
+        **described(judge, found.count, 0),
         "images": {"place": judge.config.eval.images, "fingerprint": identity["images"]},
         "seconds": round(time.monotonic() - began, 1),
     }
-    return Result(numbers=tuple(numbers), left_out=tuple(left_out), by_class=by_class(judge, found), facts=facts)
+    return Result(numbers=tuple(numbers), left_out=tuple(left_out), by_class=by_class, facts=facts)
 
 
-def described(judge: Judge, count: int) -> dict[str, Any]:
+def described(judge: Judge, count: int, seeds: int) -> dict[str, Any]:
     """What numbers mean nothing without, but for how images were drawn."""
     protocol, config = judge.protocol, judge.config
     return {
@@ -119,7 +118,8 @@ def described(judge: Judge, count: int) -> dict[str, Any]:
             "space": statistics.plain(judge.space),
             "classifier_accuracy": judge.accuracy,
             "quantised": "uint8",
-            "reported": "lowest of the seeds" if protocol.lowest else "mean over seeds",
+            "reported": "one set" if seeds < 2 else "lowest of the seeds" if protocol.lowest else "mean over seeds",
+            "departs": protocol.departures(count, seeds or protocol.seeds),
         },
         "count": count,
         "reference": {"place": judge.place, "count": judge.reference.count, **dict(judge.reference.facts)},
@@ -153,12 +153,12 @@ def begun(out: Path | None, name: str, wanted: Mapping[str, Any]) -> Shards | No
     return shards
 
 
-def discard(out: Path, names: Sequence[str]) -> None:
-    """Delete features that have become numbers."""
-    for name in names if is_first_process() else ():
-        Shards(out / name, "features").discard()
+def discard(out: Path) -> None:
+    """Delete the features in a folder, once they have become numbers."""
+    for folder in (*out.glob("seed_*"), out / FILES) if is_first_process() else ():
+        Shards(folder, "features").discard()
         with suppress(OSError):  # files of others are there
-            (out / name).rmdir()
+            folder.rmdir()
 
 
 def likelihood(model: Draws, judge: Judge) -> list[Number]:
@@ -166,8 +166,8 @@ def likelihood(model: Draws, judge: Judge) -> list[Number]:
     count = model.config.eval.likelihood_images
     if not count:
         return []
-    if judge.data is None or judge.data.held_out is None:
-        raise UserError("eval.likelihood_images: there are no held-out images (data.holdout)")
+    assert judge.data is not None  # as was checked
+    assert judge.data.held_out is not None
     images, labels = of_data.raw(judge.data.held_out, count)
     given = {} if labels is None or "label" not in model.config.model.conditions else {"labels": labels}
     batch = {"batch_size": min(len(images), model.config.sample.batch_size)}
@@ -193,3 +193,9 @@ def _classes(asked: Request) -> dict[str, int]:
     names = asked.config.data.class_names
     counts = np.bincount(asked.labels, minlength=len(names)).tolist()
     return {name: count for name, count in zip(names, counts, strict=True) if count}
+
+
+def _scale(asked: Request) -> float | list[float]:
+    """The guidance's scale: a number, or one an image."""
+    scales = np.unique(asked.scale)
+    return float(scales[0]) if len(scales) == 1 else asked.scale.tolist()

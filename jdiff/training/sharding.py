@@ -88,3 +88,13 @@ def whole(array: jax.Array) -> np.ndarray:
     if jax.process_count() > 1:
         array = multihost_utils.process_allgather(array, tiled=True)
     return np.asarray(array)
+
+
+def all_processes(mine: bool) -> bool:
+    """Whether it is so on every process, which must all ask."""
+    return mine if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(mine)).all())
+
+
+def of_first_process(tree: PyTree) -> PyTree:
+    """The first process's arrays, on every process, which must all call it with arrays of the same shapes."""
+    return tree if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(tree)

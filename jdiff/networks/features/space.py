@@ -19,7 +19,7 @@ class Input:
     """How a protocol makes a network's input of images: (resize(image) - offset) / scale, a channel at a time.
 
     Images are quantised: uint8. size: of the side of the input, in pixels. crop: the square in the middle first.
-    offset, scale: in units of uint8.
+    floored: the resized image is cut to whole numbers. offset, scale: in units of uint8.
     """
 
     resize: Resize
@@ -27,6 +27,7 @@ class Input:
     offset: Triple
     scale: Triple
     crop: bool = False
+    floored: bool = False
 
     @property
     def range(self) -> tuple[Triple, Triple]:
@@ -42,6 +43,7 @@ class Input:
         if images.shape[-1] not in (1, 3):
             raise ValueError(f"feature networks read 1 or 3 channels, not {images.shape[-1]}")
         resized = RESIZES[self.resize](_middle(images) if self.crop else images, self.size)
+        resized = jnp.floor(resized) if self.floored else resized
         offset, scale = (jnp.asarray(values, jnp.float32) for values in (self.offset, self.scale))
         return (jnp.broadcast_to(resized, (*resized.shape[:-1], 3)) - offset) / scale
 
