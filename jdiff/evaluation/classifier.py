@@ -111,7 +111,7 @@ def train(network: Classifier, seen: Plain, pictures: Pictures, turned: bool, pr
         batch = {"x0": look(images, labels), "cond": {"label": labels}}
         if state is None:
             key = root_key(0)
-            params, task_state = task.init(named(key, "init"), batch)
+            params, task_state = jax.jit(task.init)(named(key, "init"), batch)
             state = init_state(params, task_state, optimizer, key)
         state, _ = step(state, batch)
     assert state is not None
