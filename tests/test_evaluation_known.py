@@ -3,6 +3,7 @@ Gaussians.
 """
 
 import functools
+import json
 import os
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from jdiff.evaluation.statistics import Statistics
 from jdiff.metrics import moments
 from jdiff.networks.classifier import Classifier
 from jdiff.networks.features.space import Plain
+from jdiff.scoring import report
 from jdiff.training import sharding
 from tests.conftest import FAST_COMPILE
 
@@ -74,12 +76,6 @@ def fashion(test_data, tmp_path_factory):
     with mock.patch.object(classifier, "STEPS", 150):
         judge = scoring.judge(config, sharding.make_mesh(), progress=False)
     return judge, images[HELD_OUT:], labels[HELD_OUT:]
-
-
-def scored(judge, images, labels=None):
-    result = scoring.score_files(judge, InMemory(images, labels), {"images": ""})
-    assert result is not None
-    return {one.name: one for one in result.numbers}
 
 
 def of_set(judge, images, labels=None):
@@ -170,6 +166,17 @@ def test_a_set_against_itself(fashion):
     assert numbers["density"].value == pytest.approx(1, abs=0.02)
     assert numbers["data_copying_z"].value < -20
     assert numbers["vendi"].note.endswith(f"{numbers['vendi'].value:.2f}")  # the data's own
+    assert 0.5 < judge.accuracy < 1
+    assert result.facts["protocol"]["classifier_accuracy"] == judge.accuracy
+    assert f"reads {judge.accuracy:.1%} of the held-out images right" in report.table(result)
+
+
+def test_the_spread_of_a_small_set_is_one(fashion):
+    """Not that of subsets which are all the same."""
+    judge, images, _ = fashion
+    (one,) = KernelDistance(name="kd", title="KD", adapt=True)(judge.sets(judge.gather(InMemory(images[:60]))))
+    assert one.error > 1e-4
+    assert "subsets of 30" in one.spread
 
 
 @pytest.mark.parametrize("noise", [0, 4])
@@ -253,6 +260,17 @@ def test_gaussians_have_their_analytic_distances(tmp_path):
     assert limit.value == pytest.approx(frechet, rel=0.02)
     (kernel,) = KernelDistance(name="kd", title="KD", size=500, subsets=25)(sets)
     assert kernel.value == pytest.approx(cubic_mmd(a, b), abs=4 * kernel.error / 5**0.5)  # there are 5 x 500
+
+
+def test_too_few_images_for_their_dimensions_are_told():
+    rng = np.random.default_rng(0)
+    few, many = (of_features(rng.normal(size=(n, 16))) for n in (10, 1000))
+    for x, y, told in ((few, many, "10 generated images"), (many, few, "10 reference images"), (many, many, "")):
+        reference = Statistics(mean=y.moments.mean, covariance=y.moments.covariance, count=y.count)
+        (one,) = FrechetDistance(name="fd", title="FD")(Sets(generated=x, reference=reference))
+        assert one.note.startswith(told)
+        assert ("too few for features of 16 dimensions (covariance of rank 9)" in one.note) == bool(told)
+        assert one.value > 5 if told else one.value < 1
 
 
 def test_the_standard_error_is_the_deviation_over_draws():
@@ -348,3 +366,38 @@ def test_two_devices_gather_what_one_does(tmp_path):
     np.testing.assert_allclose(two["features"], one.features, rtol=1e-5, atol=1e-6)
     assert apart(moments.Moments(len(images), two["mean"], two["m2"]), one.moments) < 1e-5
     np.testing.assert_allclose(two["mean"], two["features"].mean(0, dtype=np.float64), rtol=1e-12)
+
+
+PEAK = """
+import resource, subprocess, sys
+
+done = subprocess.run([sys.executable, "-m", "jdiff.main", *sys.argv[1:]], capture_output=True, text=True)
+print(done.stderr, file=sys.stderr)
+print(done.returncode, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
+@pytest.mark.slow  # minutes
+@pytest.mark.parametrize("features", ["pixels", "classifier"])
+def test_memory_does_not_grow_with_images(tmp_path, features):
+    """100,000 images take at most 5 % more than 10,000; the first run trains the classifier and is not counted."""
+    peaks = {}
+    for count in (1000, 10_000, 100_000):
+        images = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 1), np.uint8)
+        np.savez(tmp_path / f"{count}.npz", images=images)
+        arguments = (
+            "--mode=evaluate",
+            "--config=digits",
+            f"--config.eval.features={features}",
+            f"--config.eval.images={tmp_path / f'{count}.npz'}",
+            f"--workdir={tmp_path / 'none'}",
+            f"--out={tmp_path / str(count)}",
+        )
+        command = [sys.executable, "-c", PEAK, *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        status, peak = map(int, done.stdout.split())
+        assert status == 0, done.stderr
+        assert json.loads((tmp_path / str(count) / "evaluation.json").read_text())["count"] == count
+        peaks[count] = peak / 1024
+    print(f"peak memory in MiB: {peaks}")
+    assert peaks[100_000] < 1.05 * peaks[10_000]

@@ -36,10 +36,12 @@ class FrechetDistance:
         if not np.any(reference.covariance):
             raise UserError("the reference images all have the same features: they are constant, or copies")
         found = frechet_of_moments(generated.moments, reference.moments)
+        sets_of = {"generated": generated.count, "reference": reference.count}
+        few = [f"{count} {name}" for name, count in sets_of.items() if 0 < count <= found.dimensions]
         note = (
-            f"of covariances of rank {min(found.ranks)} in {found.dimensions} dimensions: far too large for few "
-            "images, and comparable at this very number alone"
-            if found.rank_deficient and _few(found.dimensions, generated.count, reference.count)
+            f"{' and '.join(few)} images are too few for features of {found.dimensions} dimensions (covariance of rank "
+            f"{min(found.ranks)}): it is far too large, and compares with others of these very counts alone"
+            if found.rank_deficient and few
             else ""
         )
         if not np.any(generated.moments.m2):
@@ -205,8 +207,3 @@ class WorstClass:
                 note=f"class {sets.class_names[worst] if sets.class_names else worst}",
             )
         ]
-
-
-def _few(dimensions: int, *counts: int) -> bool:
-    """Whether a set has no more images than the features have dimensions; 0: it does not say how many."""
-    return any(0 < count <= dimensions for count in counts)
