@@ -106,10 +106,11 @@ def scores(work: Work, judge: Judge, drawn: list[Images]) -> dict[str, Score]:
     return found
 
 
-def _inside(queries: Features, reference: Features) -> np.ndarray:
+def _inside(queries: Features, reference: Features) -> Any:
     """Whether each row lies within the distance of some row of `reference` to its own K-th nearest."""
     radii = neighbours.kth_distances(reference, K) ** 2
-    return (neighbours.squared_distances(queries, reference) <= radii * (1 + 1e-6)).any(axis=1)
+    closed = neighbours.squared_distances(queries, reference) <= radii * (1 + 1e-6)
+    return np.any(closed, axis=1)
 
 
 def _mean(rows: np.ndarray) -> Score:
