@@ -20,16 +20,6 @@ QUIET = {
     "log.tensorboard": False,
     "log.pictures": False,
 }
-# name -> (keys, denoiser calls -> rungs of the ladder). Static: D is clipped to [-1, 1], as our peers' samplers do
-# unless told otherwise.
-STATIC = {"threshold": "static"}
-SAMPLERS: dict[str, tuple[dict[str, Any], Callable[[int], int]]] = {
-    "ddim": ({"sampler": "ddim"}, lambda nfe: nfe),
-    "heun": ({"sampler": "heun"}, lambda nfe: (nfe + 1) // 2),
-    "dpmpp_2m": ({"sampler": "dpmpp_2m"}, lambda nfe: nfe),
-    "ddpm": ({"sampler": "ddpm"}, lambda nfe: nfe),
-    "ddpm_clipped": ({"sampler": "ddpm", **STATIC}, lambda nfe: nfe),
-}
 
 
 def run(config: str, settings: dict[str, Any], workdir: Path) -> None:
@@ -50,15 +40,15 @@ def load(work: Work, folder: Path) -> Callable[[str, int, int], Images]:
     model = jdiff.load(folder / "run")
 
     def draw(sampler: str, nfe: int, seed: int) -> Images:
-        keys, rungs = SAMPLERS[sampler]
-        settings = {**keys, "steps": rungs(nfe), "guidance_scale": 1.0, "batch_size": 250, "seed": seed}
-        return model.sample(IMAGES, labels=asked(), **settings)
+        steps = (nfe + 1) // 2 if sampler == "heun" else nfe
+        settings: dict[str, Any] = {"sampler": sampler, "steps": steps, "seed": seed}
+        return model.sample(IMAGES, labels=asked(), guidance_scale=1.0, batch_size=250, **settings)
 
     return draw
 
 
 def samplers(nfe: int) -> tuple[str, ...]:
-    return ("ddim", "heun", "dpmpp_2m") if nfe < 250 else ("ddpm", "ddpm_clipped")
+    return ("ddim", "heun", "dpmpp_2m") if nfe < 250 else ("ddpm",)
 
 
 def cpu_seconds_a_step(work: Work) -> float:
