@@ -5,14 +5,19 @@
     python -m benchmarks.quality --out=runs/quality --score [...]
 
 The first trains and draws; what is there already is left, so that the same command goes on after a kill. The second
-scores the files and prints tables for RESULTS.md. Sides: jdiff, diffusers_example, diffusers_tuned, lucidrains (they
-want torch, diffusers, denoising-diffusion-pytorch). Digits: configs/digits.py, 1,000 steps of 128 images.
+scores the files and prints tables for RESULTS.md. Sides: jdiff; diffusers_example and diffusers_tuned, which want the
+extra `parity`; lucidrains, which wants besides
+
+    pip install --no-deps --target .peers denoising-diffusion-pytorch ema-pytorch accelerate torchvision
+
+and PYTHONPATH=.peers, with a torchvision that fits the torch. Digits: configs/digits.py, 1,000 steps of 128 images.
 Fashion-MNIST (in JDIFF_TEST_DATA/tfds): configs/fashion_mnist.py with the network and the learning rate of digits.py,
 which a CPU can train, for as many steps of 128 as take us --minutes of CPU time. All draw 1,000 images, 100 of each
 class, unguided.
 
 Of a side's samplers at a number of calls (NFE) the one is taken, on all sides alike, whose images lie nearest to the
-training images by FD-classifier; scores are against the held-out images. Heun's NFE is odd: one less is used.
+training images by FD-classifier; scores are against the held-out images, and a second table has all samplers. Heun's
+NFE is odd: one less is used.
 """
 
 import argparse
@@ -20,7 +25,6 @@ import json
 import os
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -95,21 +99,30 @@ def cell(score: scores.Score, against: scores.Score | None) -> str:
 
 
 def table(work: Work, sides: list[Side], seeds: int, out: Path) -> None:
+    """The samplers chosen, with differences; all samplers; what each side took."""
     judge = scores.judge(work, out / "classifier")
     floor = scores.scores(work, judge, [scores.real(work)])
-    print(f"\n{work.name}: mean over {seeds} seeds ± standard deviation; ours - theirs [95 % interval]\n")
-    print("| NFE | side | sampler | " + " | ".join(floor) + " |\n" + "| --- " * (3 + len(floor)) + "|")
+    titles = "| NFE | side | sampler | " + " | ".join(floor) + " |\n" + "| --- " * (3 + len(floor)) + "|"
+    everything = []
+    print(f"\n{work.name}: mean over {seeds} seeds ± standard deviation; ours - theirs [95 % interval over images]\n")
+    print(titles)
     print("| | training images | | " + " | ".join(f"{score.by_seed()[0]:.3f}" for score in floor.values()) + " |")
     for nfe in work.nfes:
-        ours_scores: dict[str, Any] = {}
+        against: dict[str, scores.Score] = {}  # ours
         for side in sides:
             folders = [out / side.name / str(seed) for seed in range(seeds)]
-            sampler = scores.chosen(side, judge, folders, nfe)
-            drawn = [scores.read_samples(samples_file(folder, sampler, nfe)) for folder in folders]
-            found = scores.scores(work, judge, drawn)
-            cells = [cell(score, ours_scores.get(name)) for name, score in found.items()]
-            ours_scores = ours_scores or (found if side is ours.SIDE else {})
-            print(f"| {nfe} | {side.name} | {sampler} | " + " | ".join(cells) + " |", flush=True)
+            best = scores.chosen(side, judge, folders, nfe)
+            for sampler in side.samplers(nfe):
+                drawn = [scores.read_samples(samples_file(folder, sampler, nfe)) for folder in folders]
+                found = scores.scores(work, judge, drawn)
+                start = f"| {nfe} | {side.name} | {sampler} | "
+                everything.append(start + " | ".join(cell(score, None) for score in found.values()) + " |")
+                if sampler == best:
+                    cells = [cell(score, against.get(name)) for name, score in found.items()]
+                    print(start + " | ".join(cells) + " |", flush=True)
+                    if side is ours.SIDE:
+                        against = found
+    print("\n" + titles, *everything, sep="\n")
     print("\n| side | parameters | steps of 128 | CPU seconds of training |\n| --- | --- | --- | --- |")
     for side in sides:
         told = [json.loads((out / side.name / str(seed) / "trained.json").read_text()) for seed in range(seeds)]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.quality.work import CLASSES, CLOSE, IMAGES, Images, Side, Work, asked
+from benchmarks.quality.work import CLASSES, CLOSE, Images, Side, Work, asked
 
 BATCH = 250
 STEPS = 1000  # of the diffusion process
@@ -254,5 +254,3 @@ SIDES = (
         lambda nfe: ("ddim", "ddim_eta_1") if nfe < 250 else ("ddim_eta_1",),
     ),
 )
-
-assert IMAGES % BATCH == 0
