@@ -15,9 +15,8 @@ Fashion-MNIST (in JDIFF_TEST_DATA/tfds): configs/fashion_mnist.py with the netwo
 which a CPU can train, for as many steps of 128 as take us --minutes of CPU time. All draw 1,000 images, 100 of each
 class, unguided.
 
-Of a side's samplers at a number of calls (NFE) the one is taken, on all sides alike, whose images lie nearest to the
-training images by FD-classifier; scores are against the held-out images, and a second table has all samplers. Heun's
-NFE is odd: one less is used.
+Of a side's samplers at a number of calls (NFE) the one with the lowest FD-classifier is taken, on all sides alike; a
+second table has all samplers. Heun's NFE is odd: one less is used.
 """
 
 import argparse

@@ -25,7 +25,6 @@ from jdiff.metrics.moments import Moments
 from jdiff.metrics.resampling import Interval, bootstrap_difference
 
 K = 5
-MOST = 10_000  # training images that samplers are chosen by
 RESAMPLES = 200  # of distances, which take longer than means
 CLASSIFIER = {"digits": {}, "fashion_mnist": {"train.steps": 1000, "network.channel_mults": (1, 2, 2)}}
 
@@ -34,12 +33,11 @@ Features = Float[np.ndarray, "n d"]
 
 @dataclass(frozen=True)
 class Judge:
-    """features: images -> [n, d]. reads: images -> classes [n]. held_out, train: features of real images."""
+    """features: images -> [n, d]. reads: images -> classes [n]. held_out: features of the held-out images."""
 
     features: Callable[[Images], Features]
     reads: Callable[[Images], Labels]
     held_out: Features
-    train: Features
 
 
 def judge(work: Work, folder: Path) -> Judge:
@@ -56,8 +54,7 @@ def judge(work: Work, folder: Path) -> Judge:
             return digits.reader().predict(digits.pixels(images))
         return network(images)[0].argmax(axis=1)
 
-    some = np.random.default_rng(0).permutation(len(work.train[0]))[:MOST]
-    return Judge(features, reads, features(work.held_out[0]), features(work.train[0][some]))
+    return Judge(features, reads, features(work.held_out[0]))
 
 
 def _classifier(work: Work, folder: Path) -> Callable[[Images], tuple[np.ndarray, Features]]:
@@ -139,8 +136,8 @@ def read_samples(path: Path) -> Images:
 
 
 def chosen(side: Side, judge: Judge, folders: list[Path], nfe: int) -> str:
-    """The sampler whose images lie nearest to the training images: FD-classifier, mean over seeds."""
-    reference = moments.of(judge.train)
+    """The sampler with the lowest FD-classifier, mean over seeds."""
+    reference = moments.of(judge.held_out)
 
     def far(sampler: str) -> float:
         features = [judge.features(read_samples(samples_file(folder, sampler, nfe))) for folder in folders]
