@@ -829,6 +829,10 @@ def test_an_evaluation_gives_the_conditions_of_held_out_images(trained):
     model = jdiff.load(trained[0])
     result = model.evaluate(6, features="pixels", batch_size=3, **FAST)
     assert result["fd_pixels"] > 0
+    assert "held-out images" in result.facts["sampling"]["class_mix"]
+    given = model.evaluate(6, features="pixels", texts=["a handwritten two"], **FAST)
+    assert given.facts["sampling"]["class_mix"] == ""
+    assert given["fd_pixels"] != result["fd_pixels"]
     judge = scoring.judge(request.overridden(model.config, {"features": "pixels"}, ("eval",)), model.mesh)
     asked = scoring.plan(model, judge, 6).requests[0]
     assert set(asked.in_turn) == {"label", "text", "image", "scalars"}

@@ -222,6 +222,71 @@ def test_a_sweep_is_one_table_and_plots_and_goes_on(run, tmp_path):
     assert numbers(run / "evaluation") == single
 
 
+def test_a_sweep_of_checkpoints_reads_each(run, tmp_path):
+    steps = sorted(int(path.name) for path in (run / "checkpoints").glob("[0-9]*"))
+    result = evaluated(
+        run,
+        f"--config.sample.checkpoint=('latest', '{steps[0]}')",
+        "--config.eval.features=pixels",
+        f"--out={tmp_path}",
+    )
+    found = {
+        name: json.loads((tmp_path / f"checkpoint={name}" / "evaluation.json").read_text())["checkpoint"]["step"]
+        for name in ("latest", str(steps[0]))
+    }
+    assert found == {"latest": steps[-1], str(steps[0]): steps[0]}
+    assert "| checkpoint |" in result.out
+
+
+def test_what_is_said_of_a_set_is_what_was_drawn(run):
+    model = jdiff.load(run)
+    drawn = {"features": "pixels", "batch_size": 8, "steps": 2}
+    facts = model.evaluate(8, guidance_scale=3.0, labels=[1, 2], **drawn).facts["sampling"]
+    assert facts["guidance_scale"] == 3.0
+    assert facts["class_mix"] == "as asked"
+    assert facts["classes"] == {"1": 4, "2": 4}
+    facts = model.evaluate(8, seeds=2, **drawn).facts
+    assert facts["seeds"] == [0, 1]
+    assert facts["protocol"]["departs"] == "2 seeds, not 1"
+
+
+def test_without_the_data_a_reference_will_do(run, tmp_path):
+    """And what needs the data is left out, with the reason."""
+    result = run_here("--mode=stats", f"--workdir={run}", f"--out={tmp_path}", "--config.eval.features=pixels", cwd=run)
+    assert result.status == 0, result.err
+    moved = tmp_path / "moved"
+    shutil.copytree(run, moved)
+    config = json.loads((moved / "config.json").read_text())
+    config["data"] |= {"name": "folder", "dir": str(tmp_path / "nowhere")}
+    (moved / "config.json").write_text(json.dumps(config))
+    result = evaluated(
+        moved, "--config.eval.features=pixels", f"--config.eval.reference={tmp_path / 'jdiff_pixels.npz'}"
+    )
+    assert "the data are not read" in result.out
+    assert "nowhere" in result.out
+    assert {"fd_pixels", "precision"} <= set(numbers(moved / "evaluation"))
+    assert "memorised" not in numbers(moved / "evaluation")
+
+
+def test_fewer_of_the_images_that_exist_are_scored_where_asked(run, tmp_path):
+    np.save(tmp_path / "some.npy", np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), np.uint8))
+    arguments = (f"--config.eval.images={tmp_path / 'some.npy'}", "--config.eval.features=pixels")
+    evaluated(run, *arguments)
+    held = json.loads((run / "evaluation_images" / "evaluation.json").read_text())
+    assert held["count"] == 24
+    assert "nothing is drawn" in refused(run, *arguments, "--config.sample.steps=(2, 3)")
+
+
+def test_colour_is_not_compared_with_grey(run, tmp_path):
+    folder = tmp_path / "colour"
+    folder.mkdir()
+    for number in range(4):
+        values = np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)
+        Image.fromarray(values).save(folder / f"{number}.png")
+    said = refused(run, f"--config.eval.images={folder}", "--config.eval.features=pixels")
+    assert "3 channels" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -235,6 +300,7 @@ def test_a_sweep_is_one_table_and_plots_and_goes_on(run, tmp_path):
         (["--config.eval.labels=all"], "eval.labels"),
         (["--config.eval.num_images=1"], "needs at least 2"),
         (["--config.eval.reference=/nowhere.npz"], "--mode=stats"),
+        (["--config.eval.features=pixels", "--config.eval.weights=a"], "no weights"),
         (["--config.eval.weights=/nowhere.safetensors"], "holds no classifier"),
     ],
 )
@@ -270,6 +336,7 @@ def test_numbers_during_training_choose_the_best_checkpoint(tmp_path):
     [
         (["--config.checkpoint.best_by=fd_classifier"], "eval.every=1000"),
         (["--config.checkpoint.best_by=fd_clasifier", "--config.eval.every=100"], "'fd_classifier'"),
+        (["--config.eval.every=5", "--config.eval.num_images=1"], "needs at least 2"),
     ],
 )
 def test_a_best_checkpoint_that_nothing_tells_is_refused_at_the_start(tmp_path, arguments, told):

@@ -116,7 +116,9 @@ def open_files(config: ConfigDict) -> tuple[Pictures, str]:
     if count and count < len(rows):
         rows = np.sort(np.random.default_rng(0).permutation(rows)[:count])
     values = Range(data.dtype, *data.range)
-    return Pictures(source, from_config.view(of_files, train=False), rows, values), fingerprint(source)
+    stat = path.stat()  # a fingerprint reads some images alone
+    known = f"{fingerprint(source)}-{stat.st_size}-{stat.st_mtime_ns}"
+    return Pictures(source, from_config.view(of_files, train=False), rows, values), known
 
 
 def check_shape(images: Pictures, shape: tuple[int, ...], path: str, protocol: Protocol) -> None:

@@ -1,5 +1,6 @@
 """Images in NumPy's .npy and .npz files, memory-mapped."""
 
+import mmap
 import os
 import struct
 import zipfile
@@ -20,6 +21,7 @@ from jdiff.data.sources import HIGHEST, Picture, Shape, counted
 BY_SPLIT = (("{}_images", "{}_labels"), ("x_{}", "y_{}"))
 TESTS = ("test", "val")
 SAMPLED_BYTES = 256 << 20  # of float images, read to find their range
+KEPT_BYTES = 32 << 20  # of the file that are read before its pages are given back
 MOST_CLASSES = 65536
 LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip member: its last fields are the lengths of its name and extra field
 
@@ -115,6 +117,7 @@ class Arrays:
                 raise UserError(f"{test.images} and {train.images} differ in their channels or in their numbers")
         self._images = part.images
         self._open: np.ndarray | None = part.images.open()
+        self._read = 0  # bytes since pages were last given back
         count, height, width = part.images.shape[:3]
         self._rows = np.arange(count) if test else np.array(share_of(count, split, holdout), np.int64)
         self._labels, self.class_names = _labels(part, train)
@@ -153,11 +156,25 @@ class Arrays:
         return {"image": image} if self._labels is None else {"image": image, "label": int(self._labels[row])}
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        return [self[index] for index in indices]
+        records = [self[index] for index in indices]
+        self._read += sum(record["image"].nbytes for record in records)
+        if self._read > KEPT_BYTES:
+            self._read = 0
+            _give_back(self._open)
+        return records
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the open array: workers open the file themselves instead of getting a copy of all images."""
         return {**self.__dict__, "_open": None}
+
+
+def _give_back(array: np.ndarray | None) -> None:
+    """Let go of the pages of a memory map: read ones count as the process's memory, though the system has them too."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 def _parts(top: Path) -> tuple[_Part, _Part | None]:
