@@ -1,7 +1,7 @@
 """What an evaluation draws: requests to a model, a seed each, of the classes and conditions that it needs."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,6 +16,8 @@ from jdiff.evaluation.gather import Images
 from jdiff.request import KINDS, TO_CLASSES, Request
 from jdiff.scoring import data as of_data
 from jdiff.scoring.judge import UNIFORM, Judge
+
+KEPT_BYTES = 16 << 20  # of drawn images
 
 
 @runtime_checkable
@@ -34,12 +36,15 @@ class Draws(Protocol):
     def bits_per_dim(self, images: Any, **settings: Any) -> Any: ...
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Drawn:
-    """The images of a request, drawn when they are asked for."""
+    """The images of a request, drawn when they are asked for. kept: the first KEPT_BYTES of them, a batch by the number
+    of its first image, so that pictures of these are not drawn again.
+    """
 
     model: Draws
     asked: Request
+    kept: dict[int, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.asked.count
@@ -48,21 +53,25 @@ class Drawn:
         """The images from number `first` on."""
         for batch in self.model.draw(self.asked, first=first):
             labels = batch.labels if batch.labels is not None and batch.labels.ndim == 1 else None
-            yield self.model.shown(batch.images), labels
+            images = self.model.shown(batch.images)
+            if sum(one.nbytes for one in self.kept.values()) + images.nbytes <= KEPT_BYTES:
+                self.kept[first] = images
+            first += len(images)
+            yield images, labels
 
     def of(self, numbers: Sequence[int] | np.ndarray) -> Images:
-        """The images of these numbers, drawn again: within the batches that they were drawn in, so that nothing is
-        compiled anew.
+        """The images of these numbers; what is not kept is drawn again, within the batch that it was drawn in, so that
+        nothing is compiled anew.
         """
-        size, wanted = min(self.asked.config.sample.batch_size, self.asked.count), np.asarray(numbers)
-        held: dict[int, np.ndarray] = {}
-        for first in sorted(set((wanted // size * size).tolist())):
+        size, wanted = min(self.asked.config.sample.batch_size, self.asked.count), np.asarray(numbers).tolist()
+        held = {first + k: image for first, images in self.kept.items() for k, image in enumerate(images)}
+        for first in sorted({number // size * size for number in wanted if number not in held}):
             config = self.asked.config.copy_and_resolve_references()
             config.sample.num_images = min(first + size, self.asked.count)
-            batch = Drawn(self.model, replace(self.asked, config=config)).batches(first)
-            images = np.concatenate([part for part, _ in batch])  # several parts where memory is short
-            held |= {number: images[number - first] for number in wanted.tolist() if 0 <= number - first < size}
-        return np.stack([held[number] for number in wanted.tolist()]), None
+            again = Drawn(self.model, replace(self.asked, config=config)).batches(first)
+            images = np.concatenate([part for part, _ in again])  # several parts where memory is short
+            held |= {first + k: image for k, image in enumerate(images)}
+        return np.stack([held[number] for number in wanted]), None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
