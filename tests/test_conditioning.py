@@ -575,7 +575,7 @@ def changed(config, **values):
 
 
 def asked(config, count=5, **settings):
-    return request.overridden(config, num_images=count, **settings)
+    return request.overridden(config, {"num_images": count, **settings})
 
 
 def told(config, workdir, wanted, **given):

@@ -116,4 +116,4 @@ def test_an_input_is_resized_cropped_standardised_and_in_colour():
     ends = np.stack([np.zeros((30, 30, 3)), np.full((30, 30, 3), 255)]).astype(np.uint8)
     np.testing.assert_allclose(jax.jit(middle)(ends)[:, 0, 0], middle.range, rtol=1e-6)
     with pytest.raises(ValueError, match="1 or 3 channels, not 2"):
-        whole(images[..., :2])
+        whole(jax.device_put(images[..., :2]))

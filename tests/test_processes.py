@@ -289,6 +289,34 @@ def test_processes_given_by_variables_train_on_captions_to_the_same_losses(tmp_p
         assert name not in written
 
 
+@pytest.mark.slow
+def test_processes_evaluate_as_one_and_go_on_after_a_kill(tmp_path):
+    """In an empty cache, so that they measure the data together; the numbers are those of one process."""
+    trained = run_here(*DIGITS, "--config.train.steps=2", "--workdir=run", cwd=tmp_path)
+    assert trained.status == 0, trained.err
+    asked = (
+        *("--mode=evaluate", "--workdir=run", "--config.eval.features=pixels", "--config.eval.num_images=64"),
+        *("--config.sample.batch_size=8", "--config.sample.sampler=ddim", "--config.sample.steps=20"),
+    )
+    cache = {"JDIFF_CACHE": str(tmp_path / "cache")}
+    shards = tmp_path / "two" / "seed_0" / "shards"
+    processes = start_two([*asked, "--out=two"], tmp_path, lambda *given: plain(*given) | cache)
+    wait_for(lambda: len(list(shards.glob("0*.npz"))) >= 2, processes)
+    for process in processes:
+        process.kill()
+        process.communicate()
+    assert shards.is_dir()
+    for process in start_two([*asked, "--out=two"], tmp_path, lambda *given: plain(*given) | cache):
+        status, _, err = ended(process)
+        assert status == 0, err
+    alone = run_here(*asked, "--out=one", cwd=tmp_path)
+    assert alone.status == 0, alone.err
+    two, one = (json.loads((tmp_path / out / "evaluation.json").read_text())["numbers"] for out in ("two", "one"))
+    assert two.keys() == one.keys()
+    for name, number in one.items():
+        assert two[name]["value"] == pytest.approx(number["value"], rel=1e-3, abs=1e-3), name
+
+
 @pytest.mark.parametrize("process", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_processes_that_do_not_meet(tmp_path, process):
     environment = plain(free_port(), process) | {"JDIFF_TEST_PATIENCE": "2"}

@@ -34,6 +34,8 @@ class Memorised:
         training, held_out = _splits(sets)
         x = sets.generated.features[: self.rows]
         found = memorisation(x, training, held_out, self.quantile)
+        all_of_them = sets.reference.count
+        among = f"; among {len(training):,} of {all_of_them:,} training images" if len(training) < all_of_them else ""
         share = Number(
             name="memorised",
             title="Near-copies",
@@ -44,7 +46,7 @@ class Memorised:
             about=f"share of images nearer to training images than {1 - self.quantile:.0%} of unseen ones",
             count=len(x),
             of=len(training),
-            note=f"chance gives {self.quantile:.0%}",
+            note=f"chance gives {self.quantile:.0%}{among}",
         )
         copying = Number(
             name="data_copying_z",

@@ -82,9 +82,14 @@ def open_data(config: ConfigDict, *, keep: bool = True) -> tuple[ConfigDict, Dat
         train=pictures(train, train=True),
         held_out=pictures(held_out, train=False) if held_out is not None and tested else None,
         fingerprints=known,
-        made=hashlib.sha256(repr([config.data[name] for name in MADE]).encode()).hexdigest()[:16],
+        made=made(config),
         notes=(*train.notes, *(held_out.notes if held_out else ())),
     )
+
+
+def made(config: ConfigDict) -> str:
+    """How pictures are made of records, in a digest."""
+    return hashlib.sha256(repr([config.data[name] for name in MADE]).encode()).hexdigest()[:16]
 
 
 def open_files(config: ConfigDict) -> tuple[Pictures, str]:

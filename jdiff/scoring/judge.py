@@ -32,7 +32,7 @@ from jdiff.evaluation.statistics import Statistics
 from jdiff.from_config import evaluation as from_config
 from jdiff.from_config.evaluation import Features, OwnData
 from jdiff.networks.features.space import FeatureSpace
-from jdiff.scoring.data import REFERENCE_ROWS, Data, open_data, resized
+from jdiff.scoring.data import REFERENCE_ROWS, Data, made, open_data, resized
 from jdiff.training import sharding
 
 UNIFORM = "uniform"  # in place of the data's mix of classes
@@ -167,7 +167,7 @@ class Judge:
         if not np.issubdtype(data.dtype, np.integer):
             raise UserError(f"{key}: bits per dimension are of whole numbers, and these data are {data.dtype}")
         if data.labels_per_image > 1 or set(self.conditions) - {"label", "aspect"}:
-            raise UserError(f"{key}: goes with models of one label or none; model.bits_per_dim takes others")
+            raise UserError(f"{key}: goes with models of one label an image or of none")
 
     def numbers(self, found: Gathered) -> tuple[list[Number], list[str], dict[str, float]]:
         """(the protocol's numbers, what is left out and why, each class's distance where classes are compared)."""
@@ -233,7 +233,7 @@ def judge(
     own = OwnData(
         shape=tuple(config.data.shape),
         classes=_classes(config) if _classes(config) > 1 else 0,
-        fingerprint=data.pictures(test_too=False) if data else "",
+        fingerprint=data.pictures(test_too=False) if data else f"{config.data.fingerprint}-{made(config)}",
         pictures=training,
         progress=bar("training a classifier for features"),
     )
