@@ -401,3 +401,20 @@ def test_memory_does_not_grow_with_images(tmp_path, features):
         peaks[count] = peak / 1024
     print(f"peak memory in MiB: {peaks}")
     assert peaks[100_000] < 1.05 * peaks[10_000]
+
+
+def test_copies_are_told_among_the_training_images_whatever_the_reference_is_of():
+    """The reference may be of another lab's images, and their number says nothing of these."""
+    rows = np.random.default_rng(0).normal(size=(90, 4)).astype(np.float32)
+    reference = Statistics(mean=np.zeros(4), covariance=np.eye(4), count=50_000)
+    generated = of_features(rows[:30])
+    for trained_on, told in ((30, ""), (100, "; among 30 of 100 training images")):
+        sets = Sets(
+            generated=generated,
+            reference=reference,
+            training=rows[30:60],
+            held_out=rows[60:],
+            trained_on=trained_on,
+        )
+        share, _ = Memorised()(sets)
+        assert share.note == f"chance gives 5%{told}"

@@ -101,7 +101,7 @@ def train(network: Classifier, seen: Plain, pictures: Pictures, turned: bool, pr
     task = ClassifierTask(network=network, space=Pixels((*seen.sides, seen.channels)))
     rate = learning_rate("cosine", peak=RATE, warmup_steps=steps // 10, total_steps=steps, decay_steps=1.0)
     optimizer = make_optimizer("adamw", rate=rate, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.1, clip_norm=1.0)
-    look = jax.jit(partial(_looked_at, seen) if not turned else lambda x, k: _turned(_looked_at(seen, x, k), k))
+    look = jax.jit(lambda images, labels: _turned(seen(images), labels) if turned else seen(images))
     step = jax.jit(
         partial(train_step, loss=task.loss, optimizer=optimizer, ema=Ema(halflife_images=0), batch_size=BATCH),
         donate_argnums=0,
@@ -123,10 +123,6 @@ def _examples(pictures: Pictures, steps: int, *, turned: bool) -> Iterator[Image
     for _ in range(steps):
         images, labels = pictures.of(rng.integers(len(pictures), size=BATCH))
         yield images, rng.integers(TURNS, size=BATCH, dtype=np.int32) if turned else labels
-
-
-def _looked_at(seen: Plain, images: Array, labels: Array) -> Float[Array, "b h w c"]:
-    return seen(images)
 
 
 def _turned(x: Float[Array, "b s s c"], turns: Int[Array, " b"]) -> Float[Array, "b s s c"]:

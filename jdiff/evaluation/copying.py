@@ -6,25 +6,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from jdiff.common.errors import UserError
-from jdiff.evaluation.numbers import LOWER, OVER_IMAGES, SPLIT, Number, Sets, of_share
+from jdiff.evaluation.numbers import LOWER, OVER_IMAGES, SPLIT, Metric, Number, Sets, of_share
 from jdiff.metrics.fld import generalisation_gap
 from jdiff.metrics.memorisation import memorisation
 
 
 @dataclass(frozen=True, kw_only=True)
-class Memorised:
+class Memorised(Metric):
     """The share of images that lie nearer to a training image than held-out ones do."""
 
+    needs = frozenset({SPLIT})
     quantile: float = 0.05
     rows: int = 10_000
-
-    @property
-    def least(self) -> int:
-        return 2
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset((SPLIT,))
 
     @property
     def better(self) -> Mapping[str, str]:
@@ -34,8 +27,8 @@ class Memorised:
         training, held_out = _splits(sets)
         x = sets.generated.features[: self.rows]
         found = memorisation(x, training, held_out, self.quantile)
-        all_of_them = sets.reference.count
-        among = f"; among {len(training):,} of {all_of_them:,} training images" if len(training) < all_of_them else ""
+        every = sets.trained_on
+        among = f"; among {len(training):,} of {every:,} training images" if len(training) < every else ""
         share = Number(
             name="memorised",
             title="Near-copies",
@@ -61,18 +54,11 @@ class Memorised:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gap:
+class Gap(Metric):
     """FLD's generalisation gap."""
 
+    needs = frozenset({SPLIT})
     rows: int = 10_000
-
-    @property
-    def least(self) -> int:
-        return 2
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset((SPLIT,))
 
     @property
     def better(self) -> Mapping[str, str]:

@@ -6,26 +6,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from jdiff.common.errors import UserError
-from jdiff.evaluation.numbers import CLASSES, FEATURES, LOWER, OVER_IMAGES, Number, Sets
+from jdiff.evaluation.numbers import CLASSES, FEATURES, LOWER, OVER_IMAGES, Metric, Number, Sets
 from jdiff.metrics.frechet import frechet_infinity, frechet_of_moments, standard_error
 from jdiff.metrics.kernel import cmmd, kid
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrechetDistance:
+class FrechetDistance(Metric):
     """The Frechet distance of all images by their moments."""
 
     name: str
     title: str
     rows: int = 10_000  # for the error alone
-
-    @property
-    def least(self) -> int:
-        return 2
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset(())
 
     @property
     def better(self) -> Mapping[str, str]:
@@ -63,20 +55,12 @@ class FrechetDistance:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrechetInfinity:
+class FrechetInfinity(Metric):
     """The Frechet distance extrapolated to infinitely many images."""
 
     name: str
     title: str
     rows: int = 10_000
-
-    @property
-    def least(self) -> int:
-        return 2
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset(())
 
     @property
     def better(self) -> Mapping[str, str]:
@@ -100,11 +84,12 @@ class FrechetInfinity:
 
 
 @dataclass(frozen=True, kw_only=True)
-class KernelDistance:
+class KernelDistance(Metric):
     """KID's estimate over random subsets. adapt: fewer images make the subsets smaller, at most half of either set:
     those of a whole set are all the same, and their spread would say nothing.
     """
 
+    needs = frozenset({FEATURES})
     name: str
     title: str
     subsets: int = 100
@@ -115,10 +100,6 @@ class KernelDistance:
     @property
     def least(self) -> int:
         return 2 if self.adapt else self.size
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset((FEATURES,))
 
     @property
     def better(self) -> Mapping[str, str]:
@@ -144,20 +125,13 @@ class KernelDistance:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cmmd:
+class Cmmd(Metric):
     """CMMD's distance."""
 
+    needs = frozenset({FEATURES})
     name: str = "cmmd"
     title: str = "CMMD"
     rows: int = 30_000
-
-    @property
-    def least(self) -> int:
-        return 1
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset((FEATURES,))
 
     @property
     def better(self) -> Mapping[str, str]:
@@ -173,20 +147,13 @@ class Cmmd:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorstClass:
+class WorstClass(Metric):
     """The largest of the classes' Frechet distances."""
 
+    needs = frozenset({FEATURES, CLASSES})
     name: str
     title: str
     rows: int = 10_000
-
-    @property
-    def least(self) -> int:
-        return 2
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset((FEATURES, CLASSES))
 
     @property
     def better(self) -> Mapping[str, str]:

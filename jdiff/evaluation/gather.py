@@ -129,9 +129,14 @@ class Pictures:
 
     def of(self, numbers: Sequence[int] | np.ndarray) -> Images:
         """Those of these numbers."""
+        images, labels = self.raw(numbers)
+        return self.values.on_screen(images), labels
+
+    def raw(self, numbers: Sequence[int] | np.ndarray) -> tuple[np.ndarray, Int[np.ndarray, " n"] | None]:
+        """Those of these numbers in their own dtype and range, with their classes where each has one."""
         batch = pipeline.batch_of(self.source, self.view, self.rows[np.asarray(numbers)])
         labels = batch["cond"].get("label")
-        return self.values.on_screen(batch["x0"]), labels if labels is not None and labels.ndim == 1 else None
+        return batch["x0"], labels if labels is not None and labels.ndim == 1 else None
 
 
 def counted(batches: Iterable[Images], advance: Callable[[int], Any]) -> Iterator[Images]:

@@ -6,7 +6,7 @@ Each kind is a frozen dataclass (`Metric`) in a file of its family: distances, q
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -44,13 +44,15 @@ class Number:
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Sets:
     """What numbers are computed of. training, held_out: features of the data's two splits; None where not known, and
-    then `missing` says why. labelled: whether logits are of the data's classes. class_names: theirs.
+    then `missing` says why. trained_on: how many training images there are. labelled: whether logits are of the data's
+    classes. class_names: theirs.
     """
 
     generated: Gathered
     reference: Statistics
     training: Float[np.ndarray, "m d"] | None = None
     held_out: Float[np.ndarray, "l d"] | None = None
+    trained_on: int = 0
     missing: str = "there are no held-out images (data.holdout), which tell copies from chance"
     labelled: bool = False
     class_names: tuple[str, ...] = ()
@@ -84,12 +86,14 @@ class Metric(Protocol):
     better of each number that it may give, by its name.
     """
 
+    needs: ClassVar[frozenset[str]] = frozenset()
+
     @property
     def rows(self) -> int: ...
     @property
-    def least(self) -> int: ...
-    @property
-    def needs(self) -> frozenset[str]: ...
+    def least(self) -> int:
+        return 2
+
     @property
     def better(self) -> Mapping[str, str]: ...
     def __call__(self, sets: Sets, /) -> list[Number]: ...

@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from jdiff.common.errors import UserError
-from jdiff.evaluation.numbers import CLASSES, FEATURES, HIGHER, OVER_IMAGES, Number, Sets, of_share
+from jdiff.evaluation.numbers import CLASSES, FEATURES, HIGHER, OVER_IMAGES, Metric, Number, Sets, of_share
 from jdiff.metrics.inception_score import inception_score
 from jdiff.metrics.neighbours import prdc
 from jdiff.metrics.vendi import vendi_score
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score:
+class Score(Metric):
     """The Inception Score of the logits."""
 
     name: str
@@ -24,10 +24,6 @@ class Score:
     @property
     def least(self) -> int:
         return 2 * self.splits
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset(())
 
     @property
     def better(self) -> Mapping[str, str]:
@@ -50,9 +46,10 @@ class Score:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Neighbours:
+class Neighbours(Metric):
     """Precision and recall, and density and coverage where `density`. alike: of as many images of either set."""
 
+    needs = frozenset({FEATURES})
     k: int
     density: bool = True
     alike: bool = False
@@ -61,10 +58,6 @@ class Neighbours:
     @property
     def least(self) -> int:
         return self.k + 1
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset((FEATURES,))
 
     @property
     def better(self) -> Mapping[str, str]:
@@ -107,18 +100,10 @@ class Neighbours:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Vendi:
+class Vendi(Metric):
     """The Vendi score of order 1, and the reference's own."""
 
     rows: int = 10_000
-
-    @property
-    def least(self) -> int:
-        return 1
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset(())
 
     @property
     def better(self) -> Mapping[str, str]:
@@ -136,18 +121,11 @@ class Vendi:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Accuracy:
+class Accuracy(Metric):
     """The share of images that the classifier reads as the class that they were asked to be."""
 
+    needs = frozenset({CLASSES})
     rows: int = 10_000
-
-    @property
-    def least(self) -> int:
-        return 1
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset((CLASSES,))
 
     @property
     def better(self) -> Mapping[str, str]:

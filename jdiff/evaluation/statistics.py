@@ -9,6 +9,7 @@
 Files of pytorch-fid (mu, sigma) and of EDM (mu, sigma, num) are read, too; they do not say which features they hold.
 """
 
+import hashlib
 import json
 import zipfile
 from collections.abc import Mapping
@@ -42,6 +43,14 @@ class Statistics:
     features: Float[np.ndarray, "m d"] | None = None
     labels: Int[np.ndarray, " m"] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all arrays."""
+        digest = hashlib.sha256()
+        for array in (self.mean, self.covariance, self.features, self.labels):
+            digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
 
     @cached_property
     def moments(self) -> Moments:

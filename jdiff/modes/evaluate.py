@@ -76,7 +76,7 @@ def score_files(config: ConfigDict, workdir: Path, out: Path, one: One) -> int:
     images, known = open_files(config)
     own = images.of([0])[0].shape[1:]
     judge = scoring.judge(config, sharding.make_mesh(), progress=config.log.progress, shape=own)
-    check_shape(images, tuple(judge.config.data.shape), config.eval.images, judge.protocol)
+    check_shape(own, tuple(judge.config.data.shape), config.eval.images, judge.protocol)
     judge.check(len(images), drawn=False)
     tell(judge)
     identity = {"images": known, "count": len(images), **judge.identity()}

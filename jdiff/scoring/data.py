@@ -36,12 +36,13 @@ OF_SOURCES = (
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Data:
-    """A config's data: the pictures that are modelled. fingerprints: of the training and the held-out records. made:
-    how pictures are made of records, in a digest.
+    """A config's data: the pictures that are modelled. sources: the records, and those held out, if any. fingerprints:
+    of the two. made: how pictures are made of records, in a digest.
     """
 
     train: Pictures
     held_out: Pictures | None
+    sources: tuple[Source, Source | None]
     fingerprints: tuple[str, str]
     made: str
     notes: tuple[str, ...] = ()
@@ -71,8 +72,7 @@ def open_data(config: ConfigDict, *, keep: bool = True) -> tuple[ConfigDict, Dat
 
     def pictures(source: Source, *, train: bool) -> Pictures:
         at_size = from_config.prepared(config, source, train=train and keep)
-        number = config.data.shapes.index(tuple(config.data.shape[:2])) if config.data.shapes else 0
-        rows = np.flatnonzero(from_config.shape_numbers(config, source) == number)
+        rows = _of_shape(config, source)
         if len(rows) > REFERENCE_ROWS:  # the first ones are kept, and are to be any
             rows = np.random.default_rng(0).permutation(rows)
         return Pictures(at_size, view, rows, values)
@@ -81,10 +81,17 @@ def open_data(config: ConfigDict, *, keep: bool = True) -> tuple[ConfigDict, Dat
     return config, Data(
         train=pictures(train, train=True),
         held_out=pictures(held_out, train=False) if held_out is not None and tested else None,
+        sources=(train, held_out if tested else None),
         fingerprints=known,
         made=made(config),
         notes=(*train.notes, *(held_out.notes if held_out else ())),
     )
+
+
+def _of_shape(config: ConfigDict, source: Source) -> np.ndarray:
+    """The rows of the records that the config's shape is for."""
+    number = config.data.shapes.index(tuple(config.data.shape[:2])) if config.data.shapes else 0
+    return np.flatnonzero(from_config.shape_numbers(config, source) == number)
 
 
 def made(config: ConfigDict) -> str:
@@ -126,9 +133,8 @@ def open_files(config: ConfigDict) -> tuple[Pictures, str]:
     return Pictures(source, from_config.view(of_files, train=False), rows, values), known
 
 
-def check_shape(images: Pictures, shape: tuple[int, ...], path: str, protocol: Protocol) -> None:
+def check_shape(ours: tuple[int, ...], shape: tuple[int, ...], path: str, protocol: Protocol) -> None:
     """Raises UserError where images are of other sides or channels than the reference's."""
-    ours = images.of([0])[0].shape[1:]
     if ours[:2] != shape[:2]:
         raise UserError(
             f"{path}: its images are {'x'.join(map(str, ours))}, and the reference's are {'x'.join(map(str, shape))}: "
@@ -148,26 +154,17 @@ def _channels(source: Source) -> int:
     return 1 if grey else some[0]["image"].shape[-1]
 
 
-def raw(pictures: Pictures, count: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """(at most so many of the pictures, in their own dtype and range, the class of each)."""
-    batch = pipeline.batch_of(pictures.source, pictures.view, pictures.rows[:count])
-    labels = batch["cond"].get("label")
-    return batch["x0"], labels if labels is not None and labels.ndim == 1 else None
-
-
-def conditions(config: ConfigDict, workdir: Path | None) -> tuple[dict[str, Any], list[str] | None]:
+def conditions(config: ConfigDict, data: Data, workdir: Path | None) -> tuple[dict[str, Any], list[str] | None]:
     """(the conditions of at most CONDITIONS held-out images, or else training images, as a model of this config is
     given them; their texts).
     """
-    train, held_out = from_config.sources(config)
-    source = held_out if held_out is not None and len(held_out) else train
+    train, held_out = data.sources
+    source = train if held_out is None else held_out
     of_records = config.copy_and_resolve_references()
     wanted = from_config.conditions(config)
     text = next((condition for condition in wanted if isinstance(condition, Text)), None)
     of_records.model.conditions = tuple(one.name for one in wanted if one is not text and one.name != Aspect.name)
-    number = config.data.shapes.index(tuple(config.data.shape[:2])) if config.data.shapes else 0
-    among = np.flatnonzero(from_config.shape_numbers(config, source) == number)
-    rows = np.random.default_rng(0).permutation(among)[:CONDITIONS]
+    rows = np.random.default_rng(0).permutation(_of_shape(config, source))[:CONDITIONS]
     cond = pipeline.batch_of(source, from_config.view(of_records, train=False), rows)["cond"]
     given = {name: cond[name] for name in of_records.model.conditions}
     if text is None:

@@ -142,6 +142,7 @@ class Judge:
             reference=self.reference,
             training=training,
             held_out=held_out,
+            trained_on=len(self.data.train) if self.data else 0,
             missing=self._no_split,
             labelled=self.labelled,
             class_names=tuple(self.config.data.class_names),
@@ -182,13 +183,10 @@ class Judge:
 
     def identity(self) -> dict[str, Any]:
         """All of this that decides numbers, for an index."""
-        digest, reference = hashlib.sha256(), self.reference
-        for array in (reference.mean, reference.covariance, reference.features, reference.labels):
-            digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
         return {
             "protocol": repr(self.protocol),
             "features": statistics.plain(self.space),
-            "reference": [digest.hexdigest()[:16], reference.count],
+            "reference": [self.reference.digest, self.reference.count],
             "data": "" if self.data is None else self.data.pictures(test_too=True),
             "version": VERSION,
         }

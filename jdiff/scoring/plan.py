@@ -32,7 +32,6 @@ class Draws(Protocol):
     def draw(self, asked: Request, *, first: int = 0) -> Iterator[Any]: ...
     def shown(self, images: Any) -> Any: ...
     def identity(self, asked: Request) -> dict[str, Any]: ...
-    def nfe(self, **settings: Any) -> tuple[int, int]: ...
     def bits_per_dim(self, images: Any, **settings: Any) -> Any: ...
 
 
@@ -128,7 +127,7 @@ def conditions(model: Draws, judge: Judge, settings: Mapping[str, Any]) -> tuple
         raise UserError(f"eval.labels={config.eval.labels!r}: is for models that are given classes alone")
     if not known or given or judge.data is None:
         return (lambda model, count, rest: model.request(count, **rest)), "as asked" if "labels" in given else ""
-    rows, captions = of_data.conditions(config, model.workdir)
+    rows, captions = of_data.conditions(config, judge.data, model.workdir)
 
     def ask(model: Draws, count: int, rest: Mapping[str, Any]) -> Request:
         asked = model.request(count, **rest)

@@ -17,7 +17,6 @@ from jdiff.common.shards import Shards
 from jdiff.evaluation import statistics
 from jdiff.evaluation.numbers import LOWER, OVER_IMAGES, Number, over_seeds
 from jdiff.request import Request
-from jdiff.scoring import data as of_data
 from jdiff.scoring import pictures
 from jdiff.scoring.judge import Judge, Scored
 from jdiff.scoring.plan import Drawn, Draws, Plan
@@ -168,7 +167,7 @@ def likelihood(model: Draws, judge: Judge) -> list[Number]:
         return []
     assert judge.data is not None  # as was checked
     assert judge.data.held_out is not None
-    images, labels = of_data.raw(judge.data.held_out, count)
+    images, labels = judge.data.held_out.raw(np.arange(min(count, len(judge.data.held_out))))
     given = {} if labels is None or "label" not in model.config.model.conditions else {"labels": labels}
     batch = {"batch_size": min(len(images), model.config.sample.batch_size)}
     bits = model.bits_per_dim(images, **given, **batch)
