@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from jdiff import interop
+from jdiff.networks.bottlenecks import VQ, Gaussian
 from tests.interop_parity import (
     assert_saved_as_it_was,
     close,
@@ -48,7 +49,7 @@ class Case:
         return f"{self.kind}-{'x'.join(map(str, self.shape))}"
 
 
-KL = [
+KL_CASES = [
     Case("AutoencoderKL", (3, 16, 16, 3), {**blocks(2), "block_out_channels": (16, 32), "norm_num_groups": 8}),
     Case(
         "AutoencoderKL",
@@ -82,7 +83,7 @@ KL = [
         },
     ),
 ]
-VQ = [
+VQ_CASES = [
     Case(
         "VQModel",
         (3, 16, 16, 3),
@@ -132,8 +133,15 @@ def images(case: Case) -> np.ndarray:
     return normal(*case.shape)
 
 
-def method(network, name: str = "__call__", **options):
-    return jax.jit(lambda params, x: network.apply({"params": params}, x, method=name, **options))
+def method(network, name: str = "__call__"):
+    return jax.jit(lambda params, x: network.apply({"params": params}, x, method=name))
+
+
+def codebook(params) -> tuple[VQ, dict]:
+    """The bottleneck that holds a loaded model's codes, and its state."""
+    codes = params["codebook"]["codes"]
+    bottleneck = VQ(*codes.shape)
+    return bottleneck, bottleneck.holding(codes)
 
 
 @pytest.fixture
@@ -144,13 +152,14 @@ def saved(request, tmp_path):
     return request.param, model, tmp_path
 
 
-@pytest.mark.parametrize("saved", KL, ids=str, indirect=True)
+@pytest.mark.parametrize("saved", KL_CASES, ids=str, indirect=True)
 def test_kl_encodes_and_decodes_as_theirs(saved):
     case, model, folder = saved
     network, params = interop.load(folder)
 
     def moments(params, x):
-        return jnp.concatenate(method(network, "encode")(params, x), axis=-1)
+        features = method(network, "encode")(params, x)
+        return jnp.concatenate(Gaussian(network.latent_channels).moments(features), axis=-1)
 
     def their_moments(x):
         posterior = model.encode(x).latent_dist
@@ -162,27 +171,27 @@ def test_kl_encodes_and_decodes_as_theirs(saved):
 
 
 def test_the_mean_is_decoded_by_default(tmp_path):
-    model = peer(KL[0])
+    model = peer(KL_CASES[0])
     model.save_pretrained(tmp_path)
     network, params = interop.load(tmp_path)
-    x = images(KL[0])
+    x = images(KL_CASES[0])
     close(method(network)(params, x), ours(model(theirs(x)).sample))
 
 
 def test_log_variances_are_clamped_as_theirs(tmp_path):
-    model = peer(KL[0])
+    model = peer(KL_CASES[0])
     with torch.no_grad():
         model.quant_conv.bias[4:6] = torch.tensor([-60.0, 60.0])
     model.save_pretrained(tmp_path)
     network, params = interop.load(tmp_path)
-    x = images(KL[0])
-    _, log_variance = method(network, "encode")(params, x)
+    x = images(KL_CASES[0])
+    _, log_variance = Gaussian(network.latent_channels).moments(method(network, "encode")(params, x))
     assert log_variance.min() == -30
     assert log_variance.max() == 20
     close(log_variance, ours(model.encode(theirs(x)).latent_dist.logvar))
 
 
-@pytest.mark.parametrize("saved", VQ, ids=str, indirect=True)
+@pytest.mark.parametrize("saved", VQ_CASES, ids=str, indirect=True)
 def test_vq_encodes_quantizes_and_decodes_as_theirs(saved):
     case, model, folder = saved
     network, params = interop.load(folder)
@@ -190,19 +199,22 @@ def test_vq_encodes_quantizes_and_decodes_as_theirs(saved):
     made = compare(method(network, "encode"), lambda x: model.encode(x).latents, params, x)
 
     z = normal(*made.shape, seed=1) * made.std() + made.mean()
-    quantized, indices = method(network, "quantize")(params, z)
+    bottleneck, state = codebook(params)
+    quantized, indices = bottleneck.quantized(state, z), bottleneck.indices(state, z)
     their_codes, _, (_, _, their_indices) = model.quantize(theirs(z))
     assert len(np.unique(indices)) > 5
     np.testing.assert_array_equal(indices, their_indices.numpy().reshape(indices.shape))
     close(quantized, ours(their_codes))
 
-    compare(method(network, "decode"), lambda z: model.decode(z).sample, params, z)
-    close(method(network)(params, x), ours(model(theirs(x)).sample))
+    def decode(params, z):
+        return method(network, "decode")(params, bottleneck.quantized(state, z))
+
+    compare(decode, lambda z: model.decode(z).sample, params, z)
 
 
-def test_vq_decodes_without_quantizing_as_theirs(tmp_path):
+def test_vq_decodes_codes_as_theirs(tmp_path):
     """Theirs then takes latents, or, with lookup_from_codebook, indices."""
-    for index, case in enumerate(VQ):
+    for index, case in enumerate(VQ_CASES):
         folder = tmp_path / str(index)
         model = peer(case)
         model.save_pretrained(folder)
@@ -210,15 +222,16 @@ def test_vq_decodes_without_quantizing_as_theirs(tmp_path):
         shape = (2, 4, 5, params["codebook"]["codes"].shape[1])
         if model.config.lookup_from_codebook:
             tokens = np.random.default_rng(0).integers(0, model.config.num_vq_embeddings, size=shape[:3])
-            z = method(network, "lookup")(params, tokens)
+            bottleneck, state = codebook(params)
+            z = bottleneck.lookup(state, tokens)
             expected = model.decode(torch.tensor(tokens), force_not_quantize=True, shape=shape).sample
         else:
             z = normal(*shape, seed=1)
             expected = model.decode(theirs(z), force_not_quantize=True).sample
-        close(method(network, "decode", quantize=False)(params, z), ours(expected))
+        close(method(network, "decode")(params, z), ours(expected))
 
 
-@pytest.mark.parametrize("saved", KL + VQ, ids=str, indirect=True)
+@pytest.mark.parametrize("saved", KL_CASES + VQ_CASES, ids=str, indirect=True)
 def test_the_way_out_is_exact(saved, tmp_path_factory):
     case, model, folder = saved
     out = tmp_path_factory.mktemp("out")
@@ -230,7 +243,7 @@ def test_the_way_out_is_exact(saved, tmp_path_factory):
 
 @pytest.fixture
 def small(tmp_path):
-    peer(KL[0]).save_pretrained(tmp_path)
+    peer(KL_CASES[0]).save_pretrained(tmp_path)
     return tmp_path
 
 
@@ -267,7 +280,7 @@ def test_settings_that_are_not_known_are_refused_by_name(small, settings, words)
 
 
 def test_spatial_norms_are_refused(tmp_path):
-    peer(VQ[0]).save_pretrained(tmp_path)
+    peer(VQ_CASES[0]).save_pretrained(tmp_path)
     with_settings(tmp_path, norm_type="spatial")
     refused(tmp_path, "VQModel", "norm_type='spatial'", "'group'")
 

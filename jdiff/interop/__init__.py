@@ -52,7 +52,9 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Description:
-    """The network that a config.json describes, its table of weights, and the shapes of its parameters by path."""
+    """The network that a config.json describes, its table of weights, and the shapes of its parameters by path, with
+    those of the arrays that lie beside them.
+    """
 
     network: nn.Module
     entries: list[Entry]
@@ -73,12 +75,13 @@ def describe(config: Config) -> Description:
         made = jax.eval_shape(network.init, root_key(0), *inputs)
     except ValueError as error:
         raise UserError(f"{name}: config.json describes a network that cannot be: {error}") from error
-    return Description(network, entries, table.shapes_of(made["params"]))
+    beside = {entry.ours: entry.shape for entry in entries if entry.shape is not None}
+    return Description(network, entries, table.shapes_of(made["params"]) | beside)
 
 
 def load(folder: str | Path) -> tuple[nn.Module, PyTree]:
-    """(network, parameters) of the diffusers model in `folder`. Raises UserError for unknown settings, and for unknown,
-    missing or misshapen tensors.
+    """(network, parameters) of the diffusers model in `folder`; a VQModel's codes lie beside its network's parameters,
+    under ["codebook"]["codes"]. Raises UserError for unknown settings, and for unknown, missing or misshapen tensors.
     """
     folder = expanded(folder)
     model = describe(tensors.read_config(folder))

@@ -1,4 +1,4 @@
-"""diffusers' AutoencoderKL and VQModel <-> jdiff's KLAutoencoder and VQAutoencoder."""
+"""diffusers' AutoencoderKL and VQModel <-> jdiff's Autoencoder, and the codebook of the latter."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jdiff.interop.settings import Settings
 from jdiff.interop.shared import attention_levels, resnet, self_attention, widths
 from jdiff.interop.table import Entry, layer, norm
-from jdiff.networks.autoencoder import KLAutoencoder, Layout, VQAutoencoder
+from jdiff.networks.autoencoder import Autoencoder, Layout
 from jdiff.networks.layers import Style
 
 COMMON = {
@@ -46,52 +46,55 @@ DOWN = {"DownEncoderBlock2D": False, "AttnDownEncoderBlock2D": True}
 UP = {"UpDecoderBlock2D": False, "AttnUpDecoderBlock2D": True}
 
 
-def autoencoder_kl(settings: Settings) -> KLAutoencoder:
+def autoencoder_kl(settings: Settings) -> Autoencoder:
     """The network that an AutoencoderKL's settings describe."""
     # These scale latents in pipelines; the autoencoder does not read them.
     settings.ignore("shift_factor", "latents_mean", "latents_std")
-    return KLAutoencoder(
-        latent_channels=settings.take("latent_channels"),
+    channels = settings.take("latent_channels")
+    return Autoencoder(
+        features=2 * channels,
+        latent_channels=channels,
         out_channels=settings.take("out_channels"),
         layout=_layout(settings),
-        quant_conv=settings.take("use_quant_conv"),
-        post_quant_conv=settings.take("use_post_quant_conv"),
+        encoder_channels=2 * channels if settings.take("use_quant_conv") else None,
+        decoder_channels=channels if settings.take("use_post_quant_conv") else None,
     )
 
 
-def vq_model(settings: Settings) -> VQAutoencoder:
+def vq_model(settings: Settings) -> Autoencoder:
     """The network that a VQModel's settings describe."""
     settings.allow("norm_type", "group")
-    # Whether diffusers' decode without quantisation takes latents or indices; jdiff's is decode(lookup(indices)).
+    # Whether diffusers' decode without quantisation takes latents or indices; ours takes latents.
     settings.ignore("lookup_from_codebook")
-    latent_channels, code_dim = settings.take("latent_channels"), settings.take("vq_embed_dim")
-    return VQAutoencoder(
-        codebook_size=settings.take("num_vq_embeddings"),
-        code_dim=latent_channels if code_dim is None else code_dim,
-        latent_channels=latent_channels,
+    channels, code_dim = settings.take("latent_channels"), settings.take("vq_embed_dim")
+    code_dim = channels if code_dim is None else code_dim
+    return Autoencoder(
+        features=code_dim,
+        latent_channels=code_dim,
         out_channels=settings.take("out_channels"),
         layout=_layout(settings),
+        encoder_channels=channels,
+        decoder_channels=channels,
     )
 
 
-def kl_entries(network: KLAutoencoder, settings: Settings) -> Iterator[Entry]:
+def kl_entries(network: Autoencoder, settings: Settings) -> Iterator[Entry]:
     """AutoencoderKL's table of weights."""
     yield from _entries(network.layout)
-    if network.quant_conv:
+    if network.encoder_channels is not None:
         yield from layer("quant_conv", "quant", "conv")
-    if network.post_quant_conv:
+    if network.decoder_channels is not None:
         yield from layer("post_quant_conv", "post_quant", "conv")
 
 
-def vq_entries(network: VQAutoencoder, settings: Settings) -> Iterator[Entry]:
+def vq_entries(network: Autoencoder, settings: Settings) -> Iterator[Entry]:
     """VQModel's table of weights."""
-    yield from _entries(network.layout)
-    yield from layer("quant_conv", "quant", "conv")
-    yield from layer("post_quant_conv", "post_quant", "conv")
-    yield Entry("quantize.embedding.weight", "codebook/codes")
+    yield from kl_entries(network, settings)
+    codes = (settings.take("num_vq_embeddings"), network.latent_channels)
+    yield Entry("quantize.embedding.weight", "codebook/codes", shape=codes)
 
 
-def inputs(network: KLAutoencoder | VQAutoencoder, settings: Settings) -> tuple:
+def inputs(network: Autoencoder, settings: Settings) -> tuple:
     """The smallest image that fits the network."""
     side = network.layout.stride
     return (jnp.zeros((1, side, side, settings.take("in_channels"))),)

@@ -42,12 +42,14 @@ CONVERSIONS: dict[str, tuple[Convert, Convert]] = {
 class Entry:
     """The name of their tensor, and the path of our array, such as "down0_0/conv_0/kernel", which has the same values.
 
-    theirs: None where they have no such tensor; ours is then zeros.
+    theirs: None where they have no such tensor; ours is then zeros. shape: of an array that is none of our network's
+    parameters, such as a codebook.
     """
 
     theirs: str | None
     ours: str
     conversion: Conversion = "same"
+    shape: tuple[int, ...] | None = None
 
 
 def layer(theirs: str, ours: str, conversion: Conversion, *, bias: bool = True) -> Iterator[Entry]:

@@ -1,4 +1,4 @@
-"""The autoencoders of latent diffusion (Rombach et al., arXiv 2112.10752; Esser et al., 2012.09841).
+"""The autoencoder of latent diffusion (Rombach et al., arXiv 2112.10752; Esser et al., 2012.09841).
 
 Latents have the image's sides divided by 2^(levels - 1). They are not scaled to unit variance here.
 """
@@ -7,17 +7,15 @@ from dataclasses import dataclass, field
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from jdiff.common.errors import UserError
 from jdiff.networks.attention import SelfAttention
 from jdiff.networks.blocks import ResBlock
 from jdiff.networks.layers import Conv, Norm, Style
-from jdiff.networks.quantizer import Codebook
 from jdiff.networks.resample import Downsample, Upsample
 
 ASYMMETRIC_PADDING = (0, 1)  # of the published encoders' strided convolutions
-LOG_VARIANCE_RANGE = (-30.0, 20.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,89 +87,42 @@ class Decoder(nn.Module):
         return _last(layout, h, self.out_channels)
 
 
-class KLAutoencoder(nn.Module):
-    """q(z | x) = N(mean, exp(log_variance)), x = decode(z) (Rombach et al., arXiv 2112.10752); a call is decode(mean).
+class Autoencoder(nn.Module):
+    """An image [B, H, W, C] -> features [B, h, w, features], latents [B, h, w, latent_channels] -> an image; what lies
+    between them is a bottleneck (bottlenecks.py). A call decodes the first latent_channels features: the means of a
+    Gaussian, all features otherwise.
 
-    quant_conv, post_quant_conv: whether a 1x1 convolution follows the encoder, and one precedes the decoder.
+    encoder_channels: of the encoder, from which a 1x1 convolution leads to the features; None: the encoder gives the
+    features. decoder_channels: of what the decoder takes, to which a 1x1 convolution leads from latents; None: latents.
     """
 
+    features: int = 8
     latent_channels: int = 4
     out_channels: int = 3
     layout: Layout = Layout()
-    quant_conv: bool = True
-    post_quant_conv: bool = True
+    encoder_channels: int | None = None
+    decoder_channels: int | None = None
 
     def setup(self) -> None:
-        self.encoder = Encoder(2 * self.latent_channels, self.layout)
+        self.encoder = Encoder(self.encoder_channels or self.features, self.layout)
         self.decoder = Decoder(self.out_channels, self.layout)
         # In float32 whatever the layers compute in: they are small, and they round the latents.
-        if self.quant_conv:
-            self.quant = Conv(2 * self.latent_channels, size=1)
-        if self.post_quant_conv:
-            self.post_quant = Conv(self.latent_channels, size=1)
+        if self.encoder_channels is not None:
+            self.quant = Conv(self.features, size=1)
+        if self.decoder_channels is not None:
+            self.post_quant = Conv(self.decoder_channels, size=1)
 
-    def encode(
-        self, x: Float[Array, "b h w c"], *, train: bool = False
-    ) -> tuple[Float[Array, "b h2 w2 z"], Float[Array, "b h2 w2 z"]]:
-        """(mean, log_variance) of q(z | x), the latter clipped to [-30, 20]."""
-        moments = self.encoder(x, train=train)
-        if self.quant_conv:
-            moments = self.quant(moments)
-        mean, log_variance = jnp.split(moments, 2, axis=-1)
-        return mean, jnp.clip(log_variance, *LOG_VARIANCE_RANGE)
+    def encode(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h2 w2 f"]:
+        """The features of images in [-1, 1]."""
+        h = self.encoder(x, train=train)
+        return h if self.encoder_channels is None else self.quant(h)
 
-    def decode(self, z: Float[Array, "b h w z"], *, train: bool = False) -> Float[Array, "b h2 w2 c"]:
-        """The image of latents z."""
-        return self.decoder(self.post_quant(z) if self.post_quant_conv else z, train=train)
+    def decode(self, z: Float[Array, "b h w z"], *, train: bool = False) -> Float[Array, "b h2 w2 o"]:
+        """The images of latents."""
+        return self.decoder(z if self.decoder_channels is None else self.post_quant(z), train=train)
 
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w o"]:
-        mean, _ = self.encode(x, train=train)
-        return self.decode(mean, train=train)
-
-
-class VQAutoencoder(nn.Module):
-    """z = encode(x), x = decode(z) through the code nearest to each z (Esser et al., arXiv 2012.09841); a call is
-    decode(encode(x)).
-
-    codebook_size, code_dim: the codebook is [codebook_size, code_dim]; z has code_dim channels. latent_channels: of the
-    encoder's output and the decoder's input; 1x1 convolutions lead from there to z and back.
-    """
-
-    codebook_size: int = 8192
-    code_dim: int = 3
-    latent_channels: int = 3
-    out_channels: int = 3
-    layout: Layout = Layout()
-
-    def setup(self) -> None:
-        self.encoder = Encoder(self.latent_channels, self.layout)
-        self.decoder = Decoder(self.out_channels, self.layout)
-        self.quant = Conv(self.code_dim, size=1)
-        self.post_quant = Conv(self.latent_channels, size=1)
-        self.codebook = Codebook(self.codebook_size, self.code_dim)
-
-    def encode(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h2 w2 d"]:
-        """Latents before quantisation."""
-        return self.quant(self.encoder(x, train=train))
-
-    def quantize(self, z: Float[Array, "b h w d"]) -> tuple[Float[Array, "b h w d"], Int[Array, "b h w"]]:
-        """(the nearest codes, their indices), with the straight-through gradient (`quantizer.nearest`)."""
-        return self.codebook(z)
-
-    def lookup(self, indices: Int[Array, "b h w"]) -> Float[Array, "b h w d"]:
-        """The codes of these indices, for decode(..., quantize=False)."""
-        return self.codebook.lookup(indices)
-
-    def decode(
-        self, z: Float[Array, "b h w d"], *, quantize: bool = True, train: bool = False
-    ) -> Float[Array, "b h2 w2 c"]:
-        """The image of the codes nearest to z, or of z itself where `quantize` is false."""
-        if quantize:
-            z, _ = self.quantize(z)
-        return self.decoder(self.post_quant(z), train=train)
-
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w o"]:
-        return self.decode(self.encode(x, train=train), train=train)
+        return self.decode(self.encode(x, train=train)[..., : self.latent_channels], train=train)
 
 
 def _level(layout: Layout, h: Array, level: int, way: str, blocks: int, train: bool) -> Array:

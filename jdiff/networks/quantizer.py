@@ -1,7 +1,5 @@
 """Vector quantisation (van den Oord et al., arXiv 1711.00937)."""
 
-import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
@@ -18,24 +16,6 @@ def nearest(codes: Float[Array, "k d"], z: Float[Array, "... d"]) -> tuple[Float
     return lax.stop_gradient(codes[indices]) + (z - lax.stop_gradient(z)), indices
 
 
-class Codebook(nn.Module):
-    """A learned codebook [size, dim]; a call is `nearest` on its codes."""
-
-    size: int
-    dim: int
-
-    def setup(self) -> None:
-        # A loaded model's codes are a NumPy array, which a traced index cannot look up.
-        self.codes = jnp.asarray(self.param("codes", _uniform, (self.size, self.dim)))
-
-    def __call__(self, z: Float[Array, "... d"]) -> tuple[Float[Array, "... d"], Int[Array, "..."]]:
-        return nearest(self.codes, z)
-
-    def lookup(self, indices: Int[Array, "..."]) -> Float[Array, "... d"]:
-        """e_i for each index i; NaN where i is out of range."""
-        return jnp.take(self.codes, indices, axis=0, mode="fill")
-
-
 def _nearest_rows(codes: Float[Array, "k d"], z: Float[Array, "... d"]) -> Int[Array, "..."]:
     """argmin_k ||z - e_k||^2 = argmin_k (||e_k||^2 - 2 z e_k).
 
@@ -46,8 +26,3 @@ def _nearest_rows(codes: Float[Array, "k d"], z: Float[Array, "... d"]) -> Int[A
     codes, z = codes - middle, z - middle
     products = jnp.einsum("...d,kd->...k", z, codes, precision=lax.Precision.HIGHEST)
     return jnp.argmin(jnp.sum(codes**2, axis=-1) - 2 * products, axis=-1)
-
-
-def _uniform(key: Array, shape: tuple[int, int]) -> Array:
-    """U(-1/K, 1/K), as Esser et al. initialise (arXiv 2012.09841)."""
-    return jax.random.uniform(key, shape, minval=-1 / shape[0], maxval=1 / shape[0])

@@ -2,21 +2,10 @@
 
 from typing import Any, Protocol, runtime_checkable
 
-from flax import struct
 from jaxtyping import Array, PyTree
 
+from jdiff.common.weights import Weights
 from jdiff.spaces import Space
-
-
-@struct.dataclass
-class Weights:
-    """What a run loads, a Model holds, a program takes and an export writes.
-
-    params: the parameters that gradients train. state: what a task keeps beside them ({} for most).
-    """
-
-    params: Any
-    state: Any
 
 
 @runtime_checkable
@@ -45,3 +34,6 @@ class Task(Protocol):
     ) -> tuple[Array, tuple[PyTree, dict[str, Array]]]: ...
     def merged(self, weights: Weights) -> Weights: ...
     def init_from(self, weights: Weights, pretrained: Weights) -> Weights: ...
+
+
+__all__ = ["Task", "Weights"]
