@@ -59,7 +59,8 @@ class LPIPS(nn.Module):
             layers = (VGG16 if self.tower == "vgg" else AlexNet)(name="tower")(both)
             distance = jnp.zeros(x.shape[0])
             for index, layer in enumerate(layers):
-                length = jnp.sqrt(jnp.sum(layer**2, axis=-1, keepdims=True))
+                # A root has no derivative at 0, where a pixel's channels are all off.
+                length = jnp.sqrt(jnp.maximum(jnp.sum(layer**2, axis=-1, keepdims=True), 1e-20))
                 fx, fy = jnp.split(layer / (length + 1e-10), 2)
                 weight = self.param(f"weight_{index}", nn.initializers.ones, (layer.shape[-1], 1))
                 distance += jnp.mean(((fx - fy) ** 2) @ weight, axis=(1, 2, 3))
