@@ -13,7 +13,7 @@ TOP = group(
     "",
     TOLD,
     seed=Setting(0, "of everything random in training: initial weights, order of the data, noise", "[0, 2^32)"),
-    task=Setting("diffusion", "what is trained: diffusion, classifier", resume=IDENTITY),
+    task=Setting("diffusion", "what is trained: diffusion, autoencoder, classifier", resume=IDENTITY),
 )
 
 DATA = group(
@@ -172,7 +172,7 @@ DATA = group(
 MODEL = group(
     "model",
     IDENTITY,
-    space=Setting("pixels", "what x lives in: pixels"),
+    space=Setting("pixels", "what x lives in: pixels; latents (of the autoencoder in the group `space`)"),
     conditions=Setting(("label",), "what the model is given, of what the data carry; (): unconditional", of=str),
     drop_rate=Setting(
         0.1,
@@ -314,6 +314,85 @@ NETWORK = group(
         "[0, 2^16]",
     ),
     embedder=Setting("shared", "shared (one embedding of noise level and label for all blocks), per_block (diffusers)"),
+)
+
+# What task="autoencoder" trains. With model.space="latents" the architecture is filled in from space.autoencoder.
+AUTOENCODER = group(
+    "autoencoder",
+    IDENTITY,
+    bottleneck=Setting(
+        "gaussian",
+        "between encoder and decoder: plain (nothing), gaussian (a VAE; with a small beta the KL autoencoder), vq (a "
+        "codebook), fsq (finite scalar quantisation)",
+    ),
+    latent_channels=Setting(4, "all but fsq, which has one a level", "[1, 2^16]"),
+    codebook_size=Setting(512, "vq: codes", "[2, 2^20]"),
+    levels=Setting((8, 5, 5, 5), "fsq: of each channel; their product is the number of codes", "[2, 2^10]"),
+    channels=Setting(64, "level i has channels * channel_mults[i]", "[1, 2^16]"),
+    channel_mults=Setting((1, 2, 2), "one number a level; latents have sides / 2^(levels - 1)", "[1, 2^10]"),
+    blocks_per_level=Setting(1, "in the encoder; one more in the decoder", "[1, 2^6]"),
+    attention_levels=Setting((), "levels with attention (0: full size)", "[0, 2^6]"),
+    middle_attention=Setting(True, "attention between the two middle blocks"),
+    norm_groups=Setting(0, "as of the network", "[0, 2^16]"),
+    norm_eps=Setting(1e-6, "as of the network", "[1e-12, 1]"),
+    encoder_channels=Setting(0, "a 1x1 convolution brings so many to the latents'; 0: none is there", "[0, 2^16]"),
+    decoder_channels=Setting(0, "a 1x1 convolution brings latents to so many; 0: none is there", "[0, 2^16]"),
+    beta=Setting(1e-6, "gaussian: weight of the KL divergence, a pixel value", "[0, 1e6]", resume=TOLD),
+    commitment=Setting(0.25, "vq: weight of the commitment term", "[0, 1e6]", resume=TOLD),
+    codebook_halflife_images=Setting(8_000, "vq: of the codes' averages", "(0, 2^53]", resume=TOLD),
+    losses=Setting(
+        ("l1",), "how images are compared: l1, l2, ssim, gradient, lpips (of lpips_weights)", resume=TOLD, of=str
+    ),
+    loss_weights=Setting((), "a weight for each; (): 1", "[0, 1e6]", resume=TOLD, of=float),
+    lpips_weights=Setting(
+        (),
+        'lpips: the files of its network, torchvision\'s, and of its heads, as in ("vgg16-397923af.pth", "vgg.pth"); '
+        "AlexNet's where the first is called so",
+        resume=TOLD,
+        of=str,
+    ),
+    equivariance=Setting(
+        0.0,
+        "share of a batch whose latents are scaled or turned and compared with the images so changed (EQ-VAE); 0.5 "
+        "for an autoencoder whose latents are to be learned",
+        "[0, 1)",
+        resume=TOLD,
+    ),
+    decoder_only=Setting(False, "train the decoder alone; the encoder stays as train.initial has it", resume=TOLD),
+    adversary=Setting("none", "a patch discriminator's loss: hinge, non_saturating; none"),
+    adversary_weight=Setting(0.5, "of the decoder's adversarial term", "[0, 1e6]", resume=TOLD),
+    adversary_adaptive=Setting(True, "times the ratio of the two terms' gradients at the last layer", resume=TOLD),
+    adversary_start=Setting(0, "images after which it begins", "[0, 2^53]", resume=TOLD),
+    adversary_learning_rate=Setting(
+        None, "of the discriminator; None: train.learning_rate", "[0, 1e30]", resume=TOLD, kind=float
+    ),
+    adversary_channels=Setting(64, "of the discriminator's first layer", "[1, 2^16]"),
+    adversary_layers=Setting(3, "its halvings of the image", "[1, 16]"),
+    adversary_r1=Setting(0.0, "weight of its gradient penalty on real images", "[0, 1e6]", resume=TOLD),
+)
+
+# model.space="latents".
+SPACE = group(
+    "space",
+    IDENTITY,
+    autoencoder=Setting(
+        "",
+        "a run of task=autoencoder, an exported one, or a folder of diffusers' AutoencoderKL or VQModel; its weights "
+        "are copied into the run's folder when training starts",
+    ),
+    sampled=Setting(True, "gaussian: training draws latents anew at every step; False: their means", resume=TOLD),
+    mean=Setting((), "of each channel of latents over the training set; filled in", "(-inf, inf)", of=float),
+    std=Setting((), "standard deviation, likewise", "(0, inf)", of=float),
+    prepared=Setting(
+        "", "a folder of latents that --mode=prepare wrote, which training reads in place of encoding", resume=SILENT
+    ),
+    tile=Setting(
+        0,
+        "decode in overlapping tiles with this side, in pixels, where images are larger; 0: whole",
+        "[0, 2^16]",
+        resume=SILENT,
+    ),
+    dtype=Setting("float32", "encode and decode in float32 or bfloat16", resume=SILENT),
 )
 
 OBJECTIVE = group(
@@ -587,6 +666,8 @@ SETTINGS = {
     **CONDITION_IMAGE,
     **CONDITION_SCALARS,
     **NETWORK,
+    **AUTOENCODER,
+    **SPACE,
     **OBJECTIVE,
     **TRAIN,
     **LORA,

@@ -6,6 +6,7 @@ follows), "cond" and, where they are given, "noise", "image" and "mask".
 
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,8 +24,10 @@ from jdiff.diffusion.guidance import Guidance, guided
 from jdiff.diffusion.likelihood import bits_per_dim, log_likelihood
 from jdiff.diffusion.samplers import RePaint, Sampler
 from jdiff.networks.attention import forward_differentiable
-from jdiff.spaces import Space
+from jdiff.spaces import Latents, Space
+from jdiff.spaces.first_stage import FirstStage
 from jdiff.tasks import Weights
+from jdiff.tasks.autoencoder import AutoencoderTask
 from jdiff.tasks.classifier import ClassifierTask
 from jdiff.tasks.diffusion import DiffusionTask
 from jdiff.training import sharding
@@ -33,15 +36,72 @@ Guidances = tuple[Guidance, ...]
 BEYOND_ALL = 1e6  # images lie in [-1, 1]: values so large are a failure, too
 
 
+@dataclass(frozen=True, eq=False)
+class Coding:
+    """Programs of latents of `shape`: features(weights, {"image"}) -> what the encoder says, encode(weights, {"image"})
+    -> latents, decode(weights, {"latent"}) -> images.
+    """
+
+    shape: tuple[int, int, int]
+    features: Callable[[Weights, PyTree], Array]
+    encode: Callable[[Weights, PyTree], Array]
+    decode: Callable[[Weights, PyTree], Array]
+
+
+def features_first(space: Space, mesh: Mesh, rows: int) -> Callable[[Weights, PyTree], PyTree]:
+    """(weights, batch) -> the batch with what an autoencoder says of its images in place of these, by a program of its
+    own of `rows` images, so that training is the same to the bit where that was prepared. In pixels the batch itself.
+    """
+    if not isinstance(space, Latents):
+        return lambda weights, batch: batch
+    features = jax.jit(partial(space.features, rows=rows), out_shardings=sharding.of_batch(mesh))
+    replicated = jax.jit(partial(space.features, rows=rows), out_shardings=sharding.replicated(mesh))
+
+    def first(weights: Weights, batch: PyTree) -> PyTree:
+        images = batch["x0"]
+        if images.dtype == jnp.float16:
+            return batch
+        return {**batch, "x0": (replicated if len(images) % mesh.size else features)(weights, images)}
+
+    return first
+
+
+def coding_of_space(space: Latents) -> Coding:
+    """The programs of a space of latents."""
+    return Coding(
+        shape=space.shape,
+        features=jax.jit(lambda weights, rows: space.features(weights, rows["image"])),
+        encode=jax.jit(lambda weights, rows: space.encode(weights, rows["image"], None)),
+        decode=jax.jit(lambda weights, rows: space.decode(weights, rows["latent"])),
+    )
+
+
+def coding_of_autoencoder(stage: FirstStage) -> Coding:
+    """The programs of an autoencoder by itself."""
+    values, features = stage.pixels.values, lambda weights, rows: stage.features(weights, rows["image"])
+    return Coding(
+        shape=stage.shape,
+        features=jax.jit(features),
+        encode=jax.jit(lambda weights, rows: stage.latents(features(weights, rows), None)),
+        decode=jax.jit(lambda weights, rows: values.from_model(stage.decode(weights, rows["latent"]))),
+    )
+
+
 class Compiled:
     """The programs of a task on a mesh. Numbers, weights and rows are traced; a sampler and the form of guidances are
     what a program is compiled for.
     """
 
     def __init__(self, task: Any, mesh: Mesh):
+        self.coding: Coding | None = None
         if isinstance(task, ClassifierTask):
             self.classify = jax.jit(task.classify)
             return
+        if isinstance(task, AutoencoderTask):
+            self.coding = coding_of_autoencoder(task.first_stage)
+            return
+        if isinstance(task.space, Latents):
+            self.coding = coding_of_space(task.space)
         of_walk = ("sampler", "repeats", "keep_trajectory")
         self.walk = jax.jit(partial(walk, task, mesh), static_argnames=of_walk)
         self.invert = jax.jit(partial(invert, task), static_argnames="sampler")
@@ -90,7 +150,10 @@ def walk(
     if keep_trajectory:
         rung = lambda x: shown(space, space.decode(weights, x))  # noqa: E731
         frames = jax.lax.map(rung, seen(walked.trajectory, sigmas))  # one at a time: a decoder may take much memory
-    return space.decode(weights, walked.x0), frames, finite, walked.carry if sampler.nfe(1) is None else None
+    images = space.decode(weights, walked.x0)
+    if "mask" in rows:  # a decoder alone would change what is kept, too
+        images = jnp.where(rows["mask"], images, space.values.from_model(space.values.to_model(rows["image"])))
+    return images, frames, finite, walked.carry if sampler.nfe(1) is None else None
 
 
 def invert(

@@ -27,7 +27,17 @@ from jdiff.migration import RENAMED_VALUES, VERSION, migrated, now_called
 FILE = "config.json"
 FLAGS = ("config", "workdir", "mode", "out", "debug", "help")
 # Groups that may be overridden where a trained run is used.
-OVERRIDABLE = ("sample.", "guidance.", "eval.", "log.", "checkpoint.", "machine.", "train.steps")
+OVERRIDABLE = (
+    "sample.",
+    "guidance.",
+    "eval.",
+    "log.",
+    "checkpoint.",
+    "machine.",
+    "train.steps",
+    "space.tile",
+    "space.dtype",
+)
 DURATIONS = ("train.steps", "train.epochs", "train.images")
 SHIPPED = next(  # beside the package in a repository, within it once installed
     folder for folder in (Path(__file__).parent / "configs", Path(__file__).parents[1] / "configs") if folder.is_dir()

@@ -49,7 +49,8 @@ MODES = {
     "stats": Mode(of_run=True, alone=lambda given: True),
     "export": Mode(of_run=True),
     "inspect": Mode(computes=False),
-    "prepare": Mode(computes=False),
+    "prepare": Mode(),
+    "reconstruct": Mode(of_run=True),
 }
 
 

@@ -25,9 +25,11 @@ from jdiff.diffusion import drivers
 from jdiff.diffusion.ladders import Ladder
 from jdiff.diffusion.schedules import Schedule
 from jdiff.diffusion.tables import DDPMTable
+from jdiff.networks.bottlenecks import Gaussian
 from jdiff.request import Request
 from jdiff.scoring import Result
 from jdiff.tasks import Task, Weights
+from jdiff.tasks.autoencoder import AutoencoderTask
 from jdiff.tasks.classifier import ClassifierTask, ClassProbability
 from jdiff.tasks.diffusion import DiffusionTask
 from jdiff.training import sharding
@@ -156,15 +158,22 @@ class Model:
         self,
         num_images: int | None = None,
         *,
-        noise: Float[np.ndarray, "n h w c"] | None = None,
+        noise: Float[np.ndarray, "n xh xw xc"] | None = None,
         progress: bool = False,
         **settings: Any,
     ) -> Images:
         """New images. noise: what they start from, of unit variance, such as `invert` and `noise` give.
 
         Where memory runs out, batch_size is halved and a warning says so. Raises DrawingError where that does not help,
-        and where images are not finite.
+        and where images are not finite. A VAE's are drawn from its prior (see `prior`), by seed alone.
         """
+        if isinstance(self.task, AutoencoderTask):
+            if others := sorted(settings.keys() - {"seed"}) or noise is not None:
+                named = others[0] if isinstance(others, list) else "noise"
+                raise UserError(
+                    f"{named} is for diffusion models: an autoencoder samples by its decoder and a seed alone"
+                )
+            return self.prior(num_images or self.config.sample.num_images, seed=settings.get("seed"))
         return _images_of(self.stream(num_images, noise=noise, progress=progress, **settings))
 
     @_of_shape
@@ -172,7 +181,7 @@ class Model:
         self,
         num_images: int | None = None,
         *,
-        noise: Float[np.ndarray, "n h w c"] | None = None,
+        noise: Float[np.ndarray, "n xh xw xc"] | None = None,
         progress: bool = False,
         **settings: Any,
     ) -> Iterator[Batch]:
@@ -205,7 +214,9 @@ class Model:
 
     @_of_shape
     def reconstruct(self, images: Any, **settings: Any) -> Images:
-        """Images inverted into noise and sampled back from it."""
+        """Images inverted into noise and sampled back from it; of an autoencoder, encoded and decoded."""
+        if isinstance(self.task, AutoencoderTask):
+            return self.given_back(self._images(images))[1]
         settings = {**PRECISE, **settings}
         return self.sample(noise=self.invert(images, **settings), **settings)
 
@@ -213,11 +224,16 @@ class Model:
     def interpolate(
         self, first: Any, last: Any, frames: int = 8, *, label: int | None = None, **settings: Any
     ) -> Num[np.ndarray, "frames h w c"]:
-        """From one image to another through the noise, along a great circle (slerp).
+        """From one image to another through the noise, along a great circle (slerp); of an autoencoder, through its
+        latents, along a line.
 
         first, last: numbers of images of this seed, or images [h, w, c], which are inverted. label: of all frames,
         where the model has labels (default: the config's first, unless other conditions are given).
         """
+        if isinstance(self.task, AutoencoderTask):
+            ends = self.encode(np.stack([np.asarray(first), np.asarray(last)]))
+            share = np.linspace(0, 1, frames, dtype=np.float32)[:, None, None, None]
+            return self.decode((1 - share) * ends[:1] + share * ends[1:])
         if "label" in self.config.model.conditions and not self._arguments & settings.keys():
             listed = [known for known in self.config.sample.labels if known != AS_IN_DATA]
             settings["labels"] = (label if label is not None else (listed or [0])[0],)
@@ -310,12 +326,46 @@ class Model:
         assert result is not None  # nothing stops it
         return result
 
+    # Latents
+
+    @_of_shape
+    def encode(self, images: Any) -> Float[np.ndarray, "n h w c"]:
+        """The latents of images, [n, h, w, c]: an autoencoder's, their means where it draws them; of a latent diffusion
+        model x, which has mean 0 and deviation 1 a channel.
+        """
+        return self._in_batches(self._latent.encode, {"image": self._images(images)})
+
+    def given_back(self, images: Images) -> tuple[Float[np.ndarray, "n lh lw lf"], Images]:
+        """(what an autoencoder's encoder says of images, what its decoder makes of their latents)."""
+        said = self._in_batches(self._latent.features, {"image": images})
+        return said, self.decode(self.encode(images))
+
+    def prior(self, num_images: int, *, first: int = 0, seed: int | None = None) -> Images:
+        """Images of latents drawn from a VAE's prior N(0, 1), from number `first` on; each depends on its number and
+        the seed alone. Raises UserError where the autoencoder has no prior.
+        """
+        task = self.task
+        if not isinstance(task, AutoencoderTask) or not isinstance(task.first_stage.bottleneck, Gaussian):
+            what = f"autoencoder.bottleneck={self.config.autoencoder.bottleneck!r}"
+            raise UserError(
+                f"{what} has no prior to sample from: train a diffusion model of its latents, with "
+                f"model.space='latents' and space.autoencoder={self.workdir}"
+            )
+        numbers = np.arange(first, first + num_images, dtype=np.uint32)
+        return self.decode(self._noise_of(numbers, task.first_stage.shape, seed))
+
+    def decode(self, latents: Float[np.ndarray, "n lh lw lc"]) -> Images:
+        """The images of latents, as `encode` gives them."""
+        z, (*_, channels) = np.asarray(latents, np.float32), self._latent.shape
+        if z.ndim != 4 or z.shape[3] != channels:
+            raise UserError(f"latents are {list(z.shape)}; they must be [n, h, w, {channels}]")
+        return self._in_batches(self._latent.decode, {"latent": z})
+
     # Noise and likelihood
 
     def noise(self, indices: Sequence[int], seed: int | None = None) -> Float[np.ndarray, "n h w c"]:
         """The noise of unit variance that the images of these numbers start from."""
-        keys = image_keys(self.config.sample.seed if seed is None else seed, jnp.asarray(indices, jnp.uint32))
-        return np.asarray(drivers.prior_noise(keys, jnp.zeros((len(indices), *self.task.space.shape))))
+        return self._noise_of(indices, self.task.space.shape, seed)
 
     @_of_shape
     def forward(self, images: Any, *, frames: int = 10, **settings: Any) -> UInt8[np.ndarray, "frames n h w c"]:
@@ -349,6 +399,8 @@ class Model:
         (as many Jacobian products as pixel values); "bound", the variational bound over a table's steps, or over
         `steps` (1000) rungs of a model without a table. Unguided unless guidance_scale is given.
         """
+        if self.config.model.space != "pixels":
+            raise UserError("bits_per_dim counts the bits of pixel values, and this model's x is latents")
         every_step = len(self.schedule.betas) if isinstance(self.schedule, DDPMTable) else 1000
         if not self.task.space.values.has_levels:
             raise UserError(
@@ -447,6 +499,27 @@ class Model:
         if not isinstance(self.task, DiffusionTask):
             raise UserError(f"task={self.config.task!r} does not sample; a diffusion model does")
         return self.task
+
+    def _noise_of(self, indices: Sequence[int] | np.ndarray, shape: tuple[int, ...], seed: int | None) -> np.ndarray:
+        keys = image_keys(self.config.sample.seed if seed is None else seed, jnp.asarray(indices, jnp.uint32))
+        return np.asarray(drivers.prior_noise(keys, jnp.zeros((len(indices), *shape))))
+
+    @property
+    def _latent(self) -> compiled.Coding:
+        """How latents are encoded and decoded. Raises UserError where there are none."""
+        if self._compiled.coding is None:
+            raise UserError(
+                f"model.space={self.config.model.space!r}: this model has no latents; an autoencoder has, and a "
+                "diffusion model with model.space='latents'. The noise that leads to an image is model.invert's"
+            )
+        return self._compiled.coding
+
+    def _in_batches(self, program: Any, rows: Mapping[str, np.ndarray]) -> np.ndarray:
+        """program(weights, rows) of rows, a batch at a time."""
+        (count,) = {len(values) for values in rows.values()}
+        size = min(self.config.sample.batch_size, count)
+        parts = compiled.in_batches(partial(program, self.weights), rows, range(count), size, self.mesh)
+        return np.concatenate([values[: len(indices)] for indices, values in parts])
 
     def _images(self, images: Any) -> Num[np.ndarray, "n h w c"]:
         return checked(images, self.config.data.shape, values=self.task.space.values)

@@ -19,6 +19,7 @@ from jdiff.common import pictures
 from jdiff.common.errors import DrawingError, UserError, is_out_of_memory
 from jdiff.common.keys import folded, named, root_key
 from jdiff.common.processes import is_first_process
+from jdiff.compiled import features_first
 from jdiff.conditions.aspect import Aspect
 from jdiff.config import one_of
 from jdiff.data import pipeline
@@ -26,6 +27,7 @@ from jdiff.data.sources import Source
 from jdiff.evaluation.numbers import LOWER
 from jdiff.model import Model
 from jdiff.tasks import Task
+from jdiff.tasks.autoencoder import AutoencoderTask
 from jdiff.tasks.diffusion import DiffusionTask
 from jdiff.training import sharding
 from jdiff.training.checkpoints import METRIC
@@ -35,6 +37,7 @@ from jdiff.training.writers import Writers, say
 GRID_IMAGES = 256  # most images in a grid
 STRIP_IMAGES = 8  # images in a strip
 STRIP_FRAMES = 10  # rungs shown in a strip
+PAIRS = 16  # images shown with their reconstructions
 EVALUATED = 1000  # images drawn for an evaluation in training, unless the config says
 LOSS = "loss"
 
@@ -74,9 +77,11 @@ def held_out_loss(config: ConfigDict, task: Task, mesh: Mesh, held_out: Source |
             part = jax.tree.map(lambda values, first=first, whole=whole: values[first : first + size], whole)
             count = len(part["x0"])
             parts.append((count, jax.device_put(part, sharding.of_batch(mesh, count))))
+    encoded = features_first(task.space, mesh, config.train.batch_size)
 
     def evaluate(model: Model, state: TrainState, step: int) -> Report:
         params = {**state.params, **state.ema}
+        parts[:] = [(count, encoded(model.weights, part)) for count, part in parts]  # the first time
         shares = [count for count, _ in parts]
         try:
             scores = [score(params, state, part, index) for index, (_, part) in enumerate(parts)]
@@ -97,6 +102,8 @@ def held_out_loss(config: ConfigDict, task: Task, mesh: Mesh, held_out: Source |
 
 def sample_grid(config: ConfigDict, task: Task, mesh: Mesh, held_out: Source | None) -> list[Due]:
     """The config's samples as one picture."""
+    if not isinstance(task.sampling_task, DiffusionTask):
+        return []
 
     def evaluate(model: Model, state: TrainState, step: int) -> Report:
         return Report(pictures={"samples": grid(model, model.sample())})
@@ -106,12 +113,26 @@ def sample_grid(config: ConfigDict, task: Task, mesh: Mesh, held_out: Source | N
 
 def denoising_strip(config: ConfigDict, task: Task, mesh: Mesh, held_out: Source | None) -> list[Due]:
     """How the first images come out of the noise."""
+    if not isinstance(task.sampling_task, DiffusionTask):
+        return []
 
     def evaluate(model: Model, state: TrainState, step: int) -> Report:
         frames = model.trajectory(min(STRIP_IMAGES, config.sample.num_images))
         return Report(pictures={"trajectory": strip(frames)})
 
     return [(config.train.trajectory_every, evaluate)] if config.log.pictures else []
+
+
+def reconstructions(config: ConfigDict, task: Task, mesh: Mesh, held_out: Source | None) -> list[Due]:
+    """Some held-out images, each above what an autoencoder gives back of it."""
+    if not isinstance(task, AutoencoderTask) or held_out is None or not config.log.pictures:
+        return []
+    images = pipeline.fixed_batch(held_out, from_config.view(config, train=False), PAIRS)["x0"]
+
+    def evaluate(model: Model, state: TrainState, step: int) -> Report:
+        return Report(pictures={"reconstructions": pairs(model, images)})
+
+    return [(config.train.sample_every, evaluate)]
 
 
 def distances(config: ConfigDict, task: Task, mesh: Mesh, held_out: Source | None) -> list[Due]:
@@ -167,7 +188,7 @@ Make: TypeAlias = Callable[[ConfigDict, Task, Mesh, Source | None], list[Due]]
 # is stopped, what takes long is left out: distances and pictures. A further evaluator is a line.
 SCORES: list[Make] = [held_out_loss]
 DISTANCES: list[Make] = [distances]
-PICTURES: list[Make] = [sample_grid, denoising_strip]
+PICTURES: list[Make] = [sample_grid, denoising_strip, reconstructions]
 
 
 def evaluators(family: list[Make], config: ConfigDict, task: Task, mesh: Mesh, held_out: Source | None) -> list[Due]:
@@ -181,7 +202,9 @@ def forward_process(model: Model, source: Source) -> UInt8[np.ndarray, "H W c"]:
     denoising strips.
     """
     usual = np.flatnonzero(from_config.shape_numbers(model.config, source) == 0)
-    images = pipeline.fixed_batch(source, from_config.view(model.config, train=False), STRIP_IMAGES, usual)["x0"]
+    images = pipeline.fixed_batch(
+        source, from_config.view(from_config.of_images(model.config), train=False), STRIP_IMAGES, usual
+    )["x0"]
     return strip(model.forward(images))
 
 
@@ -216,3 +239,9 @@ def columns(stages: UInt8[np.ndarray, "stages n h w c"]) -> UInt8[np.ndarray, "H
     """A row an image, a column a stage."""
     rows = stages.swapaxes(0, 1)
     return pictures.grid(rows.reshape(-1, *rows.shape[2:]), len(stages))
+
+
+def pairs(model: Model, images: Num[np.ndarray, "n h w c"]) -> UInt8[np.ndarray, "H W c2"]:
+    """Images in a row, and below each what an autoencoder gives back of it."""
+    shown = [model.shown(each) for each in (images, model.reconstruct(images))]
+    return pictures.grid(np.concatenate(shown), len(images))

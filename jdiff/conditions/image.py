@@ -18,8 +18,9 @@ from jdiff.data.views import Make
 class Image(Condition):
     """A record's picture `of`, or what `make` computes from it, such as a sketch: [n, h, w, c] in the data's dtype.
 
-    picture: the picture's channels, dtype and range. into: "concat" concatenates it to the noisy image;
-    "cross_attention" encodes it into tokens of `width` features, its sides halved `downsamples` times. A caller gives
+    picture: the picture's channels, dtype and range. into: "concat" concatenates it to the noisy image, patch x patch
+    of its pixels, as channels, to one of x's; "cross_attention" encodes
+    it into tokens of `width` features, its sides halved `downsamples` times. A caller gives
     images as the network sees them, after `make`.
     """
 
@@ -30,6 +31,7 @@ class Image(Condition):
     picture: Picture
     sides: tuple[int, int]
     make: Make | None = None
+    patch: int = 1
     into: Literal["concat", "cross_attention"] = "concat"
     width: int = 128
     downsamples: int = 2
@@ -67,7 +69,12 @@ class Image(Condition):
         return np.zeros((rows, *sides, self.seen.channels), self.seen.dtype)
 
     def encode(self, values: Any) -> Any:
-        return self.seen.range.to_model(values)
+        image = self.seen.range.to_model(values)
+        if self.patch == 1 or self.token_width:
+            return image
+        batch, height, width, channels = image.shape
+        parts = image.reshape(batch, height // self.patch, self.patch, width // self.patch, self.patch, channels)
+        return parts.swapaxes(2, 3).reshape(batch, *parts.shape[1:4:2], -1)
 
     def embedder(self, vector_features: int, dtype: Any) -> Any:
         from jdiff.networks.conditioning import ImageChannels, ImageTokens

@@ -56,7 +56,8 @@ class View:
     channel a rater, of which training draws one and held-out examples show the first. texts_vary: training draws one of
     a record's captions, or their tags. beside: pictures that `shrunk` keeps though no example needs them. shapes: where
     there are several, a record goes to the one nearest in aspect (see jdiff.data.buckets), and `resize` says how, and
-    which is the usual.
+    which is the usual. mirrored: the picture to take for the target mirrored left and right, where this is no mirror
+    image of it, as with latents; training draws one of the two.
     """
 
     picture: Picture
@@ -69,6 +70,7 @@ class View:
     texts_vary: bool = False
     beside: Mapping[str, Picture] = field(default_factory=dict)
     shapes: buckets.Shapes = ()
+    mirrored: str = ""
 
     @property
     def wanted(self) -> dict[str, Picture]:
@@ -76,13 +78,14 @@ class View:
         wanted = {self.target: self.picture}
         for condition in self.conditions:
             wanted |= {name: one for name, one in condition.pictures.items() if name not in wanted}
+        wanted |= {self.mirrored: self.picture} if self.mirrored else {}
         return wanted | {name: one for name, one in self.beside.items() if name not in wanted}
 
     @property
     def is_random(self) -> bool:
         """Whether a flip, a rotation, an augmentation or a random crop is drawn for each row."""
         turns = self.turn is not None and (self.turn.horizontal or self.turn.vertical or self.turn.quarters)
-        varies = bool(self.augment or self.raters or self.texts_vary)
+        varies = bool(self.augment or self.raters or self.texts_vary or self.mirrored)
         return turns or varies or self.resize.rule == "random_crop"
 
     def __call__(self, record: dict[str, Any], rng: np.random.Generator | None = None) -> dict[str, Any]:
@@ -95,6 +98,8 @@ class View:
             pictures[name] = pictures[name][..., chosen : chosen + 1]
         if self.turn and rng:
             pictures = self.turn(pictures, rng)
+        if self.mirrored and rng and rng.random() < 0.5:  # as `turn` draws it
+            pictures[self.target] = pictures[self.mirrored]
         if self.augment and rng:
             pictures, cond["augment"] = self.augment(pictures, rng)
         if isinstance(text := record.get("text"), Drawn):

@@ -4,18 +4,20 @@ A sampler, network, source, condition, guidance, space or task is a file of its 
 family here (SAMPLERS, LADDERS, GUIDANCES, NETWORKS, CONDITIONS, SOURCES, SPACES, TASKS).
 """
 
+from jdiff.from_config.autoencoders import bottleneck, settings_of_autoencoder
 from jdiff.from_config.conditions import conditions
 from jdiff.from_config.guidance import guidances, helper_runs
 from jdiff.from_config.networks import multiple
 from jdiff.from_config.order import order, shape_numbers
 from jdiff.from_config.sampling import ladder, sampler
 from jdiff.from_config.sources import prepared, sources
-from jdiff.from_config.spaces import space
+from jdiff.from_config.spaces import of_images, space
 from jdiff.from_config.tasks import diffusion, task
 from jdiff.from_config.training import ema, images_seen, optimizer, rate, total_steps
 from jdiff.from_config.views import example, view
 
 __all__ = [
+    "bottleneck",
     "conditions",
     "diffusion",
     "ema",
@@ -25,11 +27,13 @@ __all__ = [
     "images_seen",
     "ladder",
     "multiple",
+    "of_images",
     "optimizer",
     "order",
     "prepared",
     "rate",
     "sampler",
+    "settings_of_autoencoder",
     "shape_numbers",
     "sources",
     "space",

@@ -18,6 +18,7 @@ from jdiff.data.sources import Picture
 from jdiff.data.transforms import Grey, Thumbnail
 from jdiff.data.views import Make
 from jdiff.from_config.names import pick
+from jdiff.from_config.networks import pixels_a_side
 
 
 def label(config: ConfigDict, drop_rate: float) -> Label:
@@ -77,6 +78,7 @@ def image(config: ConfigDict, drop_rate: float) -> Image:
         picture=Picture(tuple(wanted.shape), wanted.dtype, low=low, high=high),
         sides=tuple(config.data.shape[:2]),
         make=pick("condition.image.view", wanted.view, makers)(),
+        patch=pixels_a_side(config),
         into=one_of("condition.image.into", wanted.into, ("concat", "cross_attention")),  # type: ignore[arg-type]
         width=wanted.width,
         downsamples=wanted.downsamples,

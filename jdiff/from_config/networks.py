@@ -31,7 +31,7 @@ def denoising(config: ConfigDict, shape: Shape, conditions: Sequence[Condition])
     """The network F(x, c_noise, cond) of a diffusion model. Raises UserError for settings that do not fit together."""
     network = pick("network.name", config.network.name, NETWORKS)(config, shape, conditions)
     if config.network.norm_groups:  # must divide the widths of all layers, which a trace alone shows
-        x, cond = jnp.zeros((1, *shape)), {each.name: each.encode(_one(each, shape)) for each in conditions}
+        x, cond = jnp.zeros((1, *shape)), {each.name: each.encode(_one(each, config)) for each in conditions}
         try:
             jax.eval_shape(network.init, root_key(0), x, jnp.ones(1), cond)
         except ValueError as error:
@@ -39,14 +39,20 @@ def denoising(config: ConfigDict, shape: Shape, conditions: Sequence[Condition])
     return network
 
 
-def _one(condition: Condition, shape: Shape) -> Any:
-    return jax.tree.map(jnp.asarray, condition.example(1, shape[:2]))
+def _one(condition: Condition, config: ConfigDict) -> Any:
+    return jax.tree.map(jnp.asarray, condition.example(1, tuple(config.data.shape[:2])))
 
 
 def multiple(config: ConfigDict) -> int:
     """What the sides of images must be multiples of."""
     network = config.network
-    return network.patch_size if network.name == "dit" else 2 ** (len(network.channel_mults) - 1)
+    of_x = network.patch_size if network.name == "dit" else 2 ** (len(network.channel_mults) - 1)
+    return of_x * pixels_a_side(config)
+
+
+def pixels_a_side(config: ConfigDict) -> int:
+    """How many of a picture's pixels, along a side, one of x stands for."""
+    return 2 ** (len(config.autoencoder.channel_mults) - 1) if config.model.space == "latents" else 1
 
 
 def unet(config: ConfigDict, shape: Shape, conditions: Sequence[Condition]) -> UNet:

@@ -4,15 +4,38 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from jdiff.common.ranges import Range
+from jdiff.common.errors import UserError
+from jdiff.from_config.autoencoders import first_stage, pixels
 from jdiff.from_config.names import pick
-from jdiff.spaces import Pixels, Space
+from jdiff.spaces import Latents, Space
 
-SPACES: dict[str, Callable[[ConfigDict], Space]] = {
-    "pixels": lambda config: Pixels(tuple(config.data.shape), Range(config.data.dtype, *config.data.range)),
-}
+
+def latents(config: ConfigDict) -> Latents:
+    """The latents of the config's autoencoder. Raises UserError where their mean and deviation are not known."""
+    group, stage = config.space, first_stage(config, config.space.dtype)
+    channels = stage.bottleneck.channels
+    if len(group.mean) != channels or len(group.std) != channels:
+        raise UserError(
+            f"space.mean={tuple(group.mean)} and space.std={tuple(group.std)}: they must have a number for each of "
+            f"{channels} channels of latents; training measures them when it starts, and keeps them in config.json"
+        )
+    return Latents(
+        first_stage=stage, mean=tuple(group.mean), std=tuple(group.std), sampled=group.sampled, tile=group.tile
+    )
+
+
+SPACES: dict[str, Callable[[ConfigDict], Space]] = {"pixels": pixels, "latents": latents}
 
 
 def space(config: ConfigDict) -> Space:
     """The space of a resolved config."""
     return pick("model.space", config.model.space, SPACES)(config)
+
+
+def of_images(config: ConfigDict) -> ConfigDict:
+    """The config with its data as images, where training reads latents that were prepared of them."""
+    if not config.space.prepared:
+        return config
+    config = config.copy_and_resolve_references()
+    config.space.prepared = ""
+    return config

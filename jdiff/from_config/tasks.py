@@ -1,5 +1,6 @@
 """What is trained."""
 
+import math
 from collections.abc import Callable
 
 from ml_collections import ConfigDict
@@ -7,14 +8,18 @@ from ml_collections import ConfigDict
 from jdiff.common.errors import UserError
 from jdiff.config import one_of
 from jdiff.diffusion import tables
+from jdiff.from_config.autoencoders import distances, first_stage
 from jdiff.from_config.conditions import conditions
 from jdiff.from_config.names import pick
 from jdiff.from_config.networks import convnet, denoising
 from jdiff.from_config.process import objective, prediction
 from jdiff.from_config.spaces import space
+from jdiff.networks.discriminator import PatchDiscriminator
 from jdiff.networks.lora import LAYERS
 from jdiff.networks.uncertainty import Uncertainty
 from jdiff.tasks import Task
+from jdiff.tasks.adversary import Adversary
+from jdiff.tasks.autoencoder import AutoencoderTask
 from jdiff.tasks.classifier import ClassifierTask
 from jdiff.tasks.diffusion import DiffusionTask
 from jdiff.tasks.lora import LoRATask
@@ -55,6 +60,53 @@ def classifier(config: ConfigDict) -> ClassifierTask:
     return ClassifierTask(network=network, space=lives_in)
 
 
+def autoencoder(config: ConfigDict) -> AutoencoderTask:
+    """The task of giving images back through latents."""
+    if config.train.trajectory_every:
+        raise UserError("task='autoencoder' has no denoising strips: train.trajectory_every must be 0")
+    if config.eval.every:
+        raise UserError("task='autoencoder' draws no images to be scored: eval.every must be 0")
+    if config.lora.rank:
+        raise UserError("task='autoencoder' is trained whole: lora.rank is for task='diffusion'")
+    if config.model.space != "pixels":
+        raise UserError(
+            f"task='autoencoder' reads pixels, and model.space={config.model.space!r}: set model.space='pixels'"
+        )
+    group, stage = config.autoencoder, first_stage(config, config.network.dtype)
+    if group.decoder_only and not config.train.initial:
+        raise UserError(
+            "autoencoder.decoder_only=True needs an encoder to keep: set train.initial to an autoencoder's run"
+        )
+    return AutoencoderTask(
+        first_stage=stage,
+        reconstruction=distances(config),
+        adversary=adversary(config),
+        equivariance=group.equivariance,
+        frozen_encoder=group.decoder_only,
+    )
+
+
+def adversary(config: ConfigDict) -> Adversary | None:
+    """The autoencoder's second player, if it has one."""
+    group, sides = config.autoencoder, config.data.shape[:2]
+    kind = one_of("autoencoder.adversary", group.adversary, ("none", "hinge", "non_saturating"))
+    if kind == "none":
+        return None
+    if min(sides) < 2**group.adversary_layers:
+        raise UserError(
+            f"autoencoder.adversary_layers={group.adversary_layers} halve images of {sides[0]}x{sides[1]} to nothing: "
+            f"set at most {int(math.log2(min(sides)))}"
+        )
+    return Adversary(
+        network=PatchDiscriminator(channels=group.adversary_channels, layers=group.adversary_layers),
+        kind=kind,  # type: ignore[arg-type]
+        weight=group.adversary_weight,
+        adaptive=group.adversary_adaptive,
+        start_step=math.ceil(group.adversary_start / config.train.batch_size),
+        r1_gamma=group.adversary_r1,
+    )
+
+
 def adapted(config: ConfigDict) -> DiffusionTask | LoRATask:
     """The diffusion task, or low-rank parts of it."""
     task, wanted = diffusion(config), config.lora
@@ -69,7 +121,11 @@ def adapted(config: ConfigDict) -> DiffusionTask | LoRATask:
     return LoRATask(task=task, rank=wanted.rank, alpha=alpha, layers=layers)
 
 
-TASKS: dict[str, Callable[[ConfigDict], Task]] = {"diffusion": adapted, "classifier": classifier}
+TASKS: dict[str, Callable[[ConfigDict], Task]] = {
+    "diffusion": adapted,
+    "autoencoder": autoencoder,
+    "classifier": classifier,
+}
 
 
 def task(config: ConfigDict) -> Task:

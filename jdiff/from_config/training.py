@@ -8,17 +8,25 @@ from ml_collections import ConfigDict
 from jdiff.common.errors import UserError
 from jdiff.config import one_of
 from jdiff.training.ema import Ema
-from jdiff.training.optimizer import learning_rate, make_optimizer
+from jdiff.training.optimizer import by_group, learning_rate, make_optimizer
 
 MOST_STEPS = 2**31  # the state counts them in int32
 
 
 def optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """The optimizer of the group `train`."""
+    """The optimizer of the group `train`; of a discriminator with a learning rate of its own."""
+    if config.task != "autoencoder" or config.autoencoder.adversary == "none":
+        return _optimizer(config, config.train.learning_rate)
+    own = config.autoencoder.adversary_learning_rate
+    rates = {"autoencoder": config.train.learning_rate, "discriminator": own or config.train.learning_rate}
+    return by_group({name: _optimizer(config, peak) for name, peak in rates.items()})
+
+
+def _optimizer(config: ConfigDict, peak: float) -> optax.GradientTransformation:
     train = config.train
     return make_optimizer(
         one_of("train.optimizer", train.optimizer, ("adam", "adamw")),  # type: ignore[arg-type]
-        rate=rate(config),
+        rate=_rate(config, peak),
         b1=train.b1,
         b2=train.b2,
         eps=train.eps,
@@ -29,6 +37,10 @@ def optimizer(config: ConfigDict) -> optax.GradientTransformation:
 
 def rate(config: ConfigDict) -> optax.ScalarOrSchedule:
     """The learning rate of the group `train`, by steps."""
+    return _rate(config, config.train.learning_rate)
+
+
+def _rate(config: ConfigDict, peak: float) -> optax.ScalarOrSchedule:
     train = config.train
     name = one_of("train.schedule", train.schedule, ("constant", "cosine", "linear", "inverse_sqrt"))
     decay_images = train.decay_images or train.warmup_images
@@ -38,7 +50,7 @@ def rate(config: ConfigDict) -> optax.ScalarOrSchedule:
         )
     return learning_rate(
         name,  # type: ignore[arg-type]
-        peak=train.learning_rate,
+        peak=peak,
         warmup_steps=math.ceil(train.warmup_images / train.batch_size),
         total_steps=total_steps(config),
         decay_steps=decay_images / train.batch_size,

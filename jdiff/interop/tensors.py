@@ -97,7 +97,7 @@ def write(
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+        whole = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
         save_file(whole, folder / file, metadata={"format": "pt", **(metadata or {})})
         (folder / f"{file}.index.json").unlink(missing_ok=True)  # of an older model
         replace_file(folder / CONFIG, json.dumps(dict(config), indent=2) + "\n")

@@ -1,4 +1,7 @@
-"""--mode=prepare: any data, packed once into a few large files that are read fast and shuffled truly at random."""
+"""--mode=prepare: any data, packed once into a few large files that are read fast and shuffled truly at random.
+
+With model.space="latents" the latents of the data, which training then reads in place of encoding images at every step.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,14 +12,23 @@ from jdiff import from_config
 from jdiff.common.errors import UserError
 from jdiff.common.progress import progress_bar
 from jdiff.data.sources import Source
+from jdiff.data.sources.moments import Moments
 from jdiff.data.sources.packed import pack, packed_bytes
 from jdiff.resolve import resolve
+from jdiff.spaces import Latents
+from jdiff.training import sharding
+from jdiff.weights.autoencoder import check_autoencoder, encoder, read_autoencoder, unscaled, with_autoencoder
+from jdiff.weights.prepared_latents import refuse_unprepared, write_origin
+
+NOWHERE = Path("/nonexistent")
 
 
 def prepare(config: ConfigDict, workdir: Path, out: Path | None) -> int:
     """Pack the data that `config` names into the folder `out`; the exit status."""
     if out is None:
         raise UserError("--mode=prepare needs --out=DIR, an empty folder that the packed data go to")
+    if config.model.space == "latents":
+        return prepare_latents(config, out)
     train, held_out = from_config.sources(config)
     splits = {"train": train} | ({} if held_out is None else {"test": held_out})
     size, whole = "as they are", ""
@@ -40,3 +52,29 @@ def _told(splits: Mapping[str, Source]) -> str:
     sizes = [packed_bytes(source) for source in splits.values()]
     known = [size for size in sizes if size is not None]
     return f", {sum(known) / 1e6:,.1f} MB" if len(known) == len(sizes) else ""
+
+
+def prepare_latents(config: ConfigDict, out: Path) -> int:
+    """Pack the moments that the config's autoencoder gives of its data into `out`; the exit status."""
+    source, held_out = from_config.sources(config)
+    config = resolve(with_autoencoder(config, NOWHERE), source)
+    config.space.prepared = ""
+    check_autoencoder(config, NOWHERE)
+    refuse_unprepared(config)
+    mesh = sharding.make_mesh()
+    space, own = from_config.space(unscaled(config)), read_autoencoder(config, mesh)
+    assert isinstance(space, Latents)
+    view, encode = from_config.view(config, train=False), encoder(space, own, mesh, config.train.batch_size)
+    shape = (*space.shape[:2], space.first_stage.bottleneck.features)
+    splits = {"train": source} | ({} if held_out is None else {"test": held_out})
+    flips = {"train": config.data.flip, "test": False}
+    made = {
+        name: Moments(from_config.prepared(config, one, train=False), view, encode, shape, mirrored=flips[name])
+        for name, one in splits.items()
+    }
+    counts = ", ".join(f"{len(one):,} {split}" for split, one in splits.items())
+    print(f"encoding {counts} images into latents {'x'.join(map(str, space.shape))}{_told(made)}, into {out}")
+    pack(made, out, together=config.train.batch_size, progress=progress_bar("encoding", show=config.log.progress))
+    write_origin(out, config, own, source)
+    print(f"packed the latents of {counts} images into {out}; train on them with --config.space.prepared={out}")
+    return 0

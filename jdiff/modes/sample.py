@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+import jdiff.config
 from jdiff import previews
 from jdiff.common import pictures
+from jdiff.common.arrays import fingerprint
 from jdiff.common.errors import UserError
 from jdiff.common.ownership import owned
 from jdiff.common.processes import is_first_process, of_first_process
@@ -20,11 +22,13 @@ from jdiff.common.shards import Shards
 from jdiff.common.signals import leave
 from jdiff.model import Batch, Model, restore
 from jdiff.request import Request
+from jdiff.tasks.autoencoder import AutoencoderTask
 from jdiff.training import history
 from jdiff.training.interrupt import Interrupt
 from jdiff.training.writers import say
 
 MOST_NAMED = 10  # classes in a line
+WEAK_PRIOR = 1e-3  # of autoencoder.beta
 FINISHED, FAULT = -1, -2  # in place of a number of images
 
 
@@ -63,7 +67,10 @@ def sample(config: ConfigDict, workdir: Path, out: Path | None) -> int:
     with Interrupt(Drawing(shards.parts)) as interrupt, ExitStack() as stack:
         model = restore(config, workdir)
         try:
-            status = _sample(model, workdir / history.FILE, model.request(), shards, interrupt, stack)
+            if isinstance(model.task, AutoencoderTask):
+                status = sample_prior(model, config, workdir, shards, stack)
+            else:
+                status = _sample(model, workdir / history.FILE, model.request(), shards, interrupt, stack)
         except OSError as error:
             raise UserError(
                 f"cannot write the samples to {shards.folder}: {error}; make room, and the same command goes on, or "
@@ -72,6 +79,45 @@ def sample(config: ConfigDict, workdir: Path, out: Path | None) -> int:
     if interrupt.signal:
         leave(status)  # an end as ever would wait for the batch that is computed ahead
     return status
+
+
+OF_PRIOR = ("sample.name", "sample.num_images", "sample.batch_size", "sample.seed", "sample.checkpoint")
+
+
+def sample_prior(model: Model, config: ConfigDict, workdir: Path, shards: Shards, stack: ExitStack) -> int:
+    """Write samples.npz and grid.png of images from a VAE's prior; the exit status."""
+    before = dict(jdiff.config.items(jdiff.config.of_run(workdir)))
+    for name, value in jdiff.config.items(config):
+        if name.startswith(("sample.", "guidance.")) and name not in OF_PRIOR and value != before[name]:
+            raise UserError(
+                f"{name}={value!r} is for diffusion models, and {workdir} holds an autoencoder: it samples by its "
+                "decoder and a seed alone"
+            )
+    wanted, step = config.sample, model.step
+    model.prior(1)  # whether there is one
+    if is_first_process():
+        stack.enter_context(owned(shards.folder, "--out"))
+        request = {"step": step, "seed": wanted.seed, "weights": fingerprint(model.weights)}
+        if not shards.finished(request, wanted.num_images):
+            rows, _ = shards.begin(request)
+            for first in range(rows, wanted.num_images, wanted.batch_size):
+                count = min(wanted.batch_size, wanted.num_images - first)
+                shards.write(first, {"images": model.prior(count, first=first)})
+            shards.finish(request, wanted.num_images)
+        images: Iterator[np.ndarray] = itertools.chain.from_iterable(shards.blocks("images"))
+        few = np.stack(list(itertools.islice(images, previews.GRID_IMAGES)))
+        pictures.save_png(shards.folder / "grid.png", pictures.grid(model.shown(few)))
+    beta = config.autoencoder.beta
+    if beta < WEAK_PRIOR:
+        say(
+            f"autoencoder.beta={beta:g} hardly draws latents to the prior N(0, 1), so these look little like the data: "
+            f"train a diffusion model of the latents, with model.space='latents' and space.autoencoder={workdir}"
+        )
+    say(
+        f"{wanted.num_images} images from the prior, step {step}\nsamples: {shards.file}\n"
+        f"picture: {shards.folder / 'grid.png'}"
+    )
+    return 0
 
 
 def _sample(

@@ -22,6 +22,7 @@ from jdiff.common.files import replace_file
 from jdiff.common.ownership import owned
 from jdiff.common.processes import first_process_first, is_first_process
 from jdiff.common.progress import progress_bar
+from jdiff.compiled import features_first
 from jdiff.conditions.aspect import Aspect
 from jdiff.conditions.examples import save_examples
 from jdiff.conditions.text import Text, encoded, fit_tokenizer
@@ -42,7 +43,17 @@ from jdiff.training.memory import advanced, memory_told
 from jdiff.training.optimizer import rate_of
 from jdiff.training.step import FROZEN, TrainState, train_step
 from jdiff.training.writers import Writers, add_logs, check_logs, say
+from jdiff.weights.autoencoder import (
+    check_autoencoder,
+    keep_autoencoder,
+    read_autoencoder,
+    unscaled,
+    with_autoencoder,
+    with_scale_of_latents,
+)
 from jdiff.weights.export import EXPORTED
+from jdiff.weights.prepared_latents import read_prepared
+from jdiff.weights.read import autoencoder_weights
 from jdiff.weights.resume import begin_from_whole, ends_well, goes_on, not_finite
 from jdiff.weights.start import pretrained_tokenizer, with_pretrained_network
 
@@ -65,17 +76,29 @@ def _train(config: ConfigDict, workdir: Path, interrupt: Interrupt[Training], st
     with first_process_first():  # what it finds of files, the others need not look for
         source, held_out = from_config.sources(config)
     config = with_pretrained_network(with_shapes(config, workdir), workdir)  # its network says which sides fit
+    config = with_autoencoder(config, workdir)  # likewise
     config = with_scale(resolve(config, source), source, workdir)
     config.data.fingerprint = fingerprint(source)
+    check_autoencoder(config, workdir)
+    images = source
+    if config.space.prepared:
+        own = read_autoencoder(config, mesh)
+        source, held_out = read_prepared(config, own, source, held_out)
     source = from_config.prepared(config, source, train=True)
     held_out = held_out and from_config.prepared(config, held_out, train=False)
-    task = from_config.task(config)
+    task = from_config.task(unscaled(config))
     if isinstance(task.sampling_task, DiffusionTask):
         check(config, task.sampling_task.parameterization.schedule)
     from_config.rate(config)  # what is wrong with its keys is told before the folder is made
     told_by, sign = previews.best_by(config)
     if not known:
         stack.enter_context(open_folder(workdir))
+    own = {}  # an autoencoder's weights, which training does not change
+    if config.model.space == "latents":
+        keep_autoencoder(config, workdir, mesh)
+        own = autoencoder_weights(config, workdir, mesh)
+        config = with_scale_of_latents(config, source, workdir, mesh)
+        task = from_config.task(config)
     source, held_out = with_texts(config, workdir, source, held_out)
     kept = config.checkpoint
     with (
@@ -98,15 +121,16 @@ def _train(config: ConfigDict, workdir: Path, interrupt: Interrupt[Training], st
             return 0
         announce(config, state, workdir, source, held_out, start, total, changes)
 
-        model = Model(config, task.sampling_task, mesh, Weights({}, {}), step=start, workdir=workdir)
+        model = Model(config, task.sampling_task, mesh, Weights({}, own), step=start, workdir=workdir)
         scores = previews.evaluators(previews.SCORES, config, task, mesh, held_out)
         distances = previews.evaluators(previews.DISTANCES, config, task, mesh, held_out)
         pictures = previews.evaluators(previews.PICTURES, config, task, mesh, held_out)
         next_state = make_step(config, task, state)
         batches = sharding.on_devices(mesh, open_batches(config, source, start))
+        batches = map(partial(features_first(task.space, mesh, config.train.batch_size), Weights({}, own)), batches)
         if not start:
             keep_examples(config, [held_out, source] if held_out else [source], workdir)
-            draw_forward(model.with_weights(task.merged(Weights(state.ema, state.task_state)), step=0), source, workdir)
+            draw_forward(model.with_weights(averaged(task, model, state), step=0), images, workdir)
         meter, clock = None, Clock(start)
 
         with Writers(config.log, workdir, config, start=start, total=total) as writers:
@@ -179,7 +203,7 @@ def evaluate(
     wanted = [evaluator for every, evaluator in due if step % every == 0 or last]
     if not wanted:
         return {}
-    model = model.with_weights(task.merged(Weights(state.ema, state.task_state)), step=step)
+    model = model.with_weights(averaged(task, model, state), step=step)
     scalars: dict[str, float] = {}
     for evaluator in wanted:
         try:
@@ -193,6 +217,11 @@ def evaluate(
             suffix = "" if name == "samples" else f"_{name}"
             previews.show(workdir / "samples" / f"step_{step:07d}{suffix}.png", name, picture, writers, step)
     return scalars
+
+
+def averaged(task: Task, model: Model, state: TrainState) -> Weights:
+    """The weights that samplers use: the averages, and what of the model's does not change."""
+    return task.merged(Weights(state.ema, {**model.weights.state, **state.task_state}))
 
 
 def make_step(config: ConfigDict, task: Task, state: TrainState) -> Any:

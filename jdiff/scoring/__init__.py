@@ -4,9 +4,9 @@ judge = scoring.judge(config, mesh)                                      # featu
 result = scoring.evaluate(model, judge, scoring.plan(model, judge, 1000))   # numbers of a model's images
 """
 
-from jdiff.scoring.judge import Judge, judge, key_of
+from jdiff.scoring.judge import Judge, judge, key_of, reading
 from jdiff.scoring.plan import Plan, plan
 from jdiff.scoring.result import Result
 from jdiff.scoring.run import evaluate, score_files
 
-__all__ = ["Judge", "Plan", "Result", "evaluate", "judge", "key_of", "plan", "score_files"]
+__all__ = ["Judge", "Plan", "Result", "evaluate", "judge", "key_of", "plan", "reading", "score_files"]

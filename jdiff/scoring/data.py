@@ -66,7 +66,7 @@ def open_data(config: ConfigDict, *, keep: bool = True) -> tuple[ConfigDict, Dat
     known = fingerprint(train), fingerprint(held_out) if held_out is not None and len(held_out) else ""
     if not config.data.shape:
         config = resolve(config, train)
-    config = config.copy_and_resolve_references()
+    config = from_config.of_images(config).copy_and_resolve_references()
     config.model.conditions = ()  # pictures alone, and classes where there are some
     view, values = from_config.view(config, train=False), Range(config.data.dtype, *config.data.range)
 

@@ -223,21 +223,7 @@ def judge(
     if features.pretrained and channels not in (1, 3):
         raise UserError(f"{protocol.features} reads images of 1 or 3 channels, and these have {channels}")
 
-    def training() -> Pictures:
-        if data is None:
-            raise UserError(missing)
-        return data.train
-
-    own = OwnData(
-        shape=tuple(config.data.shape),
-        classes=_classes(config) if _classes(config) > 1 else 0,
-        fingerprint=data.pictures(test_too=False) if data else f"{config.data.fingerprint}-{made(config)}",
-        pictures=training,
-        progress=bar("training a classifier for features"),
-    )
-    extractor = features.load(config.eval.weights, protocol.input, own)
-    space = extractor.spaces[features.layer]
-    read = reader(extractor, features.layer, features.logits, mesh)
+    space, read = reading(config, mesh, protocol, data, missing, bar)
     if given is not None:
         statistics.check_same(given, space, path)
         statistics.check_split(given, _split(protocol), path, protocol.name)
@@ -260,6 +246,35 @@ def judge(
         missing=missing,
         progress=bar,
     )
+
+
+def reading(
+    config: ConfigDict,
+    mesh: Mesh,
+    protocol: Protocol,
+    data: Data | None,
+    missing: str,
+    bar: Callable[[str], Progress],
+) -> tuple[FeatureSpace, Read]:
+    """(the space of a protocol's features, what reads them of images). data: the config's, None where they are not
+    there, `missing` saying why. Raises UserError where weights are missing.
+    """
+
+    def training() -> Pictures:
+        if data is None:
+            raise UserError(missing)
+        return data.train
+
+    own = OwnData(
+        shape=tuple(config.data.shape),
+        classes=_classes(config) if _classes(config) > 1 else 0,
+        fingerprint=data.pictures(test_too=False) if data else f"{config.data.fingerprint}-{made(config)}",
+        pictures=training,
+        progress=bar("training a classifier for features"),
+    )
+    features = from_config.features(protocol.features)
+    extractor = features.load(config.eval.weights, protocol.input, own)
+    return extractor.spaces[features.layer], reader(extractor, features.layer, features.logits, mesh)
 
 
 def key_of(config: ConfigDict) -> str:

@@ -3,7 +3,7 @@
 import json
 import shutil
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,18 @@ WORST = 3  # classes named in a card
 
 def table(result: Result) -> str:
     """The numbers, a line each with what it is and which way is better; then all that they mean nothing without."""
-    numbers = result.numbers
+    given = lines(result.numbers, result.left_out)
+    return "\n".join([*given, "", *(_wrapped(line, 4) for line in context(result.facts))])
+
+
+def lines(numbers: Sequence[Number], left_out: Sequence[str]) -> list[str]:
+    """The numbers, a line each with what it is and which way is better."""
     widths = [max(len(one.title) for one in numbers), max(len(valued(one)) for one in numbers)]
-    lines = []
+    made = []
     for one in numbers:
         head = f"{one.title:<{widths[0]}}  {valued(one):>{widths[1]}}  {BETTER[one.better]:<16}  "
-        lines.append(_wrapped(f"{head}{one.about}{f' ({one.note})' if one.note else ''}", len(head)))
-    lines += [_wrapped(f"left out: {reason}", 4) for reason in result.left_out]
-    return "\n".join([*lines, "", *(_wrapped(line, 4) for line in context(result.facts))])
+        made.append(_wrapped(f"{head}{one.about}{f' ({one.note})' if one.note else ''}", len(head)))
+    return [*made, *(_wrapped(f"left out: {reason}", 4) for reason in left_out)]
 
 
 def _wrapped(line: str, indent: int) -> str:

@@ -1,6 +1,7 @@
 """Spaces: what x lives in. A task owns one; programs encode at their head and decode at their end.
 
 pixels   x is the picture, its values brought to [-1, 1]
+latents  x is an autoencoder's latent, normalised
 """
 
 from typing import Any, Protocol, runtime_checkable
@@ -8,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Array, Float, Num, PyTree
 
 from jdiff.common.ranges import Range
+from jdiff.spaces.latents import AUTOENCODER, Latents
 from jdiff.spaces.pixels import Pixels
 
 
@@ -31,4 +33,4 @@ class Space(Protocol):
     def mask(self, mask: Any) -> Any: ...
 
 
-__all__ = ["Pixels", "Space"]
+__all__ = ["AUTOENCODER", "Latents", "Pixels", "Space"]

@@ -1,6 +1,6 @@
 """Optimizers and learning-rate schedules, from optax."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
@@ -68,6 +68,15 @@ def make_optimizer(
     return optax.chain(optax.clip_by_global_norm(clip_norm), rule) if clip_norm else rule
 
 
+def by_group(optimizers: Mapping[str, optax.GradientTransformation]) -> optax.GradientTransformation:
+    """An optimizer for each top group of params; gradients are clipped by the norm of their group."""
+
+    def labels(params: PyTree) -> PyTree:
+        return {name: jax.tree.map(lambda _, name=name: name, part) for name, part in params.items()}
+
+    return optax.multi_transform(optimizers, labels)
+
+
 def carried_over(state: PyTree, optimizer: optax.GradientTransformation, params: PyTree) -> PyTree:
     """The state of another optimizer of this family as one of `optimizer`: the same moments and count of steps, at the
     places that clipping, weight decay and a schedule give them here.
@@ -75,6 +84,13 @@ def carried_over(state: PyTree, optimizer: optax.GradientTransformation, params:
     wanted = jax.eval_shape(optimizer.init, params)
     if str(jax.tree.structure(wanted)) == str(jax.tree.structure(state)):
         return state
+    if isinstance(state, optax.MultiTransformState):
+        inner = {name: _carried(part, wanted.inner_states[name]) for name, part in state.inner_states.items()}
+        return optax.MultiTransformState(inner)
+    return _carried(state, wanted)
+
+
+def _carried(state: PyTree, wanted: PyTree) -> PyTree:
     parts = {name: optax.tree_utils.tree_get_all_with_path(state, name)[0][1] for name in ("mu", "nu", "count")}
     # Copies: the state is donated, and no buffer can be given away twice.
     return jax.tree.map(jnp.copy, optax.tree_utils.tree_set(wanted, **parts))

@@ -15,6 +15,7 @@ from jdiff.conditions.examples import EXAMPLES
 from jdiff.conditions.text import TOKENIZER
 from jdiff.config import saved
 from jdiff.interop import tensors
+from jdiff.spaces import AUTOENCODER
 from jdiff.tasks import Weights
 from jdiff.training import history
 from jdiff.training.sharding import whole
@@ -39,7 +40,8 @@ def export(
     """
     if (folder / "checkpoints").is_dir():
         raise UserError(f"{folder} holds a run, which weights written there would hide; give another folder")
-    arrays = {name: whole(leaf) for name, leaf in as_tensors(weights).items()}
+    own = {name: part for name, part in weights.state.items() if name != AUTOENCODER}  # it has a folder of its own
+    arrays = {name: whole(leaf) for name, leaf in as_tensors(Weights(weights.params, own)).items()}
     if not is_first_process():
         return
     if like is not None:
@@ -51,6 +53,8 @@ def export(
     for pattern in (TOKENIZER, EXAMPLES.replace(".", "*."), history.FILE):
         for file in workdir.glob(pattern) if workdir else ():
             shutil.copy(file, folder / file.name)
+    if workdir and AUTOENCODER in weights.state:
+        shutil.copytree(workdir / AUTOENCODER, folder / AUTOENCODER, dirs_exist_ok=True)
 
 
 def as_tensors(weights: Weights) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from jdiff.from_config.networks import settings_of
 from jdiff.interop import tensors
 from jdiff.interop.schedulers import network_folder
 from jdiff.networks.conditioning import is_conditioner
+from jdiff.spaces import AUTOENCODER
 from jdiff.tasks import Task, Weights
 from jdiff.training import sharding
 from jdiff.training.checkpoints import read_weights
@@ -40,7 +41,9 @@ def of_run(config: ConfigDict, workdir: Path, checkpoint: str, mesh: Mesh) -> tu
     """
     task, folder = from_config.task(config), workdir / "checkpoints"
     if (workdir / EXPORTED).is_file():
-        return task.sampling_task, *_exported(task.sampling_task, config, workdir, mesh)
+        weights, step = _exported(task.sampling_task, config, workdir, mesh)
+        state = {**weights.state, **autoencoder_weights(config, workdir, mesh)}
+        return task.sampling_task, Weights(weights.params, state), step
     nothing = f"{workdir} holds no checkpoint yet; train it first: --config=FILE --workdir={workdir}"
     params, state = _shapes(task, config)
     abstract = {"ema": groups(params, task.averaged), "task_state": state}
@@ -48,10 +51,21 @@ def of_run(config: ConfigDict, workdir: Path, checkpoint: str, mesh: Mesh) -> tu
     if found is None:
         raise UserError(nothing)
     step, saved = found
-    state = saved["task_state"]
+    state = {**saved["task_state"], **autoencoder_weights(config, workdir, mesh)}
     if FROZEN in abstract["task_state"]:
         state = {**state, FROZEN: pretrained_weights(config, mesh)[0].params}
     return task.sampling_task, task.merged(Weights(saved["ema"], state)), step
+
+
+def autoencoder_weights(config: ConfigDict, workdir: Path, mesh: Mesh) -> PyTree:
+    """The part of a model's state that holds the autoencoder in the run's folder; {} where the space is pixels."""
+    if config.model.space != "latents":
+        return {}
+    folder = workdir / AUTOENCODER
+    if not (folder / EXPORTED).is_file():
+        raise UserError(f"{folder / EXPORTED} is missing, this run's autoencoder: copy the run's folder whole")
+    _, weights, _ = of_run(jdiff.config.of_run(folder), folder, "latest", mesh)
+    return {AUTOENCODER: {"params": weights.params, "state": weights.state}}
 
 
 def _shapes(task: Task, config: ConfigDict) -> tuple[PyTree, PyTree]:

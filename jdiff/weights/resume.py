@@ -20,7 +20,7 @@ from jdiff.training import history
 from jdiff.training.checkpoints import METRIC, Checkpoints, DamagedError
 from jdiff.training.step import TrainState
 from jdiff.training.writers import say
-from jdiff.weights.start import begin, restored
+from jdiff.weights.start import begin
 
 METRICS = "metrics.jsonl"
 
@@ -150,7 +150,7 @@ def not_finite(
 
     def is_good(saved: int) -> bool:
         try:
-            state = restored(config, task, mesh, checkpoints, saved) if saved else begin(config, task, mesh, None, 0)
+            state = begin(config, task, mesh, checkpoints, saved)
             after, _ = next_state(state, batch)
         except DamagedError:
             return False

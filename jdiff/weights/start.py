@@ -26,6 +26,7 @@ from jdiff.training.ema import groups
 from jdiff.training.optimizer import carried_over
 from jdiff.training.step import FROZEN, TrainState, init_state
 from jdiff.training.writers import say
+from jdiff.weights.autoencoder import initial_autoencoder, with_initial_autoencoder
 from jdiff.weights.read import OWN_CHOICE, other_conditions, pretrained_weights, read_pretrained
 
 # Keys of the group `model` that say what weights mean: what the network predicts, and at which noise.
@@ -42,6 +43,8 @@ def with_pretrained_network(config: ConfigDict, workdir: Path) -> ConfigDict:
     """
     if not config.train.initial:
         return config
+    if config.task == "autoencoder":
+        return with_initial_autoencoder(config, workdir)
     config = config.copy_and_resolve_references()
     config.train.initial = str(expanded(config.train.initial).resolve())  # read again from other folders
     if (workdir / jdiff.config.FILE).is_file():
@@ -128,7 +131,7 @@ def begin(config: ConfigDict, task: Task, mesh: Mesh, checkpoints: Checkpoints |
         state = jax.jit(initial, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))()
     if not config.train.initial or (step and FROZEN not in state.task_state):
         return state
-    found, notes = pretrained_weights(config, mesh)
+    found, notes = (initial_autoencoder if config.task == "autoencoder" else pretrained_weights)(config, mesh)
     if step:
         return replace(state, task_state={**state.task_state, FROZEN: found.params})
     for note in notes:

@@ -19,7 +19,8 @@ HIGHEST = {"uint8": 255.0, "uint16": 65535.0}  # dtype of integer pictures -> th
 class Picture:
     """The description of a record's arrays [h, w, c] under one name.
 
-    shape: (h, w, c); h and w are None if they vary. dtype: "uint8", "uint16" or "float32". kind: a "mask" holds class
+    shape: (h, w, c); h and w are None if they vary. dtype: "uint8", "uint16" or "float32"; "float16" of
+    an autoencoder's moments. kind: a "mask" holds class
     numbers, which are never interpolated. low, high: the values that map to -1 and 1. alpha: the last of four channels
     is opacity.
     """

@@ -25,7 +25,7 @@ from jdiff.data.sources.in_parts import MOST_BYTES, decoded_bytes
 INDEX = "index.json"
 FORMAT = "jdiff packed records"
 VERSION = 1
-DTYPES = {"float32": "<f4", "uint16": "<u2", "uint8": "|u1"}  # the widest first, for alignment
+DTYPES = {"float32": "<f4", "float16": "<f2", "uint16": "<u2", "uint8": "|u1"}  # the widest first, for alignment
 READ_TOGETHER = 32  # records per read in packing
 SHARD_BYTES = 1 << 30
 
@@ -35,6 +35,7 @@ def pack(
     folder: str | Path,
     *,
     shard_bytes: int = SHARD_BYTES,
+    together: int = READ_TOGETHER,
     progress: Progress = no_progress,
 ) -> None:
     """Writes {"train": source, "test": source}, or the first alone, to `folder`: completely or not at all.
@@ -42,7 +43,7 @@ def pack(
         folder/index.json                              captions, the source's description and the files, for each split
         folder/train-00000-of-00008.array_record ...   records in the source's order (see Layout); test-... likewise
 
-    shard_bytes: size at which a new file begins. progress: wraps the iterable of all records to show a bar. An empty
+    shard_bytes: size at which a new file begins. together: most records per read. progress: wraps the iterable of all records to show a bar. An empty
     test set is omitted. Raises UserError if `folder` is not empty or not writable, and ValueError if a record differs
     from its source's description.
     """
@@ -55,7 +56,7 @@ def pack(
     def records() -> Iterator[None]:
         for split, source in sources.items():
             if len(source):
-                files = yield from _write(source, split, partial, shard_bytes)
+                files = yield from _write(source, split, partial, shard_bytes, together)
                 splits[split] = {"files": files, **_said(source)}
 
     try:
@@ -175,7 +176,7 @@ class Layout:
         label      int32 [labels]        if there are classes
         scalars    float32 each          in the order of `scalars`
         sizes      uint32 h, w           of each picture of varying size
-        pictures   values [h, w, c]      first float32 ones, then uint16, then uint8
+        pictures   values [h, w, c]      first float32 ones, then float16, uint16, uint8
 
     Texts are in index.json. labels: labels per record; 0: none.
     """
@@ -262,7 +263,9 @@ def _fits(shape: tuple[int, ...], wanted: Shape) -> bool:
     return len(shape) == 3 and all(size in (side, None) for side, size in zip(shape, wanted, strict=True))
 
 
-def _write(source: Source, split: str, folder: Path, shard_bytes: int) -> Generator[None, None, list[dict[str, Any]]]:
+def _write(
+    source: Source, split: str, folder: Path, shard_bytes: int, most: int
+) -> Generator[None, None, list[dict[str, Any]]]:
     """Writes the records of a split, read a few batches ahead by threads, and yields after each. Returns the entry
     "files" of index.json.
     """
@@ -274,7 +277,7 @@ def _write(source: Source, split: str, folder: Path, shard_bytes: int) -> Genera
         *(["text"] * bool(source.captions)),
     }
     size = decoded_bytes(source)
-    together = 1 if size is None else max(1, min(READ_TOGETHER, MOST_BYTES // max(1, size)))
+    together = 1 if size is None else max(1, min(most, MOST_BYTES // max(1, size)))
 
     def packed(first: int) -> list[bytes]:
         chosen = range(first, min(first + together, len(source)))

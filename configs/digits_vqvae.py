@@ -1,0 +1,13 @@
+"""A VQ-VAE of scikit-learn's digits: 4x4 codes of 64 an image."""
+
+from ml_collections import ConfigDict
+
+from configs import digits_vae
+
+
+def get_config() -> ConfigDict:
+    config = digits_vae.get_config()
+    config.autoencoder.bottleneck = "vq"
+    config.autoencoder.channel_mults = (1, 2)
+    config.autoencoder.codebook_size = 64
+    return config

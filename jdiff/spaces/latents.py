@@ -1,0 +1,93 @@
+"""Latents: x is an autoencoder's latent, normalised (Rombach et al., arXiv 2112.10752)."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num, PyTree
+
+from jdiff.common.ranges import Range
+from jdiff.common.weights import Weights
+from jdiff.networks.bottlenecks import Gaussian
+from jdiff.spaces.first_stage import FirstStage
+from jdiff.spaces.tiles import in_tiles
+
+AUTOENCODER = "autoencoder"  # the part of a model's state that holds the first stage's weights, and its folder
+OVERLAP = 4  # a tile's side over the width in which it is blended with the next
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Latents:
+    """x = (z - mean) / std a channel, z a latent of `first_stage`, whose weights lie in the model's state.
+
+    mean, std: [c], over the training set, so that x has mean 0 and deviation 1. sampled: encode draws z from
+    q(z | image) where it is given a key; else z is its mean. tile: the side in pixels of the tiles that larger images
+    are decoded in; 0: whole. Features are rounded to float16, as prepared ones are stored.
+    """
+
+    first_stage: FirstStage
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    sampled: bool = True
+    tile: int = 0
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.first_stage.shape
+
+    @property
+    def values(self) -> Range:
+        return self.first_stage.pixels.values
+
+    @property
+    def stride(self) -> int:
+        """An image's side over its latent's."""
+        return self.first_stage.network.layout.stride
+
+    def state(self, own: Weights) -> PyTree:
+        """The part of a model's state that holds the first stage's weights."""
+        return {AUTOENCODER: {"params": own.params, "state": own.state}}
+
+    def encode(self, weights: PyTree, images: Num[Array, "b ..."], key: Any) -> Float[Array, "b h w c"]:
+        """images: [B, H, W, C] in the data's dtype, or what `features` gives of them: then weights are not needed."""
+        prepared = images.dtype == jnp.float16
+        moments = images if prepared else self.features(weights, images)
+        z = self.first_stage.latents(moments.astype(jnp.float32), key if self.sampled else None)
+        return (z - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+
+    def features(self, weights: PyTree, images: Num[Array, "b h w c"], rows: int = 0) -> Float[Array, "b h2 w2 f"]:
+        """What the encoder says of images, in float16: all that a latent is drawn from. rows: computed in a batch of so
+        many, filled up, since a convolution's last digits depend on the batch; 0: as many as there are.
+        """
+        count = len(images)
+        filled = jnp.pad(images, [(0, max(0, rows - count)), *[(0, 0)] * 3])
+        return self.first_stage.features(_own(weights), filled)[:count].astype(jnp.float16)
+
+    def mean_and_variance(self, moments: Float[Array, "b h w f"]) -> tuple[Array, Array]:
+        """Of z, [B, h, w, c] each, as it is drawn where `sampled`."""
+        mean, between = self.first_stage.latents(moments, None), self.first_stage.bottleneck
+        if not (self.sampled and isinstance(between, Gaussian)):
+            return mean, jnp.zeros_like(mean)
+        return mean, jnp.exp(between.moments(moments)[1])
+
+    def decode(self, weights: PyTree, x: Float[Array, "*b h w c"]) -> Num[Array, "*b H W C"]:
+        z = x.reshape(-1, *x.shape[-3:]) * jnp.asarray(self.std) + jnp.asarray(self.mean)
+        decoded, side = partial(self.first_stage.decode, _own(weights)), self.tile // self.stride
+        if 0 < side < max(z.shape[1:3]):
+            images = in_tiles(decoded, z, side=side, overlap=side // OVERLAP, scale=self.stride)
+        else:
+            images = decoded(z)
+        return self.values.from_model(images.reshape(*x.shape[:-3], *images.shape[1:]))
+
+    def mask(self, mask: Any) -> Any:
+        """A latent is painted where any pixel that it stands for is."""
+        stride = self.stride
+        batch, height, width, _ = mask.shape
+        parts = mask.reshape(batch, height // stride, stride, width // stride, stride, 1)
+        return parts.any(axis=(2, 4))
+
+
+def _own(weights: Weights) -> Weights:
+    """The first stage's weights."""
+    return Weights(**weights.state[AUTOENCODER])

@@ -1,0 +1,238 @@
+"""The autoencoder of a latent diffusion model: read from where it was trained, and kept in the model's own folder."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+from ml_collections import ConfigDict
+
+import jdiff.config
+from jdiff import from_config, interop
+from jdiff.common.errors import UserError
+from jdiff.common.paths import expanded
+from jdiff.common.progress import progress_bar
+from jdiff.data import pipeline
+from jdiff.data.sources import Source
+from jdiff.interop import tensors
+from jdiff.networks.autoencoder import Autoencoder
+from jdiff.networks.bottlenecks import VQ
+from jdiff.spaces import AUTOENCODER, Latents
+from jdiff.tasks import Weights
+from jdiff.training import sharding
+from jdiff.training.writers import say
+from jdiff.weights.export import export
+from jdiff.weights.read import autoencoder_weights, of_run
+
+INDEX = "model_index.json"  # of a pipeline's folder
+PARTS = ("vae", "vqvae")  # its folders that may hold the autoencoder
+ARCHITECTURE = (
+    *("bottleneck", "latent_channels", "codebook_size", "levels", "channels", "channel_mults", "blocks_per_level"),
+    *("attention_levels", "middle_attention", "norm_groups", "norm_eps", "encoder_channels", "decoder_channels"),
+)
+OF_IMAGES = ("dtype", "range")  # keys of the group `data` that say what an autoencoder's input is
+
+
+def with_autoencoder(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """The config with its autoencoder's architecture filled in, where its space is latents.
+
+    Raises UserError where space.autoencoder holds none.
+    """
+    if config.model.space != "latents":
+        return config
+    config = config.copy_and_resolve_references()
+    place = config.space.autoencoder
+    if not place:
+        raise UserError(
+            "model.space='latents' needs an autoencoder: set space.autoencoder to a run of task='autoencoder', or to a "
+            "folder of diffusers' AutoencoderKL"
+        )
+    config.space.autoencoder = str(expanded(place).resolve())  # read again from other folders
+    theirs = _theirs(config, workdir)
+    if (workdir / jdiff.config.FILE).is_file() and not (config.space.mean or config.space.std):
+        own = jdiff.config.of_run(workdir).space
+        config.space.mean, config.space.std = own.mean, own.std
+    for name in ARCHITECTURE:
+        config.autoencoder[name] = theirs.autoencoder[name]
+    return config
+
+
+def with_initial_autoencoder(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """The config of an autoencoder with the architecture of the one in train.initial. A run that has begun keeps its
+    own.
+    """
+    config = config.copy_and_resolve_references()
+    config.train.initial = str(expanded(config.train.initial).resolve())
+    begun = (workdir / jdiff.config.FILE).is_file()
+    theirs = jdiff.config.of_run(workdir) if begun else _config_of(config.train.initial, "train.initial")
+    for name in ARCHITECTURE:
+        config.autoencoder[name] = theirs.autoencoder[name]
+    return config
+
+
+def initial_autoencoder(config: ConfigDict, mesh: Mesh) -> tuple[Weights, list[str]]:
+    """(the weights of the autoencoder in train.initial; notes of where they are from)."""
+    theirs, weights, step = _read(config.train.initial, "train.initial", mesh)
+    if theirs.data.shape[2] != config.data.shape[2]:
+        raise UserError(
+            f"train.initial={config.train.initial} is of images of {theirs.data.shape[2]} channels, and these have "
+            f"{config.data.shape[2]}"
+        )
+    return weights, [f"starts from the autoencoder of {config.train.initial}, step {step:,}"]
+
+
+def check_autoencoder(config: ConfigDict, workdir: Path) -> None:
+    """Raises UserError where the autoencoder is of other images than the resolved config's."""
+    if config.model.space != "latents":
+        return
+    place, ours, there = config.space.autoencoder, config.data, _theirs(config, workdir).data
+    if ours.shape[2] != there.shape[2]:
+        raise UserError(
+            f"space.autoencoder={place} is of images of {there.shape[2]} channels, and these have {ours.shape[2]}: "
+            f"set data.channels={there.shape[2]}, or train an autoencoder of these images"
+        )
+    for name in OF_IMAGES:
+        if ours[name] != there[name]:
+            raise UserError(
+                f"space.autoencoder={place} was trained with data.{name}={there[name]!r}, and these images have "
+                f"{ours[name]!r}: train an autoencoder of these images"
+            )
+
+
+def _theirs(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """The autoencoder's config: of the copy that the run keeps, once it has one."""
+    own, place = workdir / AUTOENCODER, config.space.autoencoder
+    return jdiff.config.of_run(own) if (own / jdiff.config.FILE).is_file() else _config_of(place, "space.autoencoder")
+
+
+def keep_autoencoder(config: ConfigDict, workdir: Path, mesh: Mesh) -> None:
+    """Copy the autoencoder's weights into the run's folder, once."""
+    folder = workdir / AUTOENCODER
+    if (folder / jdiff.config.FILE).is_file():
+        return
+    place = expanded(config.space.autoencoder)
+    theirs, weights, step = _read(config.space.autoencoder, "space.autoencoder", mesh)
+    export(weights, theirs, folder, step=step)
+    say(f"the autoencoder of {place} (step {step:,}) is kept in {folder}")
+
+
+def read_autoencoder(config: ConfigDict, mesh: Mesh) -> PyTree:
+    """The part of a model's state that holds the autoencoder of space.autoencoder."""
+    place = config.space.autoencoder
+    _, weights, _ = _read(place, "space.autoencoder", mesh)
+    return {AUTOENCODER: {"params": weights.params, "state": weights.state}}
+
+
+def _config_of(place: str, key: str) -> ConfigDict:
+    """The config of an autoencoder: a run's, an exported run's or one of diffusers'. key: that of the config."""
+    folder = _model_folder(expanded(place))
+    if not (folder / jdiff.config.FILE).is_file():
+        raise UserError(
+            f"{key}={place} holds no {jdiff.config.FILE}: give the folder of a run of task='autoencoder', "
+            "or of diffusers' AutoencoderKL"
+        )
+    described = tensors.read_config(folder)
+    if "_class_name" not in described:
+        config = jdiff.config.of_run(folder)
+        if config.task != "autoencoder":
+            raise UserError(f"{key}={place} is a run of task={config.task!r}; give one of task='autoencoder'")
+        return config
+    network = interop.describe(described).network
+    if not isinstance(network, Autoencoder):
+        raise UserError(f"{key}={place} is a {described['_class_name']}; AutoencoderKL and VQModel are autoencoders")
+    config = jdiff.config.defaults()
+    config.task, config.model.conditions = "autoencoder", ()
+    side = described.get("sample_size") or network.layout.stride
+    config.data.shape = (*([side, side] if isinstance(side, int) else side), network.out_channels)
+    codes = described.get("num_vq_embeddings", 256) if described["_class_name"] == "VQModel" else 0
+    for name, value in from_config.settings_of_autoencoder(network, codes).items():
+        config.autoencoder[name] = value
+    return config
+
+
+def _read(place: str, key: str, mesh: Mesh) -> tuple[ConfigDict, Weights, int]:
+    """(config, averaged weights, step) of the autoencoder in a folder."""
+    config, folder = _config_of(place, key), _model_folder(expanded(place))
+    if "_class_name" not in tensors.read_config(folder):
+        _, weights, step = of_run(config, folder, config.sample.checkpoint, mesh)
+        return config, weights, step
+    _, params = interop.load(folder)
+    codes, between = params.pop("codebook", None), from_config.bottleneck(config)
+    state = between.holding(codes["codes"]) if isinstance(between, VQ) else {}
+    return config, Weights({"autoencoder": params}, state), 0
+
+
+def _model_folder(folder: Path) -> Path:
+    """The autoencoder's folder in a pipeline's of diffusers; any other folder itself."""
+    inside = [folder / name for name in PARTS if (folder / INDEX).is_file() and (folder / name).is_dir()]
+    return inside[0] if inside else folder
+
+
+def unscaled(config: ConfigDict) -> ConfigDict:
+    """The config with latents as they are, of mean 0 and deviation 1 where these have not been measured."""
+    if config.model.space != "latents" or (config.space.mean and config.space.std):
+        return config
+    config = config.copy_and_resolve_references()
+    channels = from_config.bottleneck(config).channels
+    config.space.mean, config.space.std = (0.0,) * channels, (1.0,) * channels
+    return config
+
+
+def with_scale_of_latents(config: ConfigDict, source: Source, workdir: Path, mesh: Mesh) -> ConfigDict:
+    """The config with each channel's mean and standard deviation over the training images, unless it has them.
+
+    Where latents are sampled, the variance is that of their means plus the mean of their variances.
+    """
+    if config.space.mean and config.space.std:
+        return config
+    space = from_config.space(unscaled(config))
+    assert isinstance(space, Latents)
+    spread = jax.jit(lambda moments: jnp.stack(space.mean_and_variance(moments.astype(jnp.float32))))
+    channels = space.shape[2]
+    count, total, squares = 0, np.zeros(channels), np.zeros(channels)
+    for moments in moments_of(config, space, source, workdir, mesh):
+        mean, variance = np.asarray(spread(moments), np.float64)
+        count += mean[..., 0].size
+        total += mean.sum(axis=(0, 1, 2))
+        squares += (mean**2 + variance).sum(axis=(0, 1, 2))
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    constant = np.flatnonzero(std < 1e-6 * max(1.0, float(std.max())))
+    if len(constant):
+        raise UserError(
+            f"space.autoencoder={config.space.autoencoder}: channel {', '.join(map(str, constant))} of its latents is "
+            "the same in all images: train it with a smaller autoencoder.latent_channels or autoencoder.beta"
+        )
+    config = config.copy_and_resolve_references()
+    config.space.mean, config.space.std = tuple(map(float, mean)), tuple(map(float, std))
+    told = ", ".join(f"{one:.3g} ± {other:.3g}" for one, other in zip(mean, std, strict=True))
+    say(f"latents {'x'.join(map(str, space.shape))} of {len(source):,} images, mean ± deviation by channel: {told}")
+    return config
+
+
+def moments_of(config: ConfigDict, space: Latents, source: Source, workdir: Path, mesh: Mesh) -> Iterator[np.ndarray]:
+    """The moments [b, h, w, f] of a source's images, or of latents that were prepared, a batch at a time, as the usual
+    view has them.
+    """
+    rows = config.train.batch_size
+    encode = encoder(space, autoencoder_weights(config, workdir, mesh), mesh, rows)
+    view = from_config.view(config, train=False)
+    firsts = range(0, len(source), rows)
+    for first in progress_bar("measuring latents", show=config.log.progress)(firsts, len(firsts)):
+        images = pipeline.batch_of(source, view, np.arange(first, min(first + rows, len(source))))["x0"]
+        yield images if images.dtype == np.float16 else encode(images)
+
+
+def encoder(space: Latents, own: PyTree, mesh: Mesh, rows: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Images [b, H, W, C], at most `rows` of them, -> their moments. own: the autoencoder's part of a model's state."""
+    program, weights = jax.jit(space.features), Weights({}, own)
+
+    def encode(images: np.ndarray) -> np.ndarray:
+        filled = np.concatenate([images, np.repeat(images[-1:], rows - len(images), axis=0)])
+        moments = program(weights, jax.device_put(filled, sharding.of_batch(mesh, rows)))
+        return sharding.whole(moments)[: len(images)]
+
+    return encode

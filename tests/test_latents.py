@@ -1,0 +1,254 @@
+"""Diffusion in an autoencoder's latents: trained, sampled, edited, moved and exported as in pixels."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import jdiff
+import jdiff.config
+from jdiff.common.errors import UserError
+from jdiff.data.sources.digits import Digits
+from jdiff.spaces.tiles import in_tiles
+from tests.conftest import TINY, config, refusal, run_here
+
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
+SMALL = (
+    "--config.autoencoder.channels=8",
+    "--config.autoencoder.channel_mults=(1,2)",
+    "--config.train.steps=60",
+    "--config.train.warmup_images=0",
+    "--config.train.batch_size=32",
+    "--config.train.sample_every=0",
+    "--config.train.ema_halflife_images=300",
+    "--config.train.holdout_images=32",
+    "--config.log.every=20",
+)
+SHORT = (*TINY, "--config.train.warmup_images=0", "--config.network.channel_mults=(1,)")
+
+
+def losses(workdir: Path, name: str = "loss") -> list[float]:
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text("utf-8").splitlines()]
+    return [row[name] for row in rows if name in row]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A tiny VAE, and a tiny model of its latents, 4x4x4 for 8x8 pixels."""
+    folder = tmp_path_factory.mktemp("latents")
+    for name, more in (("vae", SMALL), ("ldm", (*SHORT, "--config.train.steps=60", "--config.space.autoencoder=vae"))):
+        result = run_here(config(f"digits_{name}"), *more, f"--workdir={name}", cwd=folder)
+        assert result.status == 0, result.err
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(folder) -> jdiff.Model:
+    return jdiff.load(folder / "ldm")
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    source = Digits("test")
+    return np.stack([record["image"] for record in source.__getitems__(range(len(source)))])
+
+
+def test_latents_have_mean_0_and_deviation_1_on_held_out_images(model, images):
+    latents = model.encode(images)
+    assert latents.shape == (len(images), 4, 4, 4)
+    np.testing.assert_allclose(latents.mean(axis=(0, 1, 2)), 0, atol=0.05)
+    means = np.square(latents).mean(axis=(0, 1, 2))  # of means alone, without what sampling adds
+    assert (means < 1.1).all()
+    task = model.task
+    drawn = np.asarray(task.space.encode(model.weights, jnp.asarray(images), jax.random.key(0)))
+    np.testing.assert_allclose(drawn.std(axis=(0, 1, 2)), 1, atol=0.05)
+
+
+def test_images_come_back_through_latents(model, folder, images):
+    back = model.decode(model.encode(images))
+    assert (back.dtype, back.shape) == (np.uint8, images.shape)
+    error = np.mean((back.astype(float) - images) ** 2)
+    assert error < 0.5 * images.std() ** 2
+    own = jdiff.load(folder / "vae")
+    np.testing.assert_allclose(own.reconstruct(images).astype(int), back.astype(int), atol=2)
+
+
+def test_every_call_works_in_latents(model, images):
+    four = images[:4]
+    for drawn in (
+        model.sample(num_images=4, guidance_scale=2.0),
+        model.sample(num_images=4, sampler="dpmpp_2m", steps=3, labels=[3]),
+        model.img2img(four, sigma=1.0),
+        model.interpolate(four[0], four[1], 4, label=2),
+        model.reconstruct(four, steps=3, rtol=0.1, atol=0.1),
+    ):
+        assert (drawn.dtype, drawn.shape) == (np.uint8, four.shape)
+    assert model.trajectory(2).shape == (5, 2, 8, 8, 1)
+    assert model.noise([0, 1]).shape == (2, 4, 4, 4)
+    with pytest.raises(UserError, match=r"bits_per_dim counts the bits of pixel values, and this model's x is latents"):
+        model.bits_per_dim(four)
+
+
+def test_inpainting_changes_nothing_outside_the_mask(model, images):
+    masks = np.zeros((4, 8, 8), bool)
+    masks[:, 3:6, 2:7] = True  # no multiple of the latents' places
+    painted = model.inpaint(images[:4], masks)
+    np.testing.assert_array_equal(painted[~masks], images[:4][~masks])
+    assert (painted[masks] != images[:4][masks]).mean() > 0.3
+    with pytest.raises(UserError, match=r"masks are bool \[4, 4, 4\]; they must be bool \[4, 8, 8\]"):
+        model.inpaint(images[:4], masks[:, ::2, ::2])
+
+
+def test_a_latent_is_painted_where_any_of_its_pixels_is(model):
+    mask = np.zeros((1, 8, 8, 1), bool)
+    mask[0, 2, 5] = True
+    expected = np.zeros((4, 4), bool)
+    expected[1, 2] = True
+    np.testing.assert_array_equal(model.task.space.mask(mask)[0, ..., 0], expected)
+
+
+def test_the_runs_folder_is_complete(model, folder, tmp_path):
+    """Copied elsewhere, without the autoencoder's own run, and exported, it draws the same images to the bit."""
+    drawn = model.sample(num_images=6)
+    shutil.copytree(folder / "ldm", tmp_path / "moved")
+    (folder / "vae").rename(folder / "hidden")
+    try:
+        np.testing.assert_array_equal(jdiff.load(tmp_path / "moved").sample(num_images=6), drawn)
+        model.export(tmp_path / "exported")
+        np.testing.assert_array_equal(jdiff.load(tmp_path / "exported").sample(num_images=6), drawn)
+        again = (config("digits_ldm"), *SHORT, "--config.space.autoencoder=vae", "--workdir=ldm")
+        result = run_here(*again, "--config.train.steps=65", cwd=folder)
+        assert result.status == 0, result.err
+        assert "trained to step 65" in result.out
+    finally:
+        (folder / "hidden").rename(folder / "vae")
+    shutil.rmtree(tmp_path / "moved" / "autoencoder")
+    with pytest.raises(UserError, match=r"autoencoder/weights.safetensors is missing, this run's autoencoder"):
+        jdiff.load(tmp_path / "moved")
+
+
+def test_an_autoencoders_weights_lie_once_in_the_runs_folder(folder):
+    names = {file.name for file in (folder / "ldm" / "autoencoder").iterdir()}
+    assert names >= {"config.json", "weights.safetensors"}
+    (latest,) = sorted((folder / "ldm" / "checkpoints").glob("[0-9]*"))[-1:]
+    assert "autoencoder" not in (latest / "weights" / "_METADATA").read_text()
+    own = jdiff.load(folder / "ldm" / "autoencoder")
+    assert own.config.task == "autoencoder"
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_prepared_latents_train_the_same_model(folder, flip):
+    """To the bit where latents are means; mirrored copies take the place of mirrored images."""
+    more = (*SHORT, "--config.train.steps=10", "--config.log.every=1", f"--config.data.flip={flip}")
+    more = (*more, "--config.space.autoencoder=vae", "--config.space.sampled=False")
+    out = f"--out=prepared_{flip}"
+    result = run_here("--mode=prepare", config("digits_ldm"), *more, out, cwd=folder)
+    assert result.status == 0, result.err
+    key = f"--config.space.prepared=prepared_{flip}"
+    assert key in result.out
+    for name, given in (("encoded", ()), ("read", (key,))):
+        result = run_here(config("digits_ldm"), *more, *given, f"--workdir={name}_{flip}", cwd=folder)
+        assert result.status == 0, result.err
+    encoded, read = folder / f"encoded_{flip}", folder / f"read_{flip}"
+    assert len(losses(read)) == 10
+    assert losses(encoded) == losses(read)
+    assert losses(encoded, "holdout_loss") == losses(read, "holdout_loss")
+
+
+def test_prepared_latents_of_something_else_are_refused(folder, tmp_path):
+    ldm = (config("digits_ldm"), *SHORT, "--config.train.steps=2")
+    of_vae = (*ldm, f"--config.space.autoencoder={folder / 'vae'}")
+    assert run_here("--mode=prepare", *of_vae, "--out=latents", cwd=tmp_path).status == 0
+    prepared = "--config.space.prepared=latents"
+    other = ("--config.autoencoder.bottleneck=fsq", "--config.train.steps=1")
+    assert run_here(config("digits_vae"), *SMALL, *other, "--workdir=other", cwd=tmp_path).status == 0
+    said = refusal(*ldm, "--config.space.autoencoder=other", prepared, "--workdir=a", cwd=tmp_path)
+    assert "latents holds latents of another autoencoder; prepare them again: --mode=prepare" in said
+    said = refusal(*of_vae, prepared, "--config.data.flip=True", "--workdir=b", cwd=tmp_path)
+    assert "was prepared with data.flip=False, and this is True" in said
+    said = refusal(*of_vae, prepared, "--config.data.quarter_turns=True", "--workdir=c", cwd=tmp_path)
+    assert "data.quarter_turns=True: prepared latents are of whole images as they are" in said
+    said = refusal(*of_vae, "--config.space.prepared=vae", "--workdir=d", cwd=tmp_path)
+    assert "holds no latents.json, as latents of --mode=prepare do" in said
+
+
+def colour_folder(top: Path, side: int = 8) -> Path:
+    rng = np.random.default_rng(0)
+    (top / "photos").mkdir()
+    for number in range(12):
+        Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)).save(top / "photos" / f"{number}.png")
+    return top / "photos"
+
+
+def test_bad_autoencoders_are_told_in_one_line(folder, tmp_path):
+    ldm = (config("digits_ldm"), *SHORT, "--config.train.steps=2", "--workdir=run")
+    of = "--config.space.autoencoder="
+    said = refusal(*ldm, f"{of}nowhere", cwd=tmp_path)
+    assert "nowhere holds no config.json: give the folder of a run of task='autoencoder'" in said
+    said = refusal(*ldm, of, cwd=tmp_path)
+    assert "model.space='latents' needs an autoencoder: set space.autoencoder" in said
+    said = refusal(*ldm, f"{of}{folder / 'ldm'}", cwd=tmp_path)
+    assert "is a run of task='diffusion'; give one of task='autoencoder'" in said
+    photos = (
+        "--config.data.name=folder",
+        f"--config.data.dir={colour_folder(tmp_path)}",
+        "--config.model.conditions=()",
+    )
+    vae = f"{of}{folder / 'vae'}"
+    said = refusal(*ldm, vae, *photos, cwd=tmp_path)
+    assert "is of images of 1 channels, and these have 3: set data.channels=1, or train" in said
+    assert run_here(*ldm, vae, *photos, "--config.data.channels=1", cwd=tmp_path).status == 0
+    said = refusal(*ldm, vae, *photos, "--config.data.channels=1", "--config.data.low=10", "--workdir=b", cwd=tmp_path)
+    assert "was trained with data.range=(0.0, 255.0), and these images have (10.0, 255.0)" in said
+    said = refusal(
+        *ldm, vae, *photos, "--config.data.channels=1", "--config.data.image_size=9", "--workdir=c", cwd=tmp_path
+    )
+    assert "images of 9x9 do not divide by 2, as an autoencoder of 2 levels halves them: set data.image_size=8" in said
+    assert not any((tmp_path / name).exists() for name in "bc")
+
+
+def test_missing_statistics_are_told(folder, tmp_path):
+    shutil.copytree(folder / "ldm", tmp_path / "ldm")
+    held = json.loads((tmp_path / "ldm" / "config.json").read_text())
+    held["space"]["mean"] = []
+    (tmp_path / "ldm" / "config.json").write_text(json.dumps(held))
+    with pytest.raises(UserError, match=r"space.mean=\(\) and space.std=.*a number for each of 4 channels of latents"):
+        jdiff.load(tmp_path / "ldm")
+
+
+def test_image_conditions_are_given_to_latents_as_channels(folder, tmp_path):
+    """Four pixels of a thumbnail to each place of the latents."""
+    more = (*SHORT, "--config.train.steps=3", f"--config.space.autoencoder={folder / 'vae'}", "--workdir=run")
+    given = ("--config.model.conditions=('image',)", "--config.condition.image.view=thumbnail")
+    assert run_here(config("digits_ldm"), *more, *given, cwd=tmp_path).status == 0
+    model = jdiff.load(tmp_path / "run")
+    assert model.sample(num_images=2).shape == (2, 8, 8, 1)
+    assert model.params["network"]["conditioner"]["embedders_image"]["null"].shape == (4,)
+
+
+@pytest.mark.parametrize(("side", "shape"), [(8, (12, 20)), (5, (5, 17)), (16, (16, 16))])
+def test_tiles_of_a_local_function_are_the_whole(side, shape):
+    """A decoder that sees each place alone gives the same in tiles as in one."""
+    z = jax.random.normal(jax.random.key(0), (2, *shape, 3))
+    enlarge = lambda z: jnp.repeat(jnp.repeat(z, 2, axis=1), 2, axis=2)  # noqa: E731
+    tiled = in_tiles(enlarge, z, side=side, overlap=2, scale=2)
+    np.testing.assert_allclose(tiled, enlarge(z), atol=1e-5)
+
+
+def test_tiles_that_differ_are_blended_little_by_little():
+    """A decoder that adds a tile's mean makes neighbouring tiles differ; no two pixels show it as a seam."""
+    rows, columns = np.mgrid[:12, :24] / 24
+    z = jnp.asarray((rows + columns)[None, ..., None], jnp.float32)
+
+    def decode(z):
+        return jnp.repeat(jnp.repeat(z + z.mean(axis=(1, 2, 3), keepdims=True), 4, axis=1), 4, axis=2)
+
+    tiled = np.asarray(in_tiles(decode, z, side=12, overlap=6, scale=4))
+    apart = np.diff(tiled - np.repeat(np.repeat(z, 4, axis=1), 4, axis=2), axis=2)
+    assert 0 < np.abs(apart).max() < 0.02
