@@ -11,85 +11,51 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from jdiff.common.keys import named, root_key
+from jdiff.common.keys import named
 from jdiff.common.weights import Weights
 from jdiff.networks.autoencoder import Autoencoder, Layout
-from jdiff.networks.bottlenecks import FSQ, VQ, Gaussian, Plain
+from jdiff.networks.bottlenecks import VQ, Gaussian, Plain
 from jdiff.networks.discriminator import PatchDiscriminator
-from jdiff.networks.layers import Conv, Style
-from jdiff.networks.resample import resample
+from jdiff.networks.layers import Conv
 from jdiff.spaces.first_stage import FirstStage
 from jdiff.spaces.pixels import Pixels
 from jdiff.tasks import Task
-from jdiff.tasks.adversary import Adversary
 from jdiff.tasks.autoencoder import AutoencoderTask
 from jdiff.tasks.equivariance import UNCHANGED, groups, transforms
 from jdiff.tasks.reconstruction import Term, l1, l2
 from tests.conftest import CACHE, REPOSITORY
+from tests.small_autoencoder import KEY, LAYOUT, PLAYER, make_batch, make_task
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 
-KEY = root_key(0)
-LAYOUT = Layout(channels=8, channel_mults=(1, 1), blocks_per_level=1, middle_attention=False, style=Style())
 
-
-class Upwards(nn.Module):
-    @nn.compact
-    def __call__(self, z):
-        return Conv(1, name="last")(jnp.tanh(Conv(4, name="first")(resample(z, "up"))))
-
-
-class Small(nn.Module):
-    """What `Autoencoder` is, of three layers, which compile soon."""
-
-    features: int
-    latent_channels: int
-    layout: Layout = LAYOUT
-
-    def setup(self):
-        self.encoder, self.decoder = Conv(self.features, stride=2), Upwards()
-
-    def encode(self, x, *, train=False):
-        return self.encoder(x)
-
-    def decode(self, z, *, train=False):
-        return self.decoder(z)
-
-    def __call__(self, x):
-        return self.decode(self.encode(x)[..., : self.latent_channels])
-
-
-class Logits(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-        return Conv(1, name="last")(jnp.tanh(Conv(4, stride=2, name="first")(x)))
-
-
-PLAYER = Adversary(network=Logits(), start_step=3)
-TERMS = (Term("l1", l1), Term("l2", l2, 0.5))
-
-
-def make_task(bottleneck, **fields) -> AutoencoderTask:
-    stage = FirstStage(Small(bottleneck.features, bottleneck.channels), bottleneck, Pixels((8, 8, 1)))
-    return AutoencoderTask(first_stage=stage, reconstruction=TERMS, **fields)
-
-
-def make_batch(rows: int = 8) -> dict:
-    images = np.random.default_rng(0).integers(0, 256, size=(rows, 8, 8, 1), dtype=np.uint8)
-    return {"x0": jnp.asarray(images), "cond": {}}
-
-
-def gradients(task: AutoencoderTask, params, state, step: int = 5, rows: int = 8):
-    loss = partial(task.loss, state=state, batch=make_batch(rows), key=KEY, step=jnp.int32(step))
-    (value, (after, logs)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
-    return value, after, logs, grads
+def gradients(task: AutoencoderTask, params, state, *steps: int, rows: int = 8):
+    """(loss, state, logs, gradients) of a step, or of each of several."""
+    loss = partial(task.loss, batch=make_batch(rows), key=KEY)
+    program = jax.jit(jax.value_and_grad(lambda params, state, step: loss(params, state, step=step), has_aux=True))
+    found = []
+    for step in steps or (5,):
+        (value, (after, logs)), grads = program(params, state, jnp.int32(step))
+        found.append((value, after, logs, grads))
+    return found if len(steps) > 1 else found[0]
 
 
 def begun(task: AutoencoderTask):
-    return jax.jit(lambda: task.init(KEY, {"x0": jnp.zeros((8, *task.space.shape)), "cond": {}}))()
+    """Random parameters, no bias among them 0."""
+
+    @jax.jit
+    def init():
+        params, state = task.init(KEY, {"x0": jnp.zeros((8, *task.space.shape)), "cond": {}})
+        return jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(KEY, leaf.shape), params), state
+
+    return init()
+
+
+def length(tree) -> float:
+    """The norm of a tree as one vector."""
+    return float(np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(tree))))
 
 
 def close(tree, other, **within) -> None:
@@ -97,27 +63,23 @@ def close(tree, other, **within) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "r1_gamma", "share"), [("hinge", 0.0, 0.0), ("non_saturating", 2.0, 0.0), ("hinge", 0.0, 0.5)]
+    ("kind", "adaptive", "r1_gamma", "share"), [("hinge", True, 0.0, 0.5), ("non_saturating", False, 2.0, 0.0)]
 )
-def test_the_joint_losss_gradients_are_those_of_two_losses(kind, r1_gamma, share):
-    """With the adaptive weight by brute force: two whole backward passes."""
-    player = replace(PLAYER, kind=kind, r1_gamma=r1_gamma)
+def test_the_joint_losss_gradients_are_those_of_two_losses(kind, adaptive, r1_gamma, share):
+    """With the adaptive weight by brute force: two backward passes. Before the start step neither player plays."""
+    player = replace(PLAYER, kind=kind, adaptive=adaptive, r1_gamma=r1_gamma)
     alone = make_task(Gaussian(2, beta=0.1), equivariance=share)
     task = replace(alone, adversary=player)
     params, state = begun(task)
-    # What is zero at first would make some gradients zero.
-    params = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(KEY, leaf.shape), params)
-    stage, batch = task.first_stage, make_batch()
-    x = task.space.encode(None, batch["x0"], None)
+    ours, known = params["autoencoder"], params["discriminator"]
+    stage, images = task.first_stage, make_batch()["x0"]
     first = groups(8, share, (4, 4))[0]
+    real = first.unchanged(first.take(task.space.encode(None, images, None)))
 
     def fake(autoencoder):
         weights = Weights({"autoencoder": autoencoder}, state)
-        z_q = stage.bottleneck.train({}, stage.features(weights, batch["x0"]), named(KEY, "latent"), 64)[0]
+        z_q = stage.latents(stage.features(weights, images), named(KEY, "latent"))
         return first.unchanged(stage.decode_quantized(weights, first.take(z_q)))
-
-    known = params["discriminator"]
-    real = first.unchanged(first.take(x))
 
     def logits(params, x):
         return player.network.apply({"params": params}, x)
@@ -131,37 +93,30 @@ def test_the_joint_losss_gradients_are_those_of_two_losses(kind, r1_gamma, share
 
     def telling(params, fake):
         of_real, of_fake = logits(params, real), logits(params, fake)
+        if kind == "hinge":
+            return jnp.maximum(0, 1 - of_real).mean() + jnp.maximum(0, 1 + of_fake).mean()
         slopes = jax.grad(lambda x: logits(params, x).mean(axis=(1, 2, 3)).sum())(real)
         penalty = r1_gamma / 2 * jnp.mean(jnp.sum(slopes**2, axis=(1, 2, 3)))
-        if kind == "hinge":
-            return jnp.maximum(0, 1 - of_real).mean() + jnp.maximum(0, 1 + of_fake).mean() + penalty
         return jnp.logaddexp(0, -of_real).mean() + jnp.logaddexp(0, of_fake).mean() + penalty
 
-    ours = params["autoencoder"]
-    to_fit, to_fool = (jax.jit(jax.grad(loss))(ours) for loss in (fitting, fooling))
-    over, under = (jnp.linalg.norm(grads["decoder"]["last"]["kernel"]) for grads in (to_fit, to_fool))
-    to_tell = jax.jit(jax.grad(telling))(known, fake(ours))
-    _, _, _, without = gradients(alone, {"autoencoder": ours}, state)
+    def separate(ours):
+        return jax.grad(fitting)(ours), jax.grad(fooling)(ours), jax.grad(telling)(known, fake(ours))
 
-    _, _, logs, both = gradients(task, params, state)
-    np.testing.assert_allclose(logs["adaptive_weight"], over / under, rtol=1e-3)
-    expected = jax.tree.map(lambda one, other: one + 0.5 * over / under * other, without["autoencoder"], to_fool)
-    close(both["autoencoder"], expected, rtol=5e-3, atol=1e-4)
-    close(both["discriminator"], to_tell, rtol=5e-3, atol=1e-5)
-    assert optax.global_norm(to_fool) > 0.01 * optax.global_norm(without)
-    assert optax.global_norm(to_tell) > 1e-3
+    to_fit, to_fool, to_tell = jax.jit(separate)(ours)
+    without = gradients(alone, {"autoencoder": ours}, state)[3]["autoencoder"]
+    (*_, before), (_, _, logs, both) = gradients(task, params, state, 2, 3)
+    ratio = 1.0
+    if adaptive:
+        ratio = length(to_fit["decoder"]["last"]["kernel"]) / length(to_fool["decoder"]["last"]["kernel"])
+        np.testing.assert_allclose(logs["adaptive_weight"], ratio, rtol=1e-4)
+    expected = jax.tree.map(lambda one, other: one + 0.5 * ratio * other, without, to_fool)
+    close(both["autoencoder"], expected, rtol=1e-3, atol=1e-5)
+    close(both["discriminator"], to_tell, rtol=1e-3, atol=1e-5)
+    assert length(to_fool) > 0.01 * length(without)
+    assert length(to_tell) > 1e-3
 
-    if share:
-        return
-    _, _, logs, before = gradients(task, params, state, step=2)
-    assert all(np.isfinite(value) for value in logs.values())
-    close(before["autoencoder"], without["autoencoder"], rtol=1e-4, atol=1e-6)
-    assert optax.global_norm(before["discriminator"]) == 0
-    fixed = replace(task, adversary=replace(player, adaptive=False))
-    _, _, logs, both = gradients(fixed, params, state)
-    assert "adaptive_weight" not in logs
-    expected = jax.tree.map(lambda one, other: one + 0.5 * other, without["autoencoder"], to_fool)
-    close(both["autoencoder"], expected, rtol=5e-3, atol=1e-4)
+    close(before["autoencoder"], without, rtol=1e-3, atol=1e-6)
+    assert length(before["discriminator"]) == 0
 
 
 def test_networks_as_they_are_learn():
@@ -174,10 +129,10 @@ def test_networks_as_they_are_learn():
     params, state = begun(task)
     _, _, logs, grads = gradients(task, params, state)
     assert 0 < logs["adaptive_weight"] < 1e4
-    assert all(optax.global_norm(grads[group]) > 0 for group in grads)
+    assert all(length(grads[group]) > 0 for group in grads)
 
 
-@pytest.mark.parametrize("bottleneck", [Plain(2), Gaussian(2), VQ(5, 3), FSQ((4, 3))], ids=lambda b: type(b).__name__)
+@pytest.mark.parametrize("bottleneck", [Gaussian(2), VQ(5, 3)], ids=lambda b: type(b).__name__)
 def test_held_out_images_are_scored_by_reconstruction_and_bottleneck(bottleneck):
     """Nothing is transformed, the state stays, and the discriminator, which is not averaged, is not asked for."""
     task = make_task(bottleneck, adversary=PLAYER, equivariance=0.5)
@@ -203,23 +158,20 @@ def test_the_decoders_variance_is_a_moving_average():
     task = replace(make_task(Gaussian(2)), reconstruction=(Term("l2", l2),))
     params, state = begun(task)
     assert state["mse"] == 1
-    _, state, logs, _ = gradients(task, params, state, step=0)
-    np.testing.assert_allclose(state["mse"], logs["l2"], rtol=1e-5)
-    _, after, _, _ = gradients(task, params, {"mse": jnp.float32(2)}, step=10**6)
+    (_, first, logs, _), (_, after, _, _) = gradients(task, params, {"mse": jnp.float32(2)}, 0, 10**6)
+    np.testing.assert_allclose(first["mse"], logs["l2"], rtol=1e-5)
     decay = 0.5 ** (8 / 5000)
     np.testing.assert_allclose(after["mse"], decay * 2 + (1 - decay) * logs["l2"], rtol=1e-5)
 
 
 def test_a_frozen_encoder_and_its_codebook_stay():
-    task = make_task(VQ(5, 3), frozen_encoder=True, equivariance=0.5)
+    task = make_task(VQ(5, 3), frozen_encoder=True)
     params, state = begun(task)
     _, after, logs, grads = gradients(task, params, state)
     close(after, state, rtol=0)
     assert "commitment" not in logs
-    assert optax.global_norm(grads["autoencoder"]["encoder"]) == 0
-    assert optax.global_norm(grads["autoencoder"]["decoder"]) > 0
-    thawed = gradients(replace(task, frozen_encoder=False), params, state)[3]
-    assert optax.global_norm(thawed["autoencoder"]["encoder"]) > 0
+    assert length(grads["autoencoder"]["encoder"]) == 0
+    assert length(grads["autoencoder"]["decoder"]) > 0
 
 
 class Last(nn.Module):
@@ -247,7 +199,7 @@ class Pointwise(nn.Module):
         return self.decode(self.encode(x))
 
 
-@pytest.mark.parametrize(("rows", "share"), [(8, 0.5), (12, 0.5), (6, 0.9), (13, 0.2)])
+@pytest.mark.parametrize(("rows", "share"), [(12, 0.5), (13, 0.2)])
 def test_an_equivariant_decoder_has_no_loss_and_another_has(rows, share):
     """Each image is decoded once, each transformed latent is compared with its own image transformed alike."""
     compared = []
@@ -284,10 +236,10 @@ def test_transforms_share_out_a_batch(rows, sides):
         assert max(2, given * 8 / 32 - 0.5) <= side <= given * 31 / 32 + 0.5
     assert transforms(rows, 0.0, sides) == (UNCHANGED,) * len(chosen)
 
-    numbers = jnp.arange(float(rows))[:, None, None, None] * jnp.ones((1, *sides, 1))
-    held = [group.take(numbers) for group in groups(rows, 0.5, sides)]
-    assert sorted(np.concatenate([np.asarray(part[:, 0, 0, 0]).round() for part in held])) == list(range(rows))
-    assert len({part.shape[1:] for part in held}) == len(held)
+    made = groups(rows, 0.5, sides)
+    assert sorted(place for group in made for place, _ in group.places) == list(range(len(chosen)))
+    assert len({group.places[0][1].out(sides) for group in made}) == len(made)
+    assert made[0].places[0] == (0, UNCHANGED)
 
 
 def test_images_follow_their_latents():
@@ -321,7 +273,8 @@ from jax.sharding import AxisType
 from jdiff.training import sharding
 from jdiff.training.ema import Ema
 from jdiff.training.step import init_state, train_step
-from tests.test_autoencoder_task import PLAYER, VQ, KEY, make_batch, make_task
+from jdiff.networks.bottlenecks import VQ
+from tests.small_autoencoder import KEY, PLAYER, make_batch, make_task
 
 player = replace(PLAYER, start_step=1)
 task = make_task(VQ(16, 3, halflife_images=50, revive=0.5), adversary=player, equivariance=0.5)
