@@ -203,12 +203,13 @@ def test_a_first_stage_joins_pictures_and_latents():
     assert weights.params.keys() == {"autoencoder"}
     assert weights.state.keys() == {"codebook"}
     images = np.random.default_rng(0).integers(0, 4001, size=(4, 8, 6, 1), dtype=np.uint16)
-    given = stage.features(weights, jnp.asarray(images))
+    given = jax.jit(stage.features)(weights, jnp.asarray(images))
     x = jnp.asarray(2 * images.astype(np.float32) / 4000 - 1)
     variables = {"params": weights.params["autoencoder"]}
-    np.testing.assert_allclose(given, network.apply(variables, x, method="encode"), atol=1e-5)
+    encode, decode = (jax.jit(partial(network.apply, method=method)) for method in ("encode", "decode"))
+    np.testing.assert_allclose(given, encode(variables, x), atol=1e-5)
     z = stage.latents(given, None)
-    decoded = stage.decode(weights, z.reshape(2, 2, 4, 3, 3))
+    decoded = jax.jit(stage.decode)(weights, z.reshape(2, 2, 4, 3, 3))
     assert decoded.shape == (2, 2, 8, 6, 1)
     codes = bottleneck.lookup(weights.state, bottleneck.indices(weights.state, z))
-    np.testing.assert_allclose(decoded.reshape(x.shape), network.apply(variables, codes, method="decode"), atol=1e-5)
+    np.testing.assert_allclose(decoded.reshape(x.shape), decode(variables, codes), atol=1e-5)

@@ -141,9 +141,9 @@ class VQ:
         return self.channels
 
     def init(self, key: Array) -> PyTree:
-        """U(-1/size, 1/size), as Esser et al. initialise (arXiv 2012.09841), all of them dead."""
+        """Codes of N(0, 1), all dead. Near 0, they would make the decoder's first norm divide by almost nothing."""
         shape = (self.size, self.channels)
-        codes = jax.random.uniform(named(key, "codebook"), shape, minval=-1 / self.size, maxval=1 / self.size)
+        codes = jax.random.normal(named(key, "codebook"), shape)
         return {"codebook": {"codes": codes, "counts": jnp.zeros(self.size), "sums": jnp.zeros(shape)}}
 
     def holding(self, codes: Float[Array, "k d"]) -> PyTree:
