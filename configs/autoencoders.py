@@ -23,8 +23,8 @@ KL_F4: dict[str, Any] = {
 KL_F8 = {**KL_F4, "latent_channels": 4, "channel_mults": (1, 2, 4, 4)}
 
 SMALL: dict[str, Any] = {
-    "channels": 32,
-    "channel_mults": (1, 2, 2),
+    "channels": 16,
+    "channel_mults": (1, 2, 4),
     "blocks_per_level": 1,
     "middle_attention": False,
     "losses": ("l1",),

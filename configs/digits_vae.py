@@ -16,7 +16,6 @@ def get_config() -> ConfigDict:
     config.model.conditions = ()
     config.data.name = "digits"
     config.autoencoder.update(autoencoders.SMALL)
-    config.autoencoder.channels = 16
     config.autoencoder.losses = ("l2",)
     config.autoencoder.latent_channels = 4  # 2x2 places
     config.autoencoder.beta = 0.02

@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config.autoencoder.latent_channels = 4
     config.autoencoder.beta = 1e-4
     config.autoencoder.equivariance = 0.5
-    config.train.images = 120_000
+    config.train.images = 80_000
     config.train.batch_size = 64
     config.train.learning_rate = 1e-3
     config.train.warmup_images = 6_400
