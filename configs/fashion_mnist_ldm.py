@@ -1,4 +1,4 @@
-"""Fashion-MNIST by class in 7x7x4 latents of configs/fashion_mnist_vae.py; small: a CPU trains it in a quarter of an hour.
+"""Fashion-MNIST by class in 7x7x4 latents of configs/fashion_mnist_vae.py: a CPU trains it in a quarter of an hour.
 
 python -m jdiff.main --config=fashion_mnist_vae
 python -m jdiff.main --config=fashion_mnist_ldm --mode=prepare --out=latents      (once: training is faster by far)

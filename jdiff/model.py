@@ -510,7 +510,7 @@ class Model:
         if self._compiled.coding is None:
             raise UserError(
                 f"model.space={self.config.model.space!r}: this model has no latents; an autoencoder has, and a "
-                "diffusion model with model.space='latents'. The noise that leads to an image is model.invert's"
+                "diffusion model with model.space='latents'. The method invert gives the noise that leads to an image"
             )
         return self._compiled.coding
 

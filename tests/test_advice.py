@@ -172,6 +172,11 @@ FOLLOWED = [
     (["data.buckets=4"], "as in data.image_size=64", ["data.image_size=64"]),
     (["model.conditions=('aspect',)"], "set data.buckets=8", ["data.buckets=8", "data.image_size=8"]),
     (["data.balance_power=0.5"], "set data.balance=class", ["data.balance=class"]),
+    (
+        ["task=autoencoder", "train.trajectory_every=0", "model.space=latents"],
+        "set model.space='pixels'",
+        ["model.space=pixels"],
+    ),
 ]
 
 
@@ -383,6 +388,7 @@ def test_every_line_that_gives_a_value_is_followed():
         "condition.image.view=as_is": "test_data_from_config",
         "data.dir=PATH": "test_errors",
         "train.steps=100": "test_config",
+        "data.image_size=": "test_latents",
     }
     followed = " ".join([*(says for _, says, _ in FOLLOWED), *(says for _, _, says, *_ in FOLDERS)])
     advised = {change for _, _, changes in FOLLOWED for change in changes or ()}

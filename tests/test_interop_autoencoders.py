@@ -200,14 +200,14 @@ def test_vq_encodes_quantizes_and_decodes_as_theirs(saved):
 
     z = normal(*made.shape, seed=1) * made.std() + made.mean()
     bottleneck, state = codebook(params)
-    quantized, indices = bottleneck.quantized(state, z), bottleneck.indices(state, z)
+    quantized, indices = (of(state, jnp.asarray(z)) for of in (bottleneck.quantized, bottleneck.indices))
     their_codes, _, (_, _, their_indices) = model.quantize(theirs(z))
     assert len(np.unique(indices)) > 5
     np.testing.assert_array_equal(indices, their_indices.numpy().reshape(indices.shape))
     close(quantized, ours(their_codes))
 
     def decode(params, z):
-        return method(network, "decode")(params, bottleneck.quantized(state, z))
+        return method(network, "decode")(params, bottleneck.quantized(state, jnp.asarray(z)))
 
     compare(decode, lambda z: model.decode(z).sample, params, z)
 

@@ -44,8 +44,8 @@ def pack(
         folder/train-00000-of-00008.array_record ...   records in the source's order (see Layout); test-... likewise
 
     shard_bytes: size at which a new file begins. together: most records per read. progress: wraps the iterable of all
-    records to show a bar. An empty test set is omitted. Raises UserError if `folder` is not empty or not writable, and ValueError if a record differs
-    from its source's description.
+    records to show a bar. An empty test set is omitted. Raises UserError if `folder` is not empty or not writable, and
+    ValueError if a record differs from its source's description.
     """
     target = expanded(folder).absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
