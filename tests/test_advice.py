@@ -389,6 +389,7 @@ def test_every_line_that_gives_a_value_is_followed():
         "data.dir=PATH": "test_errors",
         "train.steps=100": "test_config",
         "data.image_size=": "test_latents",
+        "model.space=latents": "test_latents",
     }
     followed = " ".join([*(says for _, says, _ in FOLLOWED), *(says for _, _, says, *_ in FOLDERS)])
     advised = {change for _, _, changes in FOLLOWED for change in changes or ()}
