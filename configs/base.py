@@ -215,7 +215,11 @@ CONDITION_TEXT = group(
         "transformer",
         "transformer: trained along with the model; frozen: a pretrained one from text.path",
     ),
-    path=Setting("", "frozen: a local folder that `transformers` reads", resume=TOLD),
+    path=Setting(
+        "",
+        "frozen: a local folder that `transformers` reads; its tokenizer lies in it or, as in a pipeline, beside it",
+        resume=TOLD,
+    ),
     length=Setting(32, "most tokens of a text", "[3, 2^16]"),
     on_long=Setting("truncate", 'longer texts: "truncate" (with a warning) or "error"', resume=TOLD),
     vocabulary=Setting(
@@ -229,6 +233,17 @@ CONDITION_TEXT = group(
     shuffle_tags=Setting(False, "transformer: captions are tags parted by commas, shuffled in training", resume=TOLD),
     drop_tags=Setting(0.0, "transformer: the rate at which a tag is left out in training", "[0, 1)", resume=TOLD),
     projected=Setting(True, "frozen: a linear layer on the features; False: none, as in Stable Diffusion"),
+    padding=Setting(
+        "masked",
+        "frozen: a text shorter than text.length is padded, and its padding is masked, or read like the rest, as in "
+        "Stable Diffusion",
+    ),
+    clip_skip=Setting(0, "frozen, of CLIP: the last layers left out, but for the final norm", "[0, 2^8]"),
+    null=Setting(
+        "learned",
+        "in place of a dropped text: a learned vector; empty (frozen, not projected): the features of the empty text, as "
+        "in Stable Diffusion",
+    ),
     drop_rate=Setting(None, "as of labels", "[0, 1)", resume=TOLD, kind=float),
 )
 
@@ -528,6 +543,12 @@ SAMPLE = group(
         "auto",
         "karras, logsnr, flow, uniform (in the schedule's time), by_hand; leading, trailing, linspace, quadratic, "
         "exponential (tables); auto: trailing for ddpm, ddim and euler on tables, else karras",
+    ),
+    steps_offset=Setting(0, "leading: added to each step, 1 in Stable Diffusion", "[0, 2^20]"),
+    final_sigma=Setting(
+        "zero",
+        "the last rung: zero, or sigma_min, the lower end, whose noise is then left in (diffusers' "
+        "set_alpha_to_one=False)",
     ),
     rho=Setting(7.0, "karras", "[0.1, 100]"),
     flow_shift=Setting(1.0, "flow", "[0.01, 100]"),

@@ -559,7 +559,7 @@ class Model:
 
     def _upwards(self, asked: Request, image: np.ndarray, program: Any) -> np.ndarray:
         """What a program that goes up the ladder from images, its lowest sigma above 0 first, says of each."""
-        rungs = asked.sigmas[-2::-1]
+        rungs = asked.sigmas[asked.sigmas > 0][::-1]
         if len(rungs) < 2:
             steps = asked.config.sample.steps
             raise UserError(f"sample.steps={steps} leaves no way up from an image; take at least 2")

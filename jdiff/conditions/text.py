@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,12 +14,14 @@ from jdiff.common.files import replace_file
 from jdiff.common.paths import expanded
 from jdiff.conditions import Condition, Values
 from jdiff.data import frozen_text, tokenizer
-from jdiff.data.frozen_text import FrozenEncoder
+from jdiff.data.frozen_text import FrozenEncoder, Padding
 from jdiff.data.sources import Source
 from jdiff.data.sources.captioned import Tags, encode, lines_of
 from jdiff.data.tokenizer import BytePairEncoder, OnLong
 
 TOKENIZER = "tokenizer.json"  # in a run's folder
+Null = Literal["learned", "empty"]
+
 CACHE = ".jdiff"  # features of a frozen encoder: beside the data, or else in the run's folder
 
 
@@ -29,6 +31,7 @@ class Text(Condition):
     features, {"features": float32 [n, length, frozen_width], "mask": bool [n, length]}.
 
     frozen_width: 0 for token ids. path: the frozen encoder's folder. projected: frozen features go through a layer.
+    padding, clip_skip: see FrozenEncoder. null: in place of a dropped text, "learned" or of the "empty" text.
     width, vocabulary, depth, heads: of the transformer; width also of projected features. shuffle_tags, drop_tags: how
     captions that are lists of tags vary in training. folder: the run's, where its tokenizer lies.
     """
@@ -41,6 +44,9 @@ class Text(Condition):
     frozen_width: int = 0
     path: str = ""
     projected: bool = True
+    padding: Padding = "masked"
+    clip_skip: int = 0
+    null: Null = "learned"
     vocabulary: int = 2048
     width: int = 128
     depth: int = 2
@@ -82,7 +88,7 @@ class Text(Condition):
         from jdiff.networks import conditioning
 
         if self._as_they_are:
-            return conditioning.TextTokens(self.frozen_width)
+            return conditioning.TextTokens(self.frozen_width, null_tokens=self.length if self.null == "empty" else 0)
         if self.frozen_width:
             return conditioning.TextFeatures(self.width, vector_features, dtype)
         return conditioning.TextTransformer(self.vocabulary, self.width, vector_features, self.depth, self.heads, dtype)
@@ -107,7 +113,7 @@ class Text(Condition):
 
     @property
     def frozen(self) -> FrozenEncoder:
-        return FrozenEncoder(self.path, self.length, self.on_long)
+        return FrozenEncoder(self.path, self.length, self.on_long, self.padding, self.clip_skip)
 
 
 def fit_tokenizer(text: Text, captions: Sequence[str], workdir: Path, fitted: Path | None) -> None:

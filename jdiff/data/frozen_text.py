@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.lib import format as npy
@@ -28,7 +28,11 @@ WIDTHS = ("hidden_size", "d_model", "dim", "n_embd")  # config.json's keys for t
 MODEL_FILES = {".json", ".txt", ".model", ".safetensors", ".bin"}
 CACHE_FORMAT = 2
 
+# Any of them makes a folder a tokenizer's.
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model")
+
 Features = dict[str, np.ndarray]
+Padding = Literal["masked", "read"]
 
 
 @dataclass(frozen=True)
@@ -36,13 +40,18 @@ class FrozenEncoder:
     """The pretrained text encoder in the local folder `path`; of T5 the encoder, of CLIP the text model.
 
     length: tokens per text. on_long: "truncate" cuts a longer text by the model's own tokenizer, with one warning per
-    call; "error" raises UserError. Raises UserError for length < 3 and for a folder without a readable config.json;
+    call; "error" raises UserError. padding: of a shorter text, with the tokenizer's token for it, "masked" (zeros), or
+    "read" by the encoder and by what takes the features, as in Stable Diffusion. clip_skip: the last layers of CLIP that
+    are left out, but for its final norm. The tokenizer is the folder's own or, as in diffusers' pipelines, lies in the
+    folder "tokenizer" beside it. Raises UserError for length < 3 and for a folder without a readable config.json;
     `features` also if the weights are incomplete or the extra `text` is not installed.
     """
 
     path: str
     length: int
     on_long: OnLong = "truncate"
+    padding: Padding = "masked"
+    clip_skip: int = 0
 
     def __post_init__(self) -> None:
         if self.length < 3:
@@ -66,8 +75,8 @@ class FrozenEncoder:
             raise UserError(f"{self._folder / 'config.json'} cannot be read: {first_line(error)}") from error
 
     def features(self, texts: Sequence[str], progress: Progress = no_progress) -> Features:
-        """{"features": float32 [n, length, width], "mask": bool [n, length]}: the last hidden state, zero at padding,
-        and the tokens of the text. progress: wraps the iterable of batches to show a bar.
+        """{"features": float32 [n, length, width], "mask": bool [n, length]}: the last hidden state, zero at masked
+        padding, and the tokens that are not masked. progress: wraps the iterable of batches to show a bar.
         """
         features = np.zeros((len(texts), self.length, self.width), np.float32)
         mask = np.zeros((len(texts), self.length), bool)
@@ -81,7 +90,7 @@ class FrozenEncoder:
     def _batches(self, texts: Sequence[str], progress: Progress) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(features, mask) of `features`, one batch at a time."""
         check_unicode(texts)
-        tokenizer, model, limit = _load(str(self._folder))
+        tokenizer, model, limit = _load(str(self._folder), str(self._tokenizer))
         import torch
 
         if self.length > limit:
@@ -93,10 +102,13 @@ class FrozenEncoder:
         counts = [len(ids) for batch in batches for ids in tokenizer(batch, verbose=False)["input_ids"]]
         check_lengths(texts, counts, self.length, self.on_long)
         for batch in progress(batches, len(batches)):
-            tokens = tokenizer(batch, padding="longest", truncation=True, max_length=self.length, return_tensors="pt")
-            real = tokens["attention_mask"]
+            padding = "longest" if self.padding == "masked" else "max_length"
+            tokens = tokenizer(batch, padding=padding, truncation=True, max_length=self.length, return_tensors="pt")
+            ids, real = tokens["input_ids"], tokens["attention_mask"]
+            if self.padding == "read":
+                real = torch.ones_like(real)
             with torch.no_grad():
-                hidden = model(input_ids=tokens["input_ids"], attention_mask=real).last_hidden_state
+                hidden = self._hidden(model, ids, real if self.padding == "masked" else None)
             used = real.shape[1]
             features = np.zeros((len(batch), self.length, hidden.shape[-1]), np.float32)
             features[:, :used] = (hidden * real[..., None]).numpy()
@@ -104,9 +116,26 @@ class FrozenEncoder:
             mask[:, :used] = real.numpy() > 0
             yield features, mask
 
+    def _hidden(self, model: Any, ids: Any, mask: Any) -> Any:
+        """The hidden state of the last layer that is not left out, through the final norm."""
+        if not self.clip_skip:
+            return model(input_ids=ids, attention_mask=mask).last_hidden_state
+        norm = getattr(model, "final_layer_norm", None)
+        layers = model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
+        if norm is None or self.clip_skip >= len(layers):
+            what = f"it has {len(layers) - 1} layers" if norm is not None else "it is not CLIP's"
+            raise UserError(f"condition.text.clip_skip={self.clip_skip} leaves nothing of {self.path}: {what}")
+        return norm(layers[-1 - self.clip_skip])
+
     @property
     def _folder(self) -> Path:
         return expanded(self.path)
+
+    @property
+    def _tokenizer(self) -> Path:
+        beside = self._folder.parent / "tokenizer"
+        own = any((self._folder / name).is_file() for name in TOKENIZER_FILES)
+        return beside if not own and any((beside / name).is_file() for name in TOKENIZER_FILES) else self._folder
 
 
 def cached(
@@ -184,9 +213,13 @@ def _key(encoder: FrozenEncoder, texts: Sequence[str]) -> str:
     """A hash of the model (the contents of its files), the number of tokens and the texts in order."""
     check_unicode(texts)
     folder = encoder._folder
-    head = [CACHE_FORMAT, encoder.length, encoder.on_long, len(texts)]
+    head: list[Any] = [CACHE_FORMAT, encoder.length, encoder.on_long, len(texts)]
+    if encoder.padding != "masked" or encoder.clip_skip:
+        head += [encoder.padding, encoder.clip_skip]
     digest = hashlib.sha256(json.dumps(head).encode())
-    for file in sorted(path for path in folder.iterdir() if path.suffix in MODEL_FILES and path.is_file()):
+    folders = dict.fromkeys((folder, encoder._tokenizer))
+    files = [path for one in folders for path in sorted(one.iterdir())]
+    for file in (path for path in files if path.suffix in MODEL_FILES and path.is_file()):
         with open(file, "rb") as stream:
             content = hashlib.file_digest(stream, "blake2b").hexdigest()
         digest.update(json.dumps([file.name, content]).encode())
@@ -196,13 +229,13 @@ def _key(encoder: FrozenEncoder, texts: Sequence[str]) -> str:
 
 
 @functools.lru_cache(maxsize=1)
-def _load(folder: str) -> tuple[Any, Any, int]:
-    """(tokenizer, text encoder in float32, its largest number of tokens)."""
+def _load(folder: str, words: str) -> tuple[Any, Any, int]:
+    """(the tokenizer in `words`, text encoder in float32, its largest number of tokens)."""
     transformers = _library()
     options = {"local_files_only": True, "trust_remote_code": False}
     try:
         with _quiet(transformers):
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, padding_side="right", **options)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(words, padding_side="right", **options)
             whole, report = transformers.AutoModel.from_pretrained(folder, output_loading_info=True, **options)
     except Exception as error:  # the library has no common base class for its errors
         raise UserError(f"{folder} cannot be loaded as a text encoder: {first_line(error)}") from error

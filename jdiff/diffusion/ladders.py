@@ -55,9 +55,14 @@ def by_hand(sigmas: Sequence[float]) -> Ladder:
     return rungs
 
 
-def leading(steps: int, table: DDPMTable) -> Ladder:
-    """Steps t = 0, c, 2c, ... of the table, c = T // N: never its last unless N = T (the code of DDPM and DDIM)."""
-    return _of_steps(np.arange(steps) * (len(table.betas) // steps), table)
+def leading(steps: int, table: DDPMTable, offset: int = 0) -> Ladder:
+    """Steps t = offset + (0, c, 2c, ...) of the table, c = T // N: never its last unless N = T (the code of DDPM and
+    DDIM, and of Stable Diffusion with offset 1). Raises ValueError where the table has no such step.
+    """
+    t = offset + np.arange(steps) * (len(table.betas) // steps)
+    if t[-1] >= len(table.betas):
+        raise ValueError(f"step {t[-1]} is none of the table's {len(table.betas)}")
+    return _of_steps(t, table)
 
 
 def trailing(steps: int, table: DDPMTable) -> Ladder:

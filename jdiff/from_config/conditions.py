@@ -1,6 +1,7 @@
 """What a model is conditioned on."""
 
 from collections.abc import Callable
+from typing import get_args
 
 from ml_collections import ConfigDict
 
@@ -13,7 +14,7 @@ from jdiff.conditions.scalars import Scalars
 from jdiff.conditions.text import Text
 from jdiff.config import one_of
 from jdiff.data.edges import Canny, XDoG
-from jdiff.data.frozen_text import FrozenEncoder
+from jdiff.data.frozen_text import FrozenEncoder, Padding
 from jdiff.data.sources import Picture
 from jdiff.data.transforms import Grey, Thumbnail
 from jdiff.data.views import Make
@@ -40,12 +41,21 @@ def text(config: ConfigDict, drop_rate: float) -> Text:
             "condition.text.shuffle_tags and .drop_tags need condition.text.encoder=transformer: a frozen encoder's "
             "features are computed once"
         )
+    null = one_of("condition.text.null", wanted.null, ("learned", "empty"))
+    if null == "empty" and (encoder != "frozen" or wanted.projected):
+        raise UserError(
+            "condition.text.null='empty' is for the features of a frozen encoder as they are: set "
+            "condition.text.encoder=frozen and condition.text.projected=False, or condition.text.null=learned"
+        )
     return Text(
         length=wanted.length,
         on_long=one_of("condition.text.on_long", wanted.on_long, ("truncate", "error")),  # type: ignore[arg-type]
         frozen_width=config.data.text_width if encoder == "frozen" else 0,
         path=wanted.path,
         projected=wanted.projected,
+        padding=one_of("condition.text.padding", wanted.padding, get_args(Padding)),  # type: ignore[arg-type]
+        clip_skip=wanted.clip_skip,
+        null=null,  # type: ignore[arg-type]
         vocabulary=wanted.vocabulary,
         width=wanted.width,
         depth=wanted.depth,
@@ -59,7 +69,8 @@ def text(config: ConfigDict, drop_rate: float) -> Text:
 def frozen_text(config: ConfigDict) -> FrozenEncoder:
     """The pretrained encoder of texts in condition.text.path."""
     wanted = config.condition.text
-    return FrozenEncoder(wanted.path, wanted.length, wanted.on_long)
+    padding = one_of("condition.text.padding", wanted.padding, get_args(Padding))
+    return FrozenEncoder(wanted.path, wanted.length, wanted.on_long, padding, wanted.clip_skip)  # type: ignore[arg-type]
 
 
 def image(config: ConfigDict, drop_rate: float) -> Image:

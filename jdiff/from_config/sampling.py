@@ -8,6 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jdiff.common.errors import UserError
+from jdiff.config import one_of
 from jdiff.diffusion import ladders, samplers, schedules, tables
 from jdiff.from_config.names import pick
 
@@ -117,6 +118,13 @@ def _by_hand(sample: ConfigDict, schedule: schedules.Schedule, start: float, end
         raise UserError(f"sample.sigmas={error}") from error
 
 
+def _leading(sample: ConfigDict, schedule: schedules.Schedule, start: float, end: float) -> ladders.Ladder:
+    try:
+        return ladders.leading(sample.steps, _table(sample, schedule, start), sample.steps_offset)
+    except ValueError as error:
+        raise UserError(f"sample.steps_offset={sample.steps_offset} with sample.steps={sample.steps}: {error}") from error
+
+
 def _of_table(ladder: Callable[[int, tables.DDPMTable], ladders.Ladder]) -> "MakeLadder":
     return lambda sample, schedule, start, end: ladder(sample.steps, _table(sample, schedule, start))
 
@@ -131,7 +139,7 @@ LADDERS: dict[str, MakeLadder] = {
     "flow": lambda sample, _, start, end: ladders.flow(sample.steps, sigma_max=start, shift=sample.flow_shift),
     "uniform": lambda sample, schedule, start, end: ladders.uniform(sample.steps, schedule, sigma_max=start),
     "by_hand": _by_hand,
-    "leading": _of_table(ladders.leading),
+    "leading": _leading,
     "trailing": _of_table(ladders.trailing),
     "linspace": _of_table(ladders.linspace),
     "quadratic": _of_table(ladders.quadratic),
@@ -140,7 +148,9 @@ LADDERS: dict[str, MakeLadder] = {
 
 
 def ladder(sample: ConfigDict, schedule: schedules.Schedule) -> ladders.Ladder:
-    """The sigmas that `config.sample` asks for, [steps + 1]; of the adaptive solver, [start, end, 0]."""
+    """The sigmas that `config.sample` asks for, [steps + 1]; of the adaptive solver, [start, end, 0]. Where they end
+    above 0, rungs at that end are one.
+    """
     start = min(schedule.sigma_max, LARGEST_START) if sample.sigma_max is None else sample.sigma_max
     end = schedule.sigma_min if sample.sigma_min is None else sample.sigma_min
     if not 0 < end < start:
@@ -148,6 +158,8 @@ def ladder(sample: ConfigDict, schedule: schedules.Schedule) -> ladders.Ladder:
             f"the ladder's ends, sample.sigma_min={end:g} and sample.sigma_max={start:g}, must rise from above 0"
         )
     rungs = pick("sample.ladder", sample.ladder, LADDERS)(sample, schedule, start, end)
+    if one_of("sample.final_sigma", sample.final_sigma, ("zero", "sigma_min")) == "sigma_min":
+        rungs = np.append(rungs[rungs > end * (1 + 1e-6)], end)
     if rungs[0] > schedule.sigma_max * (1 + 1e-6):
         raise UserError(
             f"the ladder starts at sigma {rungs[0]:g}, above this model's sigmas ({schedule.sigma_min:g} to "

@@ -1,4 +1,4 @@
-"""diffusers' schedulers: the process that a model was trained under, as keys of the config."""
+"""diffusers' schedulers: the process that a model was trained under, and the sampler, as keys of the config."""
 
 import json
 from collections.abc import Mapping
@@ -51,6 +51,21 @@ OF_FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler",
 OF_EDM = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
 NO_TABLE = {"zero_terminal_snr": False, "learned_variance": False}
 
+# A scheduler -> the sampler that takes its steps.
+SAMPLERS = {
+    **dict.fromkeys(("DDIMParallelScheduler", "DDIMScheduler"), "ddim"),
+    **dict.fromkeys(("DDPMParallelScheduler", "DDPMScheduler"), "ddpm"),
+    **dict.fromkeys(("EulerDiscreteScheduler", *OF_FLOWS, "EDMEulerScheduler"), "euler"),
+    "EulerAncestralDiscreteScheduler": "euler_ancestral",
+    "HeunDiscreteScheduler": "heun",
+    "KDPM2DiscreteScheduler": "dpm2",
+    "LMSDiscreteScheduler": "lms",
+    "UniPCMultistepScheduler": "unipc",
+}
+OTHERWISE = "dpmpp_2m"
+LEADING = ("ddim", "ddpm")  # whose steps are leading where the file does not say; the others' are linspace
+SPACED = (*LEADING, "euler", "euler_ancestral")  # samplers that are walked down the table's own steps
+
 
 @dataclass(frozen=True)
 class Process:
@@ -75,9 +90,13 @@ def process_of(network: Path) -> Process | None:
     file = next((folder / SCHEDULER for folder in folders if (folder / SCHEDULER).is_file()), None)
     if file is None:
         return None
+    return read_process(file)
+
+
+def read_process(file: Path) -> Process:
+    """The process that a scheduler's file says. Raises UserError where it cannot be read."""
     try:
-        config = json.loads(file.read_text("utf-8"))
-        keys = keys_of(config)
+        keys = keys_of(json.loads(file.read_text("utf-8")))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{file} cannot be read as a scheduler's: {error}") from error
     return Process(file, keys, "") if isinstance(keys, dict) else Process(file, {}, keys)
@@ -118,3 +137,27 @@ def keys_of(config: Mapping[str, Any]) -> dict[str, Any] | str:
         "zero_terminal_snr": bool(said["rescale_betas_zero_snr"]),
         "prediction": PREDICTIONS[said["prediction_type"]],
     }
+
+
+def sampling_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys of the config, by dotted names, with which samples are drawn as this scheduler draws them, where a sampler
+    here does so; else a good sampler's.
+    """
+    name = config.get("_class_name")
+    sampler = SAMPLERS.get(str(name), OTHERWISE)
+    keys: dict[str, Any] = {"sample.sampler": sampler}
+    if sampler == "ddpm":
+        variances = {"fixed_large": "large", "learned_range": "learned"}
+        keys["sample.variance"] = variances.get(config.get("variance_type", ""), "small")
+    if name in OF_TABLES and sampler in LEADING and config.get("clip_sample", True):
+        keys["guidance.threshold"] = "static"
+    if name not in OF_TABLES or sampler not in SPACED:
+        return keys
+    if config.get("use_karras_sigmas"):
+        keys["sample.ladder"] = "karras"
+    else:
+        keys["sample.ladder"] = config.get("timestep_spacing", "leading" if sampler in LEADING else "linspace")
+        keys["sample.steps_offset"] = config.get("steps_offset", 0)
+    ends_low = not config.get("set_alpha_to_one", True) or config.get("final_sigmas_type") == "sigma_min"
+    keys["sample.final_sigma"] = "sigma_min" if ends_low else "zero"
+    return keys

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
@@ -218,13 +219,20 @@ class TextFeatures(nn.Module):
 
 
 class TextTokens(nn.Module):
-    """Tokens: a frozen text encoder's features [B, t, c] themselves (Rombach et al., arXiv 2112.10752)."""
+    """Tokens: a frozen text encoder's features [B, t, c] themselves (Rombach et al., arXiv 2112.10752).
+
+    null_tokens: t, where the null is the features [t, c] of the empty text, which are given and not trained.
+    """
 
     features: int
+    null_tokens: int = 0
 
     @nn.compact
     def __call__(self, text: Mapping[str, Array], drop: Bool[Array, " b"] | None = None) -> Embedded:
-        null = self.param("null", nn.initializers.zeros, (self.features,))
+        shape = (self.null_tokens, self.features) if self.null_tokens else (self.features,)
+        null = self.param("null", nn.initializers.zeros, shape)
+        if self.null_tokens:
+            null = jax.lax.stop_gradient(null)
         mask = _true_where(drop, text["mask"]) if "mask" in text else None
         return Embedded(tokens=_null_where(drop, text["features"], null), mask=mask)
 
@@ -234,8 +242,8 @@ def is_conditioner(name: str) -> bool:
     return name.split("_")[0] == "conditioner"
 
 
-def _null_where(drop: Bool[Array, " b"] | None, values: Array, null: Float[Array, " f"]) -> Array:
-    """values, with `null` at every position of the rows where `drop` is true."""
+def _null_where(drop: Bool[Array, " b"] | None, values: Array, null: Float[Array, "*t f"]) -> Array:
+    """values, with `null` at every position of the rows where `drop` is true, or one for each position."""
     if drop is None:
         return values
     return jnp.where(drop.reshape(-1, *[1] * (values.ndim - 1)), null.astype(values.dtype), values)
