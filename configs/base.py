@@ -241,8 +241,8 @@ CONDITION_TEXT = group(
     clip_skip=Setting(0, "frozen, of CLIP: the last layers left out, but for the final norm", "[0, 2^8]"),
     null=Setting(
         "learned",
-        "in place of a dropped text: a learned vector; empty (frozen, not projected): the features of the empty text, as "
-        "in Stable Diffusion",
+        "in place of a dropped text: learned, a vector; empty (frozen, not projected), the features of the empty text, "
+        "as in Stable Diffusion",
     ),
     drop_rate=Setting(None, "as of labels", "[0, 1)", resume=TOLD, kind=float),
 )

@@ -22,16 +22,18 @@ SIDE, FACTOR = 8, 2  # of latents; an image's side over theirs
 CONTRAST = 2.0  # of decoded images, which random weights make nearly grey
 
 
-def stable_diffusion(folder: Path, *, prediction: str = "epsilon", scheduler: dict[str, Any] | None = None) -> Path:
-    """A StableDiffusionPipeline over images of 16x16, with a tokenizer of a few words."""
+def stable_diffusion(
+    folder: Path, *, prediction: str = "epsilon", scheduler: dict[str, Any] | None = None, levels: int = 2
+) -> Path:
+    """A StableDiffusionPipeline over images of 16x16, with a tokenizer of a few words. levels: of its network."""
     torch.manual_seed(0)
     tokenizer = clip_tokenizer(folder.with_name(f"{folder.name}_words"))
     unet = diffusers.UNet2DConditionModel(
         sample_size=SIDE,
-        block_out_channels=(8, 16),
+        block_out_channels=(8, 16)[:levels],
         layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D")[:levels],
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D")[-levels:],
         cross_attention_dim=12,
         attention_head_dim=2,
         norm_num_groups=4,
@@ -179,6 +181,21 @@ def opened(folder: Path, scheduler: type | None = None, **settings: Any) -> Any:
     if scheduler or settings:
         made.scheduler = (scheduler or type(made.scheduler)).from_config({**made.scheduler.config, **settings})
     return made
+
+
+def with_latents_kept(pipeline: Any) -> Any:
+    """The pipeline with latents scaled as its network's input alone: their DiTPipeline goes on from the scaled ones."""
+    scheduler, network = pipeline.scheduler, pipeline.transformer
+    scale, forward = scheduler.scale_model_input, network.forward
+    factor = []
+
+    def told(sample, timestep):
+        factor[:] = [scale(torch.ones(()), timestep)]
+        return sample
+
+    scheduler.scale_model_input = told
+    network.forward = lambda x, **settings: forward(x * factor[0], **settings)
+    return pipeline
 
 
 def noise(count: int, channels: int, seed: int = 0) -> np.ndarray:

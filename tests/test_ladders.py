@@ -5,6 +5,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import jdiff.config
+from jdiff import from_config
+from jdiff.common.errors import UserError
 from jdiff.diffusion import ladders
 from jdiff.diffusion.schedules import EDM, VE, VP, Cosine, Flow
 from jdiff.diffusion.tables import DDPMTable, linear_betas, zero_terminal_snr
@@ -131,3 +134,31 @@ def test_all_steps_are_the_table():
 def test_one_step_visits_the_most_noise():
     assert ladders.karras(1, sigma_min=0.01, sigma_max=9.0).tolist() == [9, 0]
     assert ladders.logsnr(1, sigma_min=0.01, sigma_max=9.0).tolist() == [9, 0]
+
+
+def test_leading_steps_with_an_offset():
+    """Stable Diffusion's: 1, 101, ..., 901."""
+    np.testing.assert_array_equal(ladders.leading(10, TABLE, 1)[:-1], TABLE.sigmas[901::-100])
+    with pytest.raises(ValueError, match=r"step 1000 is none of the table's 1000"):
+        ladders.leading(10, TABLE, 100)
+
+
+def asked(**changed):
+    sample = jdiff.config.defaults().sample
+    for name, value in changed.items():
+        sample[name] = value
+    return from_config.ladder(sample, TABLE)
+
+
+def test_a_ladder_may_end_at_the_lowest_sigma():
+    """Diffusers' set_alpha_to_one=False; a rung that is there already is not doubled."""
+    usual = {"sampler": "ddim", "steps": 10, "ladder": "leading"}
+    plain, low = asked(**usual, steps_offset=1), asked(**usual, steps_offset=1, final_sigma="sigma_min")
+    np.testing.assert_array_equal(low[:-1], plain[:-1])
+    assert (plain[-1], low[-1]) == (0, TABLE.sigmas[0])
+    np.testing.assert_array_equal(asked(**usual, final_sigma="sigma_min"), asked(**usual)[:-1])
+    assert asked(sampler="heun", ladder="karras", steps=5, sigma_min=0.1, final_sigma="sigma_min")[-1] == 0.1
+    with pytest.raises(UserError, match=r"sample\.final_sigma='low' is unknown; it is one of zero, sigma_min"):
+        asked(**usual, final_sigma="low")
+    with pytest.raises(UserError, match=r"sample\.steps_offset=100 with sample\.steps=10: step 1000 is none of the"):
+        asked(**usual, steps_offset=100)

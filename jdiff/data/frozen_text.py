@@ -41,9 +41,9 @@ class FrozenEncoder:
 
     length: tokens per text. on_long: "truncate" cuts a longer text by the model's own tokenizer, with one warning per
     call; "error" raises UserError. padding: of a shorter text, with the tokenizer's token for it, "masked" (zeros), or
-    "read" by the encoder and by what takes the features, as in Stable Diffusion. clip_skip: the last layers of CLIP that
-    are left out, but for its final norm. The tokenizer is the folder's own or, as in diffusers' pipelines, lies in the
-    folder "tokenizer" beside it. Raises UserError for length < 3 and for a folder without a readable config.json;
+    "read" by the encoder and by what takes the features, as in Stable Diffusion. clip_skip: the last layers of CLIP
+    that are left out, but for its final norm. The tokenizer is the folder's own or, as in diffusers' pipelines, lies in
+    the folder "tokenizer" beside it. Raises UserError for length < 3 and for a folder without a readable config.json;
     `features` also if the weights are incomplete or the extra `text` is not installed.
     """
 

@@ -122,7 +122,9 @@ def _leading(sample: ConfigDict, schedule: schedules.Schedule, start: float, end
     try:
         return ladders.leading(sample.steps, _table(sample, schedule, start), sample.steps_offset)
     except ValueError as error:
-        raise UserError(f"sample.steps_offset={sample.steps_offset} with sample.steps={sample.steps}: {error}") from error
+        raise UserError(
+            f"sample.steps_offset={sample.steps_offset} with sample.steps={sample.steps}: {error}"
+        ) from error
 
 
 def _of_table(ladder: Callable[[int, tables.DDPMTable], ladders.Ladder]) -> "MakeLadder":

@@ -44,7 +44,9 @@ FORMS = {
     ),
     "LDMPipeline": Form(("unet", ("UNet2DModel",)), ("vqvae", ("VQModel",))),
     "DiTPipeline": Form(
-        ("transformer", ("DiTTransformer2DModel", "Transformer2DModel")), ("vae", ("AutoencoderKL",)), guidance_scale=4.0
+        ("transformer", ("DiTTransformer2DModel", "Transformer2DModel")),
+        ("vae", ("AutoencoderKL",)),
+        guidance_scale=4.0,
     ),
 }
 TEXT_PARTS = {"text_encoder": ("CLIPTextModel",), "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast")}
@@ -61,9 +63,10 @@ class Pipeline:
     """What a pipeline's folder says.
 
     kind: its class. network, autoencoder, text_encoder: the folders of these parts; text_encoder is None where it takes
-    no texts, and else text_length is the tokens of a text. sides: the images' (height, width) that it draws. channels:
-    theirs. mean, std: of latents, x = (z - mean) / std. process: keys of the group `model`. sampling: keys of how it
-    draws, by dotted names. class_names: () where it knows no classes. notes: what of it is left out.
+    no texts, and else text_length is the tokens of a text. sides: the (height, width) of the images that it draws.
+    channels: theirs. latents: channels of latents. mean, std: of latents, x = (z - mean) / std. process: keys of the
+    group `model`. sampling: keys of how it draws, by dotted names. class_names: () where it knows no classes. notes:
+    what of it is left out.
     """
 
     folder: Path
@@ -74,6 +77,7 @@ class Pipeline:
     text_length: int
     sides: tuple[int, int]
     channels: int
+    latents: int
     mean: float
     std: float
     process: Mapping[str, Any]
@@ -83,7 +87,13 @@ class Pipeline:
 
 
 def is_pipeline(folder: Path) -> bool:
+    """Whether a pipeline, of whatever class, lies there."""
     return (folder / INDEX).is_file()
+
+
+def is_known(folder: Path) -> bool:
+    """Whether a pipeline of a class that `read` knows lies there."""
+    return is_pipeline(folder) and _json(folder / INDEX).get("_class_name") in FORMS
 
 
 def read(folder: Path) -> Pipeline:
@@ -93,7 +103,9 @@ def read(folder: Path) -> Pipeline:
     index = _json(folder / INDEX)
     kind = index.get("_class_name")
     if kind not in FORMS:
-        raise UserError(f"{folder} is a pipeline of the class {kind!r}, which is not known here; {', '.join(FORMS)} are")
+        raise UserError(
+            f"{folder} is a pipeline of the class {kind!r}, which is not known here; {', '.join(FORMS)} are"
+        )
     form = FORMS[kind]
     parts = dict([form.network, form.autoencoder], **(TEXT_PARTS if form.texts else {}))
     for name, classes in {**parts, "scheduler": ()}.items():
@@ -110,7 +122,7 @@ def read(folder: Path) -> Pipeline:
     learned = ours["out_channels"] == 2 * channels
     if not learned and ours["out_channels"] not in (None, channels):
         raise UserError(
-            f"{folder}: {network.name} gives {ours['out_channels']} channels for {channels}; as many are known, or twice"
+            f"{folder}: {network.name} gives {ours['out_channels']} channels for {channels}; as many or twice are known"
         )
     if ours.get("num_class_embeds"):
         raise UserError(f"{folder}: {network.name} takes classes, which a {kind} does not give it")
@@ -121,10 +133,13 @@ def read(folder: Path) -> Pipeline:
                 f"{network.name} learned is not known"
             )
     scheduler = folder / "scheduler" / SCHEDULER
-    process = read_process(scheduler)
+    settings = {**_json(scheduler), "_class_name": index["scheduler"][1]}  # diffusers goes by the index, too
+    process = read_process(scheduler, settings["_class_name"])
     if process.why_not:
-        raise UserError(f"{folder}: the process that it was trained under is not known: {process.why_not} ({scheduler})")
-    sampling = sampling_of({**_json(scheduler), **(form.scheduler or {})})
+        raise UserError(
+            f"{folder}: the process that it was trained under is not known: {process.why_not} ({scheduler})"
+        )
+    sampling = sampling_of({**settings, **(form.scheduler or {})})
     return Pipeline(
         folder=folder,
         kind=kind,
@@ -134,6 +149,7 @@ def read(folder: Path) -> Pipeline:
         text_length=_text_length(folder, ours) if form.texts else 0,
         sides=_sides(folder, network, ours, 2 ** (len(theirs["block_out_channels"]) - 1)),
         channels=theirs["out_channels"],
+        latents=latents,
         mean=0.0,
         std=1 / theirs["scaling_factor"],
         process={**process.keys, "learned_variance": learned},

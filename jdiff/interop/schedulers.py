@@ -93,10 +93,13 @@ def process_of(network: Path) -> Process | None:
     return read_process(file)
 
 
-def read_process(file: Path) -> Process:
-    """The process that a scheduler's file says. Raises UserError where it cannot be read."""
+def read_process(file: Path, kind: str = "") -> Process:
+    """The process that a scheduler's file says, of the class `kind` where that is given. Raises UserError where it
+    cannot be read.
+    """
     try:
-        keys = keys_of(json.loads(file.read_text("utf-8")))
+        config = json.loads(file.read_text("utf-8"))
+        keys = keys_of({**config, "_class_name": kind or config.get("_class_name")})
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{file} cannot be read as a scheduler's: {error}") from error
     return Process(file, keys, "") if isinstance(keys, dict) else Process(file, {}, keys)
@@ -153,11 +156,15 @@ def sampling_of(config: Mapping[str, Any]) -> dict[str, Any]:
         keys["guidance.threshold"] = "static"
     if name not in OF_TABLES or sampler not in SPACED:
         return keys
-    if config.get("use_karras_sigmas"):
+    # Files hold settings of other classes, too, which a scheduler was made from.
+    if sampler == "euler" and config.get("use_karras_sigmas"):
         keys["sample.ladder"] = "karras"
     else:
         keys["sample.ladder"] = config.get("timestep_spacing", "leading" if sampler in LEADING else "linspace")
         keys["sample.steps_offset"] = config.get("steps_offset", 0)
-    ends_low = not config.get("set_alpha_to_one", True) or config.get("final_sigmas_type") == "sigma_min"
-    keys["sample.final_sigma"] = "sigma_min" if ends_low else "zero"
+    ends_low = {
+        "ddim": not config.get("set_alpha_to_one", True),
+        "euler": config.get("final_sigmas_type") == "sigma_min",
+    }
+    keys["sample.final_sigma"] = "sigma_min" if ends_low.get(sampler) else "zero"
     return keys
