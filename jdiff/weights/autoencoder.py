@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 import jdiff.config
 from jdiff import from_config, interop
 from jdiff.common.errors import UserError
+from jdiff.common.keys import root_key
 from jdiff.common.paths import expanded
 from jdiff.common.progress import progress_bar
 from jdiff.data import pipeline
@@ -161,8 +162,10 @@ def _read(place: str, key: str, mesh: Mesh) -> tuple[ConfigDict, Weights, int]:
         return config, weights, step
     _, params = interop.load(folder)
     codes, between = params.pop("codebook", None), from_config.bottleneck(config)
-    state = between.holding(codes["codes"]) if isinstance(between, VQ) else {}
-    return config, Weights({"autoencoder": params}, state), 0
+    task = from_config.task(config)
+    state = jax.jit(lambda: task.init(root_key(0), from_config.example(config))[1])()
+    held = between.holding(codes["codes"]) if isinstance(between, VQ) else {}
+    return config, Weights({"autoencoder": params}, {**state, **held}), 0
 
 
 def _model_folder(folder: Path) -> Path:
