@@ -110,6 +110,11 @@ def of_run(workdir: Path) -> ConfigDict:
     if not file.is_file():
         if any(workdir.glob("checkpoints/*/meta")):
             raise UserError(f"{workdir} holds checkpoints without their {FILE}: {again}")
+        if (workdir / "model_index.json").is_file():
+            raise UserError(
+                f"{workdir} holds a pipeline of diffusers, which jdiff.load reads: "
+                f"jdiff.load({str(workdir)!r}).export(FOLDER) makes a run's folder of it"
+            )
         raise UserError(f"{workdir} holds no run (no {FILE}); train one with --config=FILE --workdir={workdir}")
     try:
         return read(json.loads(file.read_text()))

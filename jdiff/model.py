@@ -1,5 +1,6 @@
 """A trained model as one object: what notebooks hold, and what the command's modes use."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from functools import cached_property, partial, wraps
 from pathlib import Path
@@ -25,6 +26,7 @@ from jdiff.diffusion import drivers
 from jdiff.diffusion.ladders import Ladder
 from jdiff.diffusion.schedules import Schedule
 from jdiff.diffusion.tables import DDPMTable
+from jdiff.interop import pipelines
 from jdiff.networks.bottlenecks import Gaussian
 from jdiff.request import Request
 from jdiff.scoring import Result
@@ -33,7 +35,10 @@ from jdiff.tasks.autoencoder import AutoencoderTask
 from jdiff.tasks.classifier import ClassifierTask, ClassProbability
 from jdiff.tasks.diffusion import DiffusionTask
 from jdiff.training import sharding
+from jdiff.weights.autoencoder import keep_autoencoder
 from jdiff.weights.export import export
+from jdiff.weights.pipelines import load as of_pipeline
+from jdiff.weights.pipelines import save
 from jdiff.weights.read import of_run
 
 Images = Num[np.ndarray, "n h w c"]  # of the data's dtype and range, most often uint8
@@ -63,12 +68,15 @@ def _of_shape(method: Method) -> Method:
 
 
 def load(workdir: str | Path, checkpoint: str | int | None = None) -> "Model":
-    """The model that was trained in `workdir`, with its averaged (EMA) weights.
+    """The model that was trained in `workdir`, with its averaged (EMA) weights; or that of a pipeline of diffusers in
+    this folder (StableDiffusionPipeline, LDMPipeline, DiTPipeline), which draws as the pipeline does.
 
     checkpoint: "latest", "best" (by checkpoint.best_by) or a step; by default what the run's config says.
     Raises UserError where `workdir` holds no run or not that checkpoint.
     """
     workdir = expanded(workdir)
+    if pipelines.is_pipeline(workdir):
+        return _of_pipeline(workdir.resolve())
     return restore(jdiff.config.of_run(workdir), workdir, checkpoint)
 
 
@@ -78,6 +86,14 @@ def restore(config: ConfigDict, workdir: Path, checkpoint: str | int | None = No
     task, weights, step = of_run(config, workdir, wanted, mesh)
     model = Model(config, task, mesh, weights, step=step, workdir=workdir)
     return model.in_shape(tuple(config.sample.shape))
+
+
+def _of_pipeline(folder: Path) -> "Model":
+    mesh, found = sharding.make_mesh(), pipelines.read(folder)
+    for note in found.notes:
+        warnings.warn(note, stacklevel=3)
+    config, task, weights = of_pipeline(found, mesh)
+    return Model(config, task, mesh, weights, step=0)
 
 
 class Batch(NamedTuple):
@@ -439,14 +455,20 @@ class Model:
 
     def export(self, folder: str | Path, *, like: str | Path | None = None) -> None:
         """Write the weights to `folder` as safetensors: by default with the config, so that `jdiff.load(folder)` reads
-        them; with `like`, a model's folder of diffusers, in the form that this one has, for diffusers to read.
+        them; with `like`, the folder of a model or a pipeline of diffusers, in the form that this one has, for
+        diffusers to read.
 
-        Raises UserError where the folder cannot be written, or the network is another than that of `like`.
+        Raises UserError where the folder cannot be written, or the model is another than that of `like`.
         """
         config = self.config.copy_and_resolve_references()
         if config.data.shapes:
             config.data.shape, config.sample.shape = (*config.data.shapes[0], config.data.shape[2]), ()
+        if like is not None and pipelines.is_known(expanded(like)):
+            save(self.weights, config, pipelines.read(expanded(like)), expanded(folder))
+            return
         export(self.weights, config, expanded(folder), step=self.step, workdir=self.workdir, like=like)
+        if config.model.space == "latents" and self.workdir is None:
+            keep_autoencoder(config, expanded(folder), self.mesh)
 
     def identity(self, asked: Request) -> dict[str, Any]:
         """All that decides the images of a request: settings, conditions, and a fingerprint of the weights of the model

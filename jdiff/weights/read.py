@@ -20,7 +20,8 @@ from jdiff.common.errors import UserError
 from jdiff.common.keys import named, root_key
 from jdiff.common.paths import expanded
 from jdiff.from_config.networks import settings_of
-from jdiff.interop import tensors
+from jdiff.interop import pipelines, tensors
+from jdiff.interop.pipelines import Pipeline
 from jdiff.interop.schedulers import network_folder
 from jdiff.networks.conditioning import is_conditioner
 from jdiff.spaces import AUTOENCODER
@@ -30,6 +31,8 @@ from jdiff.training.checkpoints import read_weights
 from jdiff.training.ema import groups
 from jdiff.training.step import FROZEN
 from jdiff.weights.export import EXPORTED, as_tensors, of_tensors
+
+NULL = ("embedders_text", "null")  # the last names of the path of what stands in for a dropped text
 
 # What a run keeps of its network when others start from it: the rest of the group is theirs to choose.
 OWN_CHOICE = ("dropout", "dtype", "remat")
@@ -94,7 +97,8 @@ def _exported(task: Task, config: ConfigDict, workdir: Path, mesh: Mesh) -> tupl
 @dataclass(frozen=True)
 class Pretrained:
     """What training starts from: `network` are the keys that make their network, `params` its weights, by path, and
-    `config` and `step` those of the run that trained them, None and 0 of another library's model.
+    `config` and `step` those of the run that trained them, None and 0 of another library's model. pipeline: of which
+    this model is the network.
     """
 
     path: Path
@@ -102,18 +106,25 @@ class Pretrained:
     params: dict[tuple[str, ...], Array | np.ndarray]
     config: ConfigDict | None
     step: int = 0
+    pipeline: Pipeline | None = None
 
 
 def read_pretrained(path: str, checkpoint: str = "latest") -> Pretrained:
     """The weights in a folder: a run (of a checkpoint, "latest", "best" or a step), an exported run, or a model of
     diffusers. Raises UserError for anything else.
     """
-    folder = network_folder(expanded(path))
+    place = expanded(path)
+    pipeline = pipelines.read(place) if pipelines.is_known(place) else None
+    folder = pipeline.network if pipeline else network_folder(place)
     if not (folder / jdiff.config.FILE).is_file():
         raise UserError(f"train.initial={path!r} holds no {jdiff.config.FILE}: give a run's folder, or a model's")
     if "_class_name" in tensors.read_config(folder):
         theirs, params = interop.load(folder)
-        return Pretrained(folder, settings_of(theirs), flatten_dict(params), None)
+        flat = flatten_dict(params)
+        if pipeline and pipeline.text_length:  # zeros in the form of the empty text's features (see empty_text.py)
+            null = next(name for name in flat if name[-2:] == NULL)
+            flat[null] = np.zeros((pipeline.text_length, *flat[null].shape[-1:]), np.float32)
+        return Pretrained(folder, settings_of(theirs), flat, None, pipeline=pipeline)
     config = jdiff.config.of_run(folder)
     _, weights, step = of_run(config, folder, checkpoint, sharding.make_mesh())
     if "network" not in weights.params:
@@ -177,7 +188,11 @@ def _label_table(
     if found is None or found.shape[1:] != new.shape[1:]:
         return jnp.zeros_like(new), f"all {len(new) - 1} classes are new"
     ours = config.data.class_names
-    theirs = start.config.data.class_names if start.config is not None else ours[: len(found) - 1]
+    theirs = ours[: len(found) - 1]
+    if start.config is not None:
+        theirs = start.config.data.class_names
+    elif start.pipeline:
+        theirs = start.pipeline.class_names
     kept = [(ours.index(name), theirs.index(name)) for name in ours if name in theirs]
     rows = jnp.array([(len(new) - 1, len(found) - 1), *kept]).T
     note = f"{len(ours) - len(kept)} of {len(ours)} classes are new" if len(kept) < len(ours) else ""

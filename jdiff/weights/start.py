@@ -27,6 +27,8 @@ from jdiff.training.optimizer import carried_over
 from jdiff.training.step import FROZEN, TrainState, init_state
 from jdiff.training.writers import say
 from jdiff.weights.autoencoder import initial_autoencoder, with_initial_autoencoder
+from jdiff.weights.empty_text import empty_text, with_null
+from jdiff.weights.pipelines import with_own, with_pipeline
 from jdiff.weights.read import OWN_CHOICE, other_conditions, pretrained_weights, read_pretrained
 
 # Keys of the group `model` that say what weights mean: what the network predicts, and at which noise.
@@ -50,6 +52,7 @@ def with_pretrained_network(config: ConfigDict, workdir: Path) -> ConfigDict:
     if (workdir / jdiff.config.FILE).is_file():
         own = jdiff.config.of_run(workdir)
         if own.train.initial == config.train.initial or (own.lora.rank and config.lora.rank):
+            config = with_own(config, own)
             for name in set(own.network) - set(OWN_CHOICE):
                 config.network[name] = own.network[name]
             if config.train.initial_checkpoint == "latest":
@@ -57,6 +60,14 @@ def with_pretrained_network(config: ConfigDict, workdir: Path) -> ConfigDict:
             return config
     start = read_pretrained(config.train.initial, config.train.initial_checkpoint)
     config.train.initial_checkpoint = str(start.step)  # where low-rank parts stand, whatever that run does later
+    if start.pipeline:
+        config = with_pipeline(config, start.pipeline)
+        say(
+            f"train.initial={start.pipeline.folder} is a {start.pipeline.kind}: the process, the latents and the "
+            "conditions are its own"
+        )
+        for note in start.pipeline.notes:
+            say(note)
     for name, value in start.network.items():
         config.network[name] = value
     if start.config is None:
@@ -129,8 +140,10 @@ def begin(config: ConfigDict, task: Task, mesh: Mesh, checkpoints: Checkpoints |
         initial = partial(initial_state, config, task)
         abstract = sharding.abstract(mesh, jax.eval_shape(initial))
         state = jax.jit(initial, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))()
-    if not config.train.initial or (step and FROZEN not in state.task_state):
+    if step and not (config.train.initial and FROZEN in state.task_state):
         return state
+    if not config.train.initial:
+        return _with_empty_text(config, state)
     found, notes = (initial_autoencoder if config.task == "autoencoder" else pretrained_weights)(config, mesh)
     if step:
         return replace(state, task_state={**state.task_state, FROZEN: found.params})
@@ -139,7 +152,13 @@ def begin(config: ConfigDict, task: Task, mesh: Mesh, checkpoints: Checkpoints |
     weights = task.init_from(Weights(state.params, state.task_state), found)
     # Copies: the state is donated, and no buffer can be given away twice.
     params, average = _copied(weights.params), _copied(groups(weights.params, task.averaged))
-    return replace(state, params=params, ema=average, task_state=weights.state)
+    return _with_empty_text(config, replace(state, params=params, ema=average, task_state=weights.state))
+
+
+def _with_empty_text(config: ConfigDict, state: TrainState) -> TrainState:
+    """The state of step 0 with the features of the empty text where they stand in for a dropped one."""
+    features = empty_text(config)
+    return replace(state, params=with_null(state.params, features), ema=with_null(state.ema, features))
 
 
 def restored(config: ConfigDict, task: Task, mesh: Mesh, checkpoints: Checkpoints, step: int) -> TrainState:
