@@ -566,6 +566,11 @@ SAMPLE = group(
         "(height, width) of the images, one of data.shapes; (): that of most training images",
         "[1, 2^16]",
     ),
+    size=Setting(
+        (),
+        "(height, width) of images of another size than the model was trained in, where its network allows; (): none",
+        "[1, 2^16]",
+    ),
     labels=Setting(
         (),
         "classes in turn, by number or name; (): every class in turn; data: as often as in the data",
@@ -615,7 +620,10 @@ EVAL = group(
     ),
     weights=Setting("", 'the file of these features\' weights; classifier: "" trains one, kept in ~/.cache/jdiff'),
     reference=Setting("", 'statistics of the reference (.npz of --mode=stats, pytorch-fid or EDM); "": of the data'),
-    images=Setting("", "a folder or an .npz of images that exist already, to be scored in place of drawn ones"),
+    images=Setting(
+        "",
+        "a folder or .npz of images that exist already, or files parted by commas, to be scored in place of drawn ones",
+    ),
     num_images=Setting(
         0,
         "images to score; 0: as many as the protocol says, or as the training data have (at most 10,000; in training "

@@ -11,4 +11,5 @@ def get_config() -> ConfigDict:
     config.autoencoder.codebook_size = 512
     config.autoencoder.latent_channels = 8
     config.autoencoder.equivariance = 0.0
+    config.train.images = 40_000
     return config

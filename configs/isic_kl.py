@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.autoencoder.beta = 1e-6
     config.autoencoder.equivariance = 0.5
     config.network.dropout = 0.0
-    config.train.images = 30_000
+    config.train.images = 20_000
     config.train.batch_size = 32
     config.train.learning_rate = 1e-3
     config.train.warmup_images = 3_200

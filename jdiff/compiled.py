@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 from tqdm import tqdm
 
 from jdiff.common.errors import DrawingError, UserError, is_out_of_memory
-from jdiff.common.keys import image_keys, named
+from jdiff.common.keys import image_keys, named, wrapped
 from jdiff.diffusion import drivers, variational
 from jdiff.diffusion.guidance import Guidance, guided
 from jdiff.diffusion.likelihood import bits_per_dim, log_likelihood
@@ -30,6 +30,7 @@ from jdiff.tasks import Weights
 from jdiff.tasks.autoencoder import AutoencoderTask
 from jdiff.tasks.classifier import ClassifierTask
 from jdiff.tasks.diffusion import DiffusionTask
+from jdiff.tasks.elbo import bits_per_dim as elbo_bits
 from jdiff.training import sharding
 
 Guidances = tuple[Guidance, ...]
@@ -76,6 +77,11 @@ def coding_of_space(space: Latents) -> Coding:
     )
 
 
+def elbo(stage: FirstStage, weights: Weights, rows: PyTree, *, samples: int) -> Array:
+    """Bits a pixel value of rows["image"], at most, with the randomness of rows["key"]."""
+    return elbo_bits(stage, weights, rows["image"], wrapped(rows["key"]), samples)
+
+
 def coding_of_autoencoder(stage: FirstStage) -> Coding:
     """The programs of an autoencoder by itself."""
     values, features = stage.pixels.values, lambda weights, rows: stage.features(weights, rows["image"])
@@ -99,6 +105,7 @@ class Compiled:
             return
         if isinstance(task, AutoencoderTask):
             self.coding = coding_of_autoencoder(task.first_stage)
+            self.elbo = jax.jit(partial(elbo, task.first_stage), static_argnames="samples")
             return
         if isinstance(task.space, Latents):
             self.coding = coding_of_space(task.space)

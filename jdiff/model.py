@@ -59,6 +59,9 @@ def _of_shape(method: Method) -> Method:
 
     @wraps(method)
     def of_that_shape(self: "Model", *given: Any, **settings: Any) -> Any:
+        size = settings.get("size") or self.config.sample.size
+        if size:
+            return method(self.in_size(tuple(size)), *given, **settings)
         shape = self._asked_shape(given, settings)
         if settings.get("shape") is not None:
             settings["shape"] = shape
@@ -85,7 +88,8 @@ def restore(config: ConfigDict, workdir: Path, checkpoint: str | int | None = No
     wanted, mesh = str(config.sample.checkpoint if checkpoint is None else checkpoint), sharding.make_mesh()
     task, weights, step = of_run(config, workdir, wanted, mesh)
     model = Model(config, task, mesh, weights, step=step, workdir=workdir)
-    return model.in_shape(tuple(config.sample.shape))
+    size = tuple(config.sample.size)
+    return model.in_size(size) if size else model.in_shape(tuple(config.sample.shape))
 
 
 def _of_pipeline(folder: Path) -> "Model":
@@ -144,13 +148,28 @@ class Model:
     def in_shape(self, shape: tuple[int, ...]) -> "Model":
         """The same model for images of (height, width) `shape`, one of those it was trained in; (): of this one's."""
         own = tuple(self.config.data.shape[:2])
-        sides = request.in_shapes(self.config, shape) if shape else own
+        return self._in_sides(request.in_shapes(self.config, shape) if shape else own)
+
+    def in_size(self, size: tuple[int, ...]) -> "Model":
+        """The same model for images of any (height, width) `size` that its network allows, trained in it or not."""
+        sides, own = request.in_size(self.config, size), tuple(self.config.data.shape[:2])
+        if sides != own and sides not in self._programs:
+            (height, width), (trained_height, trained_width) = sides, own
+            warnings.warn(
+                f"images of {height}x{width} by a model that was trained on {trained_height}x{trained_width}",
+                stacklevel=3,
+            )
+        return self._in_sides(sides)
+
+    def _in_sides(self, sides: tuple[int, int]) -> "Model":
+        own = tuple(self.config.data.shape[:2])
         if sides == own:
             return self
         self._programs.setdefault(own, (self.config, self.task, self._compiled))
         if sides not in self._programs:
             config = self.config.copy_and_resolve_references()
             config.data.shape, config.sample.shape = (*sides, config.data.shape[2]), sides
+            config.sample.size = ()
             task = from_config.task(config).sampling_task
             self._programs[sides] = config, task, compiled.Compiled(task, self.mesh)
         config, task, programs = self._programs[sides]
@@ -309,7 +328,7 @@ class Model:
         """
         sides = tuple(asked.config.data.shape[:2])
         if sides != tuple(self.config.data.shape[:2]):
-            shaped = self.in_shape(sides)
+            shaped = self._in_sides((sides[0], sides[1]))
             yield from shaped.draw(asked, given, first=first, sigmas=sigmas, repeats=repeats, progress=progress)
             return
         ladder = asked.sigmas if sigmas is None else sigmas
@@ -355,6 +374,21 @@ class Model:
         """(what an autoencoder's encoder says of images, what its decoder makes of their latents)."""
         said = self._in_batches(self._latent.features, {"image": images})
         return said, self.decode(self.encode(images))
+
+    def elbo(self, images: Any, *, samples: int = 1, seed: int | None = None) -> Float[np.ndarray, " n"]:
+        """A bound, from above, on how many bits a pixel value a VAE needs to tell each image of whole numbers (see
+        tasks/elbo.py); tighter with more samples of each latent.
+        """
+        image, task = self._images(images), self.task
+        if not isinstance(task, AutoencoderTask) or not isinstance(task.first_stage.bottleneck, Gaussian):
+            raise UserError(f"elbo is of a VAE (autoencoder.bottleneck='gaussian'); this is task={self.config.task!r}")
+        if not task.space.values.has_levels:
+            raise UserError(
+                f"elbo counts the bits of whole numbers, and this model's data are {self.config.data.dtype}"
+            )
+        keys = image_keys(self.config.sample.seed if seed is None else seed, jnp.arange(len(image), dtype=jnp.uint32))
+        rows = {"image": image, "key": np.asarray(jax.random.key_data(keys))}
+        return self._in_batches(partial(self._compiled.elbo, samples=samples), rows)
 
     def prior(self, num_images: int, *, first: int = 0, seed: int | None = None) -> Images:
         """Images of latents drawn from a VAE's prior N(0, 1), from number `first` on; each depends on its number and

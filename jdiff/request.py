@@ -204,6 +204,22 @@ def in_shapes(config: ConfigDict, shape: tuple[int, ...]) -> tuple[int, int]:
     return shape[0], shape[1]
 
 
+def in_size(config: ConfigDict, size: tuple[int, ...]) -> tuple[int, int]:
+    """(height, width) `size`, which need not be trained. Raises UserError where the network cannot draw it."""
+    if len(size) != 2:
+        raise UserError(f"sample.size={tuple(size)} must be (height, width)")
+    if config.data.shapes:
+        raise UserError(
+            f"sample.size={tuple(size)}: this model was trained in several shapes, and knows each: set sample.shape to "
+            "one of them"
+        )
+    if any(side % from_config.multiple(config) for side in size):
+        raise UserError(
+            f"sample.size={tuple(size)}: sides must be multiples of {from_config.multiple(config)} for this network"
+        )
+    return size[0], size[1]
+
+
 def check(config: ConfigDict, schedule: Schedule) -> None:
     """Raises UserError where `config.sample` and `config.guidance` cannot work, so that this is told before the first
     picture is due.

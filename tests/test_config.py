@@ -10,7 +10,9 @@ from jdiff.common.settings import IDENTITY, SILENT, TOLD
 from tests.conftest import REPOSITORY
 
 FILES = sorted(
-    path.stem for path in (REPOSITORY / "configs").glob("*.py") if path.stem not in ("__init__", "base", "networks", "autoencoders")
+    path.stem
+    for path in (REPOSITORY / "configs").glob("*.py")
+    if path.stem not in ("__init__", "base", "networks", "autoencoders")
 )
 
 

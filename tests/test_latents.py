@@ -241,6 +241,15 @@ def test_tiles_of_a_local_function_are_the_whole(side, shape):
     np.testing.assert_allclose(tiled, enlarge(z), atol=1e-5)
 
 
+def test_other_sizes_than_the_trained_one(model):
+    with pytest.warns(UserWarning, match="images of 16x24 by a model that was trained on 8x8"):
+        wide = model.sample(num_images=2, size=(16, 24), steps=2)
+    assert wide.shape == (2, 16, 24, 1)
+    assert model.sample(num_images=2, steps=2).shape == (2, 8, 8, 1)
+    with pytest.raises(UserError, match=r"sample.size=\(9, 16\): sides must be multiples of 2 for this network"):
+        model.sample(num_images=2, size=(9, 16))
+
+
 def test_tiles_that_differ_are_blended_little_by_little():
     """A decoder that adds a tile's mean makes neighbouring tiles differ; no two pixels show it as a seam."""
     rows, columns = np.mgrid[:12, :24] / 24

@@ -12,7 +12,9 @@ from jdiff.data.sources import Picture
 from jdiff.resolve import resolve
 from tests.conftest import REPOSITORY
 
-NAMES = sorted({file.stem for file in (REPOSITORY / "configs").glob("*.py")} - {"__init__", "base", "networks", "autoencoders"})
+NAMES = sorted(
+    {file.stem for file in (REPOSITORY / "configs").glob("*.py")} - {"__init__", "base", "networks", "autoencoders"}
+)
 OWN_SHAPES = {
     "digits": (8, 8, 1),
     "tfds:mnist": (28, 28, 1),

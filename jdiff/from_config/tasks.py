@@ -77,6 +77,11 @@ def autoencoder(config: ConfigDict) -> AutoencoderTask:
         raise UserError(
             "autoencoder.decoder_only=True needs an encoder to keep: set train.initial to an autoencoder's run"
         )
+    if group.decoder_only and config.train.optimizer == "adamw" and config.train.weight_decay:
+        raise UserError(
+            "autoencoder.decoder_only=True keeps the encoder, and train.optimizer='adamw' shrinks all weights: set "
+            "train.optimizer=adam"
+        )
     return AutoencoderTask(
         first_stage=stage,
         reconstruction=distances(config),

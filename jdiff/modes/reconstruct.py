@@ -17,7 +17,9 @@ from jdiff.common.ownership import owned
 from jdiff.common.processes import is_first_process
 from jdiff.common.progress import Progress, progress_bar
 from jdiff.evaluation.gather import Pictures
+from jdiff.evaluation.numbers import LOWER, OVER_IMAGES, Number
 from jdiff.model import Model, restore
+from jdiff.networks.bottlenecks import Gaussian
 from jdiff.scoring import report
 from jdiff.scoring.data import Data, open_data, open_files
 from jdiff.scoring.latent_use import LatentUse
@@ -28,6 +30,7 @@ from jdiff.training.writers import say
 
 FILE = "reconstruction.json"
 SHOWN = 16  # pairs in a picture
+BITS = 1_000  # images whose bits are bounded
 FRAMES = 10  # of an interpolation
 
 
@@ -41,7 +44,7 @@ def reconstruct(config: ConfigDict, workdir: Path, out: Path | None) -> int:
     bar: Callable[[str], Progress] = lambda what: progress_bar(what, show=config.log.progress)  # noqa: E731
     task = model.task
     assert isinstance(task, AutoencoderTask)
-    features, left_out = _features(config, model, data, bar)
+    features, left_out = _features(config, model, data, bar) if len(images) > 1 else (None, "distances of one image")
     found = score(
         images,
         model.given_back,
@@ -51,13 +54,14 @@ def reconstruct(config: ConfigDict, workdir: Path, out: Path | None) -> int:
         features=features,
         progress=bar("reconstructing"),
     )
+    numbers = [*found.numbers, *_bits(model, images)]
     try:
         with owned(out, "--out"):
             if is_first_process():
-                _write(out, model, config, images, found)
+                _write(out, model, config, images, found, numbers)
     except OSError as error:
         raise UserError(f"cannot write to {out}: {error}; make room, or give another folder with --out") from error
-    lines = report.lines(found.numbers, [left_out] if left_out else [])
+    lines = report.lines(numbers, [left_out] if left_out else [])
     say("\n".join([*lines, *found.faults, "", f"of {len(images):,} {_what(config)}, step {model.step:,}", f"in {out}"]))
     return 0
 
@@ -113,11 +117,35 @@ def _features(
     return Features(name=f"r{of.name}", title=f"r{of.title}", read=read, dimension=space.dimension), ""
 
 
+def _bits(model: Model, images: Pictures) -> list[Number]:
+    """A VAE's bound on the bits of a value, over the first images."""
+    task = model.task
+    if not isinstance(task, AutoencoderTask) or not isinstance(task.first_stage.bottleneck, Gaussian):
+        return []
+    if not images.values.has_levels:
+        return []
+    given, _ = images.raw(np.arange(min(BITS, len(images))))
+    bits = model.elbo(given)
+    error = float(bits.std(ddof=1) / np.sqrt(len(bits))) if len(bits) > 1 else None
+    return [
+        Number(
+            name="elbo_bits",
+            title="bits/dim",
+            value=float(bits.mean()),
+            error=error,
+            spread=OVER_IMAGES,
+            better=LOWER,
+            about="at most so many bits a pixel value the VAE needs to tell an image (its ELBO)",
+            count=len(bits),
+        )
+    ]
+
+
 def _what(config: ConfigDict) -> str:
     return f"images of {config.eval.images}" if config.eval.images else f"held-out images of {config.data.name}"
 
 
-def _write(out: Path, model: Model, config: ConfigDict, images: Pictures, found: Scores) -> None:
+def _write(out: Path, model: Model, config: ConfigDict, images: Pictures, found: Scores, numbers: list[Number]) -> None:
     order = np.argsort(found.psnr, kind="stable")
     count = min(SHOWN, len(images))
     for name, rows in {"pairs": np.arange(count), "worst": order[:count], "best": order[::-1][:count]}.items():
@@ -129,7 +157,7 @@ def _write(out: Path, model: Model, config: ConfigDict, images: Pictures, found:
         pictures.save_png(out / "interpolation.png", pictures.grid(way, FRAMES))
         pictures.save_gif(out / "interpolation.gif", [pictures.grid(frame[None]) for frame in way])
     held = {
-        "numbers": {one.name: asdict(one) for one in found.numbers},
+        "numbers": {one.name: asdict(one) for one in numbers},
         "faults": found.faults,
         "images": _what(config),
         "count": len(images),

@@ -1,6 +1,9 @@
 """The images that numbers are computed of: a config's data, and files of any tool."""
 
+import atexit
 import hashlib
+import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from jdiff.evaluation.protocol import Protocol
 from jdiff.resolve import resolve
 
 CONDITIONS = 1000  # images whose conditions are taken in turn
+ARRAYS, ARCHIVES = (".npz", ".npy"), (".zip", ".tar")
 REFERENCE_ROWS = 50_000  # most reference images whose features are kept
 # Keys of the group data that say what picture becomes of a record.
 MADE = ("target", "shape", "dtype", "range", "resize", "channels", "bits", "masks", "alpha", "several", "slice_axis")
@@ -101,17 +105,19 @@ def made(config: ConfigDict) -> str:
 
 def open_files(config: ConfigDict) -> tuple[Pictures, str]:
     """(images that exist already, in eval.images, their fingerprint). UserError where they are of several sizes."""
-    path, count = expanded(config.eval.images), config.eval.num_images
-    if not path.exists():
+    paths, count = [expanded(one) for one in config.eval.images.split(",")], config.eval.num_images
+    if missing := [path for path in paths if not path.exists()]:
         raise UserError(
-            f"eval.images={config.eval.images!r} does not exist; give a folder of images, or an .npz or .npy of them"
+            f"eval.images={config.eval.images!r}: {missing[0]} does not exist; give a folder of images, an .npz or "
+            ".npy of them, or image files parted by commas"
         )
+    path = paths[0] if len(paths) == 1 and (paths[0].is_dir() or paths[0].suffix in ARRAYS) else _folder_of(paths)
     of_files = config.copy_and_resolve_references()
     data = of_files.data
     for name in OF_SOURCES:
         with of_files.ignore_type():
             data[name] = settings()[f"data.{name}"].default
-    data.name = "arrays" if path.suffix in (".npz", ".npy") else "folder"
+    data.name = "arrays" if path.suffix in ARRAYS else "folder"
     data.dir, data.holdout = str(path), 0.0
     data.labels = "" if data.name == "arrays" else "none"
     of_files.model.conditions = ()
@@ -131,6 +137,17 @@ def open_files(config: ConfigDict) -> tuple[Pictures, str]:
     stat = path.stat()  # a fingerprint reads some images alone
     known = f"{fingerprint(source)}-{stat.st_size}-{stat.st_mtime_ns}"
     return Pictures(source, from_config.view(of_files, train=False), rows, values), known
+
+
+def _folder_of(files: list[Path]) -> Path:
+    """A folder of links to files, until this process ends. Archives are folders themselves."""
+    if len(files) == 1 and files[0].suffix in ARCHIVES:
+        return files[0]
+    folder = Path(tempfile.mkdtemp(prefix="jdiff_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for number, file in enumerate(files):
+        (folder / f"{number:06d}_{file.name}").symlink_to(file.resolve())
+    return folder
 
 
 def check_shape(ours: tuple[int, ...], shape: tuple[int, ...], path: str, protocol: Protocol) -> None:
