@@ -35,10 +35,7 @@ from jdiff.tasks.autoencoder import AutoencoderTask
 from jdiff.tasks.classifier import ClassifierTask, ClassProbability
 from jdiff.tasks.diffusion import DiffusionTask
 from jdiff.training import sharding
-from jdiff.weights.autoencoder import keep_autoencoder
 from jdiff.weights.export import export
-from jdiff.weights.pipelines import load as of_pipeline
-from jdiff.weights.pipelines import save
 from jdiff.weights.read import of_run
 
 Images = Num[np.ndarray, "n h w c"]  # of the data's dtype and range, most often uint8
@@ -93,6 +90,8 @@ def restore(config: ConfigDict, workdir: Path, checkpoint: str | int | None = No
 
 
 def _of_pipeline(folder: Path) -> "Model":
+    from jdiff.weights.pipelines import load as of_pipeline  # with libraries that a run does without
+
     mesh, found = sharding.make_mesh(), pipelines.read(folder)
     for note in found.notes:
         warnings.warn(note, stacklevel=3)
@@ -494,6 +493,9 @@ class Model:
 
         Raises UserError where the folder cannot be written, or the model is another than that of `like`.
         """
+        from jdiff.weights.autoencoder import keep_autoencoder
+        from jdiff.weights.pipelines import save
+
         config = self.config.copy_and_resolve_references()
         if config.data.shapes:
             config.data.shape, config.sample.shape = (*config.data.shapes[0], config.data.shape[2]), ()

@@ -175,3 +175,14 @@ def test_a_model_of_another_kind_is_not_written_as_this_pipeline(folders, models
     with pytest.raises(UserError, match=r"model\.schedule is 'scaled_linear' here and 'linear' there"):
         models["ldm"].export(tmp_path / "out", like=folders["dit"])
     assert not Path(tmp_path / "out").exists()
+
+
+def test_texts_are_read_by_the_pipeline_s_encoder(folders, models, tmp_path):
+    """A copy of it is the same; another is refused, whose features the network never saw."""
+    copy = shutil.copytree(folders["sd"], tmp_path / "copy")
+    models["sd"].export(tmp_path / "out", like=copy)
+    encoder = opened(copy).text_encoder
+    next(encoder.parameters()).data += 1
+    encoder.save_pretrained(copy / "text_encoder")
+    with pytest.raises(UserError, match="which is another encoder than"):
+        models["sd"].export(tmp_path / "other", like=copy)

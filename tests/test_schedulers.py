@@ -86,6 +86,17 @@ def test_another_process_is_refused_and_the_keys_to_set_make_it(pipeline, given,
     assert from_config.task(made).network.channels == 8
 
 
+def test_of_a_pipeline_of_another_class_the_network_alone_is_taken(pipeline, tmp_path, capsys):
+    other = shutil.copytree(pipeline, tmp_path / "other")
+    (other / "model_index.json").write_text('{"_class_name": "DDPMPipeline"}')
+    settings = jdiff.config.override(
+        jdiff.config.load("digits"), [f"--config.{name}={value}" for name, value in KEYS.items()]
+    )
+    settings.train.initial = str(other)
+    assert with_pretrained_network(settings, tmp_path / "run").network.channels == 8
+    assert f"train.initial={other}: of this pipeline the network alone, unet, is taken" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_the_refused_command_trains_with_the_keys_to_set(pipeline, tmp_path):
     keys = refused(pipeline, tmp_path)

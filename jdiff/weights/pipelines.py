@@ -1,5 +1,6 @@
 """A pipeline of diffusers as a config and weights: what is sampled, and where training starts; and written again."""
 
+import filecmp
 import math
 import shutil
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from ml_collections import ConfigDict
 import jdiff.config
 from jdiff import from_config, interop
 from jdiff.common.errors import UserError, writing_to
+from jdiff.common.processes import is_first_process
 from jdiff.config import config_value, items
 from jdiff.from_config.conditions import frozen_text
 from jdiff.interop.pipelines import Pipeline
@@ -73,7 +75,7 @@ def load(pipeline: Pipeline, mesh: Mesh) -> tuple[ConfigDict, Task, Weights]:
     if pipeline.text_encoder:
         config.data.text_width = frozen_text(config).width
         config.data.captions_per_image = 1
-    config = with_autoencoder(config, Path())
+    config = with_autoencoder(config, pipeline.folder)
     task = from_config.task(config)
     weights = Weights({"network": unflatten_dict(start.params)}, read_autoencoder(config, mesh))
     where = jax.tree.map(lambda leaf: leaf.sharding, sharding.abstract(mesh, weights))
@@ -89,6 +91,9 @@ def save(weights: Weights, config: ConfigDict, like: Pipeline, folder: Path) -> 
     if folder.resolve() == like.folder.resolve():
         raise UserError(f"{folder} is the pipeline itself: give another folder")
     _check_same(config, like)
+    weights = jax.tree.map(sharding.whole, weights)
+    if not is_first_process():
+        return
     parts = (like.network.name, like.autoencoder.name)
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,15 +110,20 @@ def save(weights: Weights, config: ConfigDict, like: Pipeline, folder: Path) -> 
 
 def _check_same(config: ConfigDict, like: Pipeline) -> None:
     """Raises UserError where a model of this config is another than the pipeline's, its weights aside."""
-    theirs = {
-        **keys_of(like),
-        "model.conditions": conditions_of(like),
-        **({"data.class_names": like.class_names} if like.class_names else {}),
-    }
-    for name, value in theirs.items():
+    for name, value in {**keys_of(like), "model.conditions": conditions_of(like)}.items():
         ours = config_value(config, name)
         if name not in PLACES and not _same(ours, value):
             raise UserError(f"this model is not of {like.folder}'s kind: {name} is {ours!r} here and {value!r} there")
+    if like.class_names and config.data.class_names != like.class_names:
+        raise UserError(f"this model knows other classes than {like.folder}, whose names these are")
+    ours, theirs = Path(config.condition.text.path), like.text_encoder
+    if theirs and ours.is_dir() and ours.resolve() != theirs.resolve() and not _same_files(ours, theirs):
+        raise UserError(f"this model reads texts by {ours}, which is another encoder than {theirs}")
+
+
+def _same_files(ours: Path, theirs: Path) -> bool:
+    names = [file.name for file in theirs.iterdir() if file.is_file()]
+    return not any(filecmp.cmpfiles(ours, theirs, names, shallow=False)[1:])
 
 
 def _same(ours: Any, theirs: Any) -> bool:

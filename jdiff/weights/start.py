@@ -18,6 +18,7 @@ from jdiff.common.errors import UserError
 from jdiff.common.keys import named, root_key
 from jdiff.common.paths import expanded
 from jdiff.conditions.text import TOKENIZER
+from jdiff.interop import pipelines
 from jdiff.interop.schedulers import SCHEDULER, process_of
 from jdiff.tasks import Task, Weights
 from jdiff.training import sharding
@@ -60,6 +61,8 @@ def with_pretrained_network(config: ConfigDict, workdir: Path) -> ConfigDict:
             return config
     start = read_pretrained(config.train.initial, config.train.initial_checkpoint)
     config.train.initial_checkpoint = str(start.step)  # where low-rank parts stand, whatever that run does later
+    if not start.pipeline and pipelines.is_pipeline(Path(config.train.initial)):
+        say(f"train.initial={config.train.initial}: of this pipeline the network alone, {start.path.name}, is taken")
     if start.pipeline:
         config = with_pipeline(config, start.pipeline)
         say(
