@@ -137,6 +137,22 @@ BROKEN = {
         lambda at: with_json(at / "text_encoder" / "config.json", hidden_size=16),
         "unet takes tokens of 12 features, and text_encoder gives 16",
     ),
+    "scaling factor": (
+        lambda at: with_json(at / "vae" / "config.json", scaling_factor=0),
+        "cannot be read as a Stable",
+    ),
+    "widths": (
+        lambda at: with_json(at / "vae" / "config.json", block_out_channels=8),
+        "cannot be read as a StableDiff",
+    ),
+    "length": (
+        lambda at: with_json(at / "tokenizer" / "tokenizer_config.json", model_max_length="long"),
+        "cannot be read as a StableDiffusionPipeline: ",
+    ),
+    "size": (
+        lambda at: with_json(at / "unet" / "config.json", sample_size=None),
+        "its sample_size=None does not say of which size its latents are",
+    ),
     "index": (lambda at: (at / "model_index.json").write_text("{"), "model_index.json is not JSON: "),
 }
 

@@ -137,6 +137,28 @@ def test_pipelines_without_texts(make, captioned, tmp_path):
     assert jdiff.load(run).sample(2, steps=3).shape == (2, 16, 16, 3)
 
 
+@pytest.mark.slow
+def test_the_empty_text_stands_in_for_a_dropped_one_in_a_model_trained_anew(folder, captioned, tmp_path):
+    run, _ = train(
+        f"--config.data.dir={captioned}",
+        "--config.data.image_size=16",
+        "--config.network.channels=8",
+        "--config.network.channel_mults=(1,)",
+        "--config.network.attention_levels=(0,)",
+        "--config.network.attention=transformer",
+        "--config.condition.text.encoder=frozen",
+        f"--config.condition.text.path={folder / 'text_encoder'}",
+        "--config.condition.text.length=77",
+        "--config.condition.text.projected=False",
+        "--config.condition.text.padding=read",
+        "--config.condition.text.null=empty",
+        "--config.train.steps=2",
+        cwd=tmp_path,
+    )
+    null = weights(jdiff.load(run).params["network"])[NULL]
+    np.testing.assert_allclose(null, null_of(folder), atol=1e-5)
+
+
 def test_a_dropped_text_is_what_the_config_says(captioned, tmp_path):
     """The empty text is for features that go to the network as they are."""
     line = refusal(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jdiff.common.errors import UserError
+from jdiff.common.errors import UserError, first_line
 from jdiff.interop import KINDS
 from jdiff.interop.schedulers import SCHEDULER, read_process, sampling_of
 from jdiff.interop.tensors import read_config
@@ -106,7 +106,16 @@ def read(folder: Path) -> Pipeline:
         raise UserError(
             f"{folder} is a pipeline of the class {kind!r}, which is not known here; {', '.join(FORMS)} are"
         )
-    form = FORMS[kind]
+    try:
+        return _read(folder, index, FORMS[kind])
+    except UserError:
+        raise
+    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
+        raise UserError(f"{folder} cannot be read as a {kind}: {type(error).__name__}: {first_line(error)}") from error
+
+
+def _read(folder: Path, index: Mapping[str, Any], form: Form) -> Pipeline:
+    kind = index["_class_name"]
     parts = dict([form.network, form.autoencoder], **(TEXT_PARTS if form.texts else {}))
     for name, classes in {**parts, "scheduler": ()}.items():
         _check_part(folder, index, name, classes)
