@@ -37,6 +37,7 @@ OVERRIDABLE = (
     "train.steps",
     "space.tile",
     "space.dtype",
+    "autoencoder.lpips",
 )
 DURATIONS = ("train.steps", "train.epochs", "train.images")
 SHIPPED = next(  # beside the package in a repository, within it once installed

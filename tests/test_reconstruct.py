@@ -132,6 +132,33 @@ def test_the_decoder_alone_is_trained(folder):
     assert "autoencoder.decoder_only=True needs an encoder to keep: set train.initial" in said
 
 
+@pytest.mark.parametrize("name", ["vae", "vq"])
+def test_an_autoencoder_goes_to_diffusers_and_back(name, folder, tmp_path):
+    """AutoencoderKL and VQModel of the same settings; a run that starts from there has the same weights."""
+    diffusers = pytest.importorskip("diffusers")
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    widths = {"in_channels": 1, "out_channels": 1, "block_out_channels": (8, 16), "layers_per_block": 1}
+    same = {**blocks, **widths, "latent_channels": 4, "norm_num_groups": 1, "mid_block_add_attention": False}
+    theirs = diffusers.VQModel(**same, num_vq_embeddings=64) if name == "vq" else diffusers.AutoencoderKL(**same)
+    theirs.save_pretrained(tmp_path / "theirs")
+    start = ("--config.train.steps=1", f"--config.train.initial={tmp_path / 'theirs'}", "--workdir=run")
+    kind = config("digits_vqvae" if name == "vq" else "digits_vae")
+    result = run_here(kind, *SMALL, *start, cwd=tmp_path)
+    assert result.status == 0, result.err
+    model = jdiff.load(tmp_path / "run")
+    model.export(tmp_path / "back", like=tmp_path / "theirs")
+    again = type(theirs).from_pretrained(tmp_path / "back")
+    names = {key for key, _ in again.named_parameters()}
+    assert names == {key for key, _ in theirs.named_parameters()}
+    import torch
+
+    x = torch.zeros(1, 1, 8, 8)
+    again(x)  # it computes
+    whole = again.state_dict()
+    ours = model.params["autoencoder"]["decoder"]["last"]["kernel"]
+    np.testing.assert_allclose(whole["decoder.conv_out.weight"].permute(2, 3, 1, 0), ours, atol=1e-6)
+
+
 def leaves(first, second):
     return zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
 

@@ -4,7 +4,7 @@ A sampler, network, source, condition, guidance, space or task is a file of its 
 family here (SAMPLERS, LADDERS, GUIDANCES, NETWORKS, CONDITIONS, SOURCES, SPACES, TASKS).
 """
 
-from jdiff.from_config.autoencoders import bottleneck, settings_of_autoencoder
+from jdiff.from_config.autoencoders import bottleneck, lpips, settings_of_autoencoder
 from jdiff.from_config.conditions import conditions
 from jdiff.from_config.guidance import guidances, helper_runs
 from jdiff.from_config.networks import multiple
@@ -26,6 +26,7 @@ __all__ = [
     "helper_runs",
     "images_seen",
     "ladder",
+    "lpips",
     "multiple",
     "of_images",
     "optimizer",

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -16,6 +18,7 @@ from jdiff.common.files import replace_file
 from jdiff.common.ownership import owned
 from jdiff.common.processes import is_first_process
 from jdiff.common.progress import Progress, progress_bar
+from jdiff.common.ranges import SCREEN
 from jdiff.evaluation.gather import Pictures
 from jdiff.evaluation.numbers import LOWER, OVER_IMAGES, Number
 from jdiff.model import Model, restore
@@ -50,7 +53,7 @@ def reconstruct(config: ConfigDict, workdir: Path, out: Path | None) -> int:
         model.given_back,
         LatentUse(task.first_stage.bottleneck, model.weights.state),
         stride=task.first_stage.network.layout.stride,
-        lpips=None,
+        lpips=_lpips(model),
         features=features,
         progress=bar("reconstructing"),
     )
@@ -115,6 +118,14 @@ def _features(
             raise
         return None, f"r{of.title}: {error}"
     return Features(name=f"r{of.name}", title=f"r{of.title}", read=read, dimension=space.dimension), ""
+
+
+def _lpips(model: Model) -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None:
+    """LPIPS of pairs as they are on a screen, where the config has its weights."""
+    if not model.config.autoencoder.lpips_weights:
+        return None
+    compare = jax.jit(from_config.lpips(model.config))
+    return lambda images, others: np.asarray(compare(*(SCREEN.to_model(jnp.asarray(one)) for one in (images, others))))
 
 
 def _bits(model: Model, images: Pictures) -> list[Number]:

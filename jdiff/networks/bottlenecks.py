@@ -148,7 +148,7 @@ class VQ:
 
     def holding(self, codes: Float[Array, "k d"]) -> PyTree:
         """The state with these codes, such as another library's, of equal counts."""
-        return {"codebook": {"codes": codes, "counts": jnp.ones(len(codes)), "sums": codes}}
+        return {"codebook": {"codes": codes, "counts": jnp.ones(len(codes)), "sums": jnp.copy(codes)}}
 
     def latents(self, features: Float[Array, "b h w d"], key: Array | None) -> Float[Array, "b h w d"]:
         return features

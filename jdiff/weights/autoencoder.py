@@ -164,7 +164,7 @@ def _read(place: str, key: str, mesh: Mesh) -> tuple[ConfigDict, Weights, int]:
     codes, between = params.pop("codebook", None), from_config.bottleneck(config)
     task = from_config.task(config)
     state = jax.jit(lambda: task.init(root_key(0), from_config.example(config))[1])()
-    held = between.holding(codes["codes"]) if isinstance(between, VQ) else {}
+    held = between.holding(jnp.asarray(codes["codes"])) if isinstance(between, VQ) else {}
     return config, Weights({"autoencoder": params}, {**state, **held}), 0
 
 

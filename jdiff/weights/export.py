@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from jdiff import interop
@@ -45,7 +46,7 @@ def export(
     if not is_first_process():
         return
     if like is not None:
-        interop.save_like(of_tensors(arrays).params["network"], expanded(like), folder)
+        interop.save_like(_of_one_network(of_tensors(arrays)), expanded(like), folder)
         return
     merged = config.copy_and_resolve_references()
     merged.lora.rank, merged.train.initial = 0, ""  # low-rank parts are merged: there is nothing to stand beside
@@ -55,6 +56,14 @@ def export(
             shutil.copy(file, folder / file.name)
     if workdir and AUTOENCODER in weights.state:
         shutil.copytree(workdir / AUTOENCODER, folder / AUTOENCODER, dirs_exist_ok=True)
+
+
+def _of_one_network(weights: Weights) -> PyTree:
+    """What another library keeps as one model: the denoiser's parameters, or an autoencoder's with its codes."""
+    if "network" in weights.params:
+        return weights.params["network"]
+    book = weights.state.get("codebook")
+    return {**weights.params["autoencoder"], **({"codebook": {"codes": book["codes"]}} if book else {})}
 
 
 def as_tensors(weights: Weights) -> dict[str, Any]:
