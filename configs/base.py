@@ -547,8 +547,8 @@ SAMPLE = group(
     steps_offset=Setting(0, "leading: added to each step, 1 in Stable Diffusion", "[0, 2^20]"),
     final_sigma=Setting(
         "zero",
-        "the last rung: zero, or sigma_min, the lower end, whose noise is then left in (diffusers' "
-        "set_alpha_to_one=False)",
+        "leading, trailing, linspace, quadratic, exponential: the last rung, zero or sigma_min, the lower end, whose "
+        "noise is then left in (diffusers' set_alpha_to_one=False)",
     ),
     rho=Setting(7.0, "karras", "[0.1, 100]"),
     flow_shift=Setting(1.0, "flow", "[0.01, 100]"),

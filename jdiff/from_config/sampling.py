@@ -134,6 +134,13 @@ def _of_table(ladder: Callable[[int, tables.DDPMTable], ladders.Ladder]) -> "Mak
 MakeLadder = Callable[[ConfigDict, schedules.Schedule, float, float], ladders.Ladder]
 
 # sample.ladder -> (config.sample, schedule, the ladder's ends) -> its sigmas.
+OF_STEPS: dict[str, MakeLadder] = {  # of a table
+    "leading": _leading,
+    "trailing": _of_table(ladders.trailing),
+    "linspace": _of_table(ladders.linspace),
+    "quadratic": _of_table(ladders.quadratic),
+    "exponential": _of_table(ladders.exponential),
+}
 LADDERS: dict[str, MakeLadder] = {
     "auto": _auto,
     "karras": _karras,
@@ -141,17 +148,13 @@ LADDERS: dict[str, MakeLadder] = {
     "flow": lambda sample, _, start, end: ladders.flow(sample.steps, sigma_max=start, shift=sample.flow_shift),
     "uniform": lambda sample, schedule, start, end: ladders.uniform(sample.steps, schedule, sigma_max=start),
     "by_hand": _by_hand,
-    "leading": _leading,
-    "trailing": _of_table(ladders.trailing),
-    "linspace": _of_table(ladders.linspace),
-    "quadratic": _of_table(ladders.quadratic),
-    "exponential": _of_table(ladders.exponential),
+    **OF_STEPS,
 }
 
 
 def ladder(sample: ConfigDict, schedule: schedules.Schedule) -> ladders.Ladder:
-    """The sigmas that `config.sample` asks for, [steps + 1]; of the adaptive solver, [start, end, 0]. Where they end
-    above 0, rungs at that end are one.
+    """The sigmas that `config.sample` asks for, [steps + 1]; of the adaptive solver, [start, end, 0]. Where a
+    table's end above 0, rungs at that end are one.
     """
     start = min(schedule.sigma_max, LARGEST_START) if sample.sigma_max is None else sample.sigma_max
     end = schedule.sigma_min if sample.sigma_min is None else sample.sigma_min
@@ -160,7 +163,8 @@ def ladder(sample: ConfigDict, schedule: schedules.Schedule) -> ladders.Ladder:
             f"the ladder's ends, sample.sigma_min={end:g} and sample.sigma_max={start:g}, must rise from above 0"
         )
     rungs = pick("sample.ladder", sample.ladder, LADDERS)(sample, schedule, start, end)
-    if one_of("sample.final_sigma", sample.final_sigma, ("zero", "sigma_min")) == "sigma_min":
+    final = one_of("sample.final_sigma", sample.final_sigma, ("zero", "sigma_min"))
+    if final == "sigma_min" and sample.ladder in OF_STEPS:
         rungs = np.append(rungs[rungs > end * (1 + 1e-6)], end)
     if rungs[0] > schedule.sigma_max * (1 + 1e-6):
         raise UserError(

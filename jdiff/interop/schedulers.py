@@ -158,10 +158,9 @@ def sampling_of(config: Mapping[str, Any]) -> dict[str, Any]:
         return keys
     # Files hold settings of other classes, too, which a scheduler was made from.
     if sampler == "euler" and config.get("use_karras_sigmas"):
-        keys["sample.ladder"] = "karras"
-    else:
-        keys["sample.ladder"] = config.get("timestep_spacing", "leading" if sampler in LEADING else "linspace")
-        keys["sample.steps_offset"] = config.get("steps_offset", 0)
+        return keys | {"sample.ladder": "karras"}
+    keys["sample.ladder"] = config.get("timestep_spacing", "leading" if sampler in LEADING else "linspace")
+    keys["sample.steps_offset"] = config.get("steps_offset", 0)
     ends_low = {
         "ddim": not config.get("set_alpha_to_one", True),
         "euler": config.get("final_sigmas_type") == "sigma_min",
