@@ -169,7 +169,7 @@ class Model:
             config = self.config.copy_and_resolve_references()
             config.data.shape, config.sample.shape = (*sides, config.data.shape[2]), sides
             config.sample.size = ()
-            task = from_config.task(config).sampling_task
+            task = from_config.task(config, train=False).sampling_task
             self._programs[sides] = config, task, compiled.Compiled(task, self.mesh)
         config, task, programs = self._programs[sides]
         return self._like(config, task, programs, self.weights, self.step)

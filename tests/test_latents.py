@@ -133,6 +133,16 @@ def test_the_runs_folder_is_complete(model, folder, tmp_path):
         jdiff.load(tmp_path / "moved")
 
 
+def test_an_autoencoder_is_read_without_what_its_training_needs(folder, tmp_path):
+    """Neither the run that its decoder was trained from nor the files of LPIPS."""
+    vae, training = jdiff.load(folder / "vae"), {"decoder_only": True, "adversary": "hinge", "losses": ("lpips",)}
+    vae.config.autoencoder.update(training, lpips_weights=("gone/vgg16.pth", "gone/vgg.pth"))
+    vae.config.train.initial = "gone"
+    vae.export(tmp_path / "vae")
+    black = np.zeros((1, 8, 8, 1), np.uint8)
+    np.testing.assert_array_equal(jdiff.load(tmp_path / "vae").encode(black), jdiff.load(folder / "vae").encode(black))
+
+
 def test_an_autoencoders_weights_lie_once_in_the_runs_folder(folder):
     names = {file.name for file in (folder / "ldm" / "autoencoder").iterdir()}
     assert names >= {"config.json", "weights.safetensors"}

@@ -133,6 +133,15 @@ TASKS: dict[str, Callable[[ConfigDict], Task]] = {
 }
 
 
-def task(config: ConfigDict) -> Task:
-    """The task of a resolved config."""
-    return pick("task", config.task, TASKS)(config)
+def task(config: ConfigDict, *, train: bool = True) -> Task:
+    """The task of a resolved config; train=False: without what training alone needs, such as the files of LPIPS."""
+    return pick("task", config.task, TASKS)(config if train else _as_used(config))
+
+
+def _as_used(config: ConfigDict) -> ConfigDict:
+    """The config of an autoencoder that learns no more."""
+    if config.task != "autoencoder":
+        return config
+    config = config.copy_and_resolve_references()
+    config.autoencoder.update(losses=("l1",), loss_weights=(), adversary="none", decoder_only=False)
+    return config

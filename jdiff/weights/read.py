@@ -42,7 +42,7 @@ def of_run(config: ConfigDict, workdir: Path, checkpoint: str, mesh: Mesh) -> tu
     """(the task that a sampler uses, its averaged weights, step) of the run in `workdir`: of its checkpoint "latest",
     "best" or of a step. Raises UserError where something is missing.
     """
-    task, folder = from_config.task(config), workdir / "checkpoints"
+    task, folder = from_config.task(config, train=False), workdir / "checkpoints"
     if (workdir / EXPORTED).is_file():
         weights, step = _exported(task.sampling_task, config, workdir, mesh)
         state = {**weights.state, **autoencoder_weights(config, workdir, mesh)}
