@@ -15,7 +15,7 @@ from jdiff.data.sources.digits import Digits
 from jdiff.networks.bottlenecks import VQ, Gaussian, Plain
 from jdiff.scoring.latent_use import LatentUse
 from tests.conftest import config, refusal, run_here
-from tests.test_latents import SMALL
+from tests.test_latents import SHORT, SMALL
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 
@@ -53,6 +53,14 @@ def test_numbers_are_of_the_held_out_images(folder):
         assert (folder / "vae" / "reconstruction" / name).is_file()
     worst = np.asarray(Image.open(folder / "vae" / "reconstruction" / "worst.png"))
     assert worst.ndim in (2, 3)
+
+
+def test_the_autoencoder_of_a_latent_model_is_scored_too(folder):
+    """The same as by itself, on the latent model's data."""
+    ldm = (config("digits_ldm"), *SHORT, "--config.train.steps=2", "--config.space.autoencoder=vae", "--workdir=ldm")
+    assert run_here(*ldm, cwd=folder).status == 0
+    (_, own), (_, kept) = reconstructed(folder, "vae"), reconstructed(folder, "ldm")
+    assert kept["psnr"] == own["psnr"]
 
 
 def test_collapse_is_told(folder):

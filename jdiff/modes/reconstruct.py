@@ -81,7 +81,10 @@ def autoencoder_of(config: ConfigDict, workdir: Path) -> Model:
         return model
     folder = workdir / AUTOENCODER
     own = jdiff.config.of_run(folder)
-    own.update(data=config.data, eval=config.eval, log=config.log, machine=config.machine)
+    config = config.copy_and_resolve_references()
+    for group in ("data", "eval", "log", "machine"):
+        own[group] = config[group]
+    own.autoencoder.lpips_weights = config.autoencoder.lpips_weights
     return restore(own, folder)
 
 
