@@ -171,6 +171,17 @@ def test_prepared_latents_train_the_same_model(folder, flip):
     assert losses(encoded, "holdout_loss") == losses(read, "holdout_loss")
 
 
+def test_prepared_latents_are_of_the_autoencoder_that_the_run_keeps(folder, tmp_path):
+    shutil.copytree(folder / "vae", tmp_path / "vae")
+    ldm = (config("digits_ldm"), *SHORT, "--config.space.autoencoder=vae")
+    assert run_here("--mode=prepare", *ldm, "--out=latents", cwd=tmp_path).status == 0
+    ldm = (*ldm, "--config.space.prepared=latents", "--workdir=ldm")
+    assert run_here(*ldm, "--config.train.steps=2", cwd=tmp_path).status == 0
+    shutil.rmtree(tmp_path / "vae")
+    result = run_here(*ldm, "--config.train.steps=3", cwd=tmp_path)
+    assert result.status == 0, result.err
+
+
 def test_prepared_latents_of_something_else_are_refused(folder, tmp_path):
     ldm = (config("digits_ldm"), *SHORT, "--config.train.steps=2")
     of_vae = (*ldm, f"--config.space.autoencoder={folder / 'vae'}")

@@ -82,7 +82,7 @@ def _train(config: ConfigDict, workdir: Path, interrupt: Interrupt[Training], st
     check_autoencoder(config, workdir)
     images = source
     if config.space.prepared:
-        own = read_autoencoder(config, mesh)
+        own = read_autoencoder(config, mesh, workdir)
         source, held_out = read_prepared(config, own, source, held_out)
     source = from_config.prepared(config, source, train=True)
     held_out = held_out and from_config.prepared(config, held_out, train=False)

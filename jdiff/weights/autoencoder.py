@@ -120,8 +120,10 @@ def keep_autoencoder(config: ConfigDict, workdir: Path, mesh: Mesh) -> None:
     say(f"the autoencoder of {place} (step {step:,}) is kept in {folder}")
 
 
-def read_autoencoder(config: ConfigDict, mesh: Mesh) -> PyTree:
-    """The part of a model's state that holds the autoencoder of space.autoencoder."""
+def read_autoencoder(config: ConfigDict, mesh: Mesh, workdir: Path | None = None) -> PyTree:
+    """The part of a model's state that holds the autoencoder of space.autoencoder, or the one that a run keeps."""
+    if workdir and (workdir / AUTOENCODER / jdiff.config.FILE).is_file():
+        return autoencoder_weights(config, workdir, mesh)
     place = config.space.autoencoder
     _, weights, _ = _read(place, "space.autoencoder", mesh)
     return {AUTOENCODER: {"params": weights.params, "state": weights.state}}
