@@ -2,7 +2,7 @@
 
 KL: latent diffusion's (Rombach et al., arXiv 2112.10752, table 8), of sides divided by 4 and 8: L1, a KL term of 1e-6
 and a patch discriminator. Published ones add LPIPS, whose weights are downloaded: autoencoder.losses=('l1','lpips') and
-autoencoder.lpips_weights=FILE. SMALL: what a CPU trains in minutes.
+autoencoder.lpips_weights=(NETWORK, HEADS). SMALL: what a CPU trains in minutes.
 """
 
 from typing import Any

@@ -554,6 +554,10 @@ class Model:
 
     @property
     def _diffusion(self) -> DiffusionTask:
+        if isinstance(self.task, AutoencoderTask):
+            raise UserError(
+                "task='autoencoder' is no diffusion model; --mode=reconstruct scores what it gives back of images"
+            )
         if not isinstance(self.task, DiffusionTask):
             raise UserError(f"task={self.config.task!r} does not sample; a diffusion model does")
         return self.task

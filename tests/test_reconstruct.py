@@ -123,7 +123,7 @@ def test_a_vae_samples_from_its_prior_and_others_have_none(folder):
     assert "autoencoder.bottleneck='vq' has no prior to sample from: train a diffusion model of its latents" in said
     with pytest.raises(UserError, match="sampler is for diffusion models"):
         model.sample(4, sampler="heun")
-    with pytest.raises(UserError, match="task='autoencoder' does not sample; a diffusion model does"):
+    with pytest.raises(UserError, match="task='autoencoder' is no diffusion model; --mode=reconstruct scores"):
         model.invert(drawn)
 
 
