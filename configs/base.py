@@ -407,7 +407,7 @@ SPACE = group(
         "[0, 2^16]",
         resume=SILENT,
     ),
-    dtype=Setting("float32", "encode and decode in float32 or bfloat16", resume=SILENT),
+    dtype=Setting("float32", "encode and decode in float32 or bfloat16", resume=TOLD),
 )
 
 OBJECTIVE = group(

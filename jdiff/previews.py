@@ -81,7 +81,7 @@ def held_out_loss(config: ConfigDict, task: Task, mesh: Mesh, held_out: Source |
 
     def evaluate(model: Model, state: TrainState, step: int) -> Report:
         params = {**state.params, **state.ema}
-        parts[:] = [(count, encoded(model.weights, part)) for count, part in parts]  # the first time
+        parts[:] = [(count, encoded(model.weights, part)) for count, part in parts]  # once: then they are features
         shares = [count for count, _ in parts]
         try:
             scores = [score(params, state, part, index) for index, (_, part) in enumerate(parts)]

@@ -234,6 +234,13 @@ def test_bad_autoencoders_are_told_in_one_line(folder, tmp_path):
     assert not any((tmp_path / name).exists() for name in "bc")
 
 
+def test_too_small_tiles_are_told(folder):
+    with pytest.raises(UserError, match=r"space.tile=4 is too small for tiles that overlap: take at least 8"):
+        jdiff.model.restore(
+            jdiff.config.override(jdiff.config.of_run(folder / "ldm"), ["--config.space.tile=4"]), folder / "ldm"
+        )
+
+
 def test_missing_statistics_are_told(folder, tmp_path):
     shutil.copytree(folder / "ldm", tmp_path / "ldm")
     held = json.loads((tmp_path / "ldm" / "config.json").read_text())
@@ -260,6 +267,28 @@ def test_tiles_of_a_local_function_are_the_whole(side, shape):
     enlarge = lambda z: jnp.repeat(jnp.repeat(z, 2, axis=1), 2, axis=2)  # noqa: E731
     tiled = in_tiles(enlarge, z, side=side, overlap=2, scale=2)
     np.testing.assert_allclose(tiled, enlarge(z), atol=1e-5)
+
+
+def test_a_run_goes_on_where_its_autoencoder_is_called_otherwise(folder, tmp_path):
+    shutil.copytree(folder / "ldm", tmp_path / "ldm")
+    shutil.copytree(folder / "vae", tmp_path / "moved_vae")
+    again = (config("digits_ldm"), *SHORT, "--config.train.steps=70", "--workdir=ldm")
+    result = run_here(*again, "--config.space.autoencoder=moved_vae", cwd=tmp_path)
+    assert result.status == 0, result.err
+    other = ("--config.train.steps=1", "--config.seed=5", "--workdir=other_vae")
+    assert run_here(config("digits_vae"), *SMALL, *other, cwd=tmp_path).status == 0
+    said = refusal(*again, "--config.space.autoencoder=other_vae", cwd=tmp_path)
+    assert "other_vae holds another autoencoder than" in said
+
+
+@pytest.mark.parametrize("lora", [0, 2])
+def test_fine_tuning_keeps_the_latents_that_were_learned(folder, tmp_path, lora):
+    start = (config("digits_ldm"), *SHORT, "--config.train.steps=2", f"--config.train.initial={folder / 'ldm'}")
+    own = ("--config.space.autoencoder=", f"--config.lora.rank={lora}", "--config.data.flip=True", "--workdir=fine")
+    result = run_here(*start, *own, cwd=tmp_path)
+    assert result.status == 0, result.err
+    fine, first = (jdiff.load(where).config.space for where in (tmp_path / "fine", folder / "ldm"))
+    assert (fine.mean, fine.std) == (first.mean, first.std)
 
 
 def test_other_sizes_than_the_trained_one(model):

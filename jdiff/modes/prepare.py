@@ -56,6 +56,8 @@ def _told(splits: Mapping[str, Source]) -> str:
 
 def prepare_latents(config: ConfigDict, out: Path) -> int:
     """Pack the moments that the config's autoencoder gives of its data into `out`; the exit status."""
+    if config.machine.distributed:
+        raise UserError("machine.distributed=True: --mode=prepare writes latents by one process; start it alone")
     source, held_out = from_config.sources(config)
     config = resolve(with_autoencoder(config, NOWHERE), source)
     config.space.prepared = ""

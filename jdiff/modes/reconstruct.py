@@ -16,7 +16,6 @@ from jdiff.common import pictures
 from jdiff.common.errors import UserError
 from jdiff.common.files import replace_file
 from jdiff.common.ownership import owned
-from jdiff.common.processes import is_first_process
 from jdiff.common.progress import Progress, progress_bar
 from jdiff.common.ranges import SCREEN
 from jdiff.evaluation.gather import Pictures
@@ -41,6 +40,8 @@ def reconstruct(config: ConfigDict, workdir: Path, out: Path | None) -> int:
     """Write reconstruction.json and pictures (pairs, the worst, the best, a way through the latents) to `out`; print
     the numbers; the exit status.
     """
+    if config.machine.distributed:
+        raise UserError("machine.distributed=True: --mode=reconstruct works by one process; start it alone")
     out = out or workdir / "reconstruction"
     model = autoencoder_of(config, workdir)
     config, images, data = _images(model.config)
@@ -60,8 +61,7 @@ def reconstruct(config: ConfigDict, workdir: Path, out: Path | None) -> int:
     numbers = [*found.numbers, *_bits(model, images)]
     try:
         with owned(out, "--out"):
-            if is_first_process():
-                _write(out, model, config, images, found, numbers)
+            _write(out, model, config, images, found, numbers)
     except OSError as error:
         raise UserError(f"cannot write to {out}: {error}; make room, or give another folder with --out") from error
     lines = report.lines(numbers, [left_out] if left_out else [])

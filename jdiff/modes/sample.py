@@ -81,7 +81,7 @@ def sample(config: ConfigDict, workdir: Path, out: Path | None) -> int:
     return status
 
 
-OF_PRIOR = ("sample.name", "sample.num_images", "sample.batch_size", "sample.seed", "sample.checkpoint")
+OF_PRIOR = tuple(f"sample.{key}" for key in ("name", "num_images", "batch_size", "seed", "checkpoint", "save_images"))
 
 
 def sample_prior(model: Model, config: ConfigDict, workdir: Path, shards: Shards, stack: ExitStack) -> int:
@@ -93,20 +93,23 @@ def sample_prior(model: Model, config: ConfigDict, workdir: Path, shards: Shards
                 f"{name}={value!r} is for diffusion models, and {workdir} holds an autoencoder: it samples by its "
                 "decoder and a seed alone"
             )
+    if config.machine.distributed:
+        raise UserError("machine.distributed=True: an autoencoder's samples are drawn by one process; start it alone")
     wanted, step = config.sample, model.step
     model.prior(1)  # whether there is one
-    if is_first_process():
-        stack.enter_context(owned(shards.folder, "--out"))
-        request = {"step": step, "seed": wanted.seed, "weights": fingerprint(model.weights)}
-        if not shards.finished(request, wanted.num_images):
-            rows, _ = shards.begin(request)
-            for first in range(rows, wanted.num_images, wanted.batch_size):
-                count = min(wanted.batch_size, wanted.num_images - first)
-                shards.write(first, {"images": model.prior(count, first=first)})
-            shards.finish(request, wanted.num_images)
-        images: Iterator[np.ndarray] = itertools.chain.from_iterable(shards.blocks("images"))
-        few = np.stack(list(itertools.islice(images, previews.GRID_IMAGES)))
-        pictures.save_png(shards.folder / "grid.png", pictures.grid(model.shown(few)))
+    stack.enter_context(owned(shards.folder, "--out"))
+    request = {"step": step, "seed": wanted.seed, "weights": fingerprint(model.weights)}
+    if not shards.finished(request, wanted.num_images):
+        rows, _ = shards.begin(request)
+        for first in range(rows, wanted.num_images, wanted.batch_size):
+            count = min(wanted.batch_size, wanted.num_images - first)
+            shards.write(first, {"images": model.prior(count, first=first)})
+        shards.finish(request, wanted.num_images)
+    for number, image in enumerate(itertools.chain.from_iterable(shards.blocks("images"))):
+        if wanted.save_images:
+            pictures.save_png(shards.folder / "images" / f"{number:06d}.png", model.shown(image[None])[0])
+    few = np.stack(list(itertools.islice(itertools.chain.from_iterable(shards.blocks("images")), previews.GRID_IMAGES)))
+    pictures.save_png(shards.folder / "grid.png", pictures.grid(model.shown(few)))
     beta = config.autoencoder.beta
     if beta < WEAK_PRIOR:
         say(

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 import jdiff.config
 from jdiff import from_config, interop
+from jdiff.common.arrays import fingerprint
 from jdiff.common.errors import UserError
 from jdiff.common.keys import root_key
 from jdiff.common.paths import expanded
@@ -45,7 +46,13 @@ def with_autoencoder(config: ConfigDict, workdir: Path) -> ConfigDict:
     if config.model.space != "latents":
         return config
     config = config.copy_and_resolve_references()
-    place = config.space.autoencoder
+    place, own = config.space.autoencoder, workdir / AUTOENCODER
+    if (workdir / jdiff.config.FILE).is_file() and (own / jdiff.config.FILE).is_file():
+        kept = jdiff.config.of_run(workdir).space
+        if place and str(expanded(place).resolve()) != kept.autoencoder:
+            _check_same(place, own)
+        place = kept.autoencoder
+        config.space.mean, config.space.std = config.space.mean or kept.mean, config.space.std or kept.std
     if not place:
         raise UserError(
             "model.space='latents' needs an autoencoder: set space.autoencoder to a run of task='autoencoder', or to a "
@@ -53,12 +60,34 @@ def with_autoencoder(config: ConfigDict, workdir: Path) -> ConfigDict:
         )
     config.space.autoencoder = str(expanded(place).resolve())  # read again from other folders
     theirs = _theirs(config, workdir)
-    if (workdir / jdiff.config.FILE).is_file() and not (config.space.mean or config.space.std):
-        own = jdiff.config.of_run(workdir).space
-        config.space.mean, config.space.std = own.mean, own.std
     for name in ARCHITECTURE:
         config.autoencoder[name] = theirs.autoencoder[name]
     return config
+
+
+def with_latents_of(config: ConfigDict, theirs: ConfigDict, folder: Path) -> ConfigDict:
+    """The config with the latents that the run in `folder`, of the config `theirs`, has learned: its autoencoder, and
+    the mean and deviation that normalise them.
+    """
+    config, own = config.copy_and_resolve_references(), folder / AUTOENCODER
+    if config.space.autoencoder:
+        _check_same(config.space.autoencoder, own)
+    config.space.autoencoder = str(own)
+    config.space.mean, config.space.std = theirs.space.mean, theirs.space.std
+    return config
+
+
+def _check_same(place: str, own: Path) -> None:
+    """Raises UserError where `place` holds an autoencoder of other weights than `own`; it may be gone."""
+    if not (_model_folder(expanded(place)) / jdiff.config.FILE).is_file():
+        return
+    mesh = sharding.make_mesh()
+    one, other = (fingerprint(_read(str(where), "space.autoencoder", mesh)[1]) for where in (place, own))
+    if one != other:
+        raise UserError(
+            f"space.autoencoder={place} holds another autoencoder than {own}, whose latents this model has learned: "
+            "leave space.autoencoder out, or train in another --workdir"
+        )
 
 
 def with_initial_autoencoder(config: ConfigDict, workdir: Path) -> ConfigDict:

@@ -65,6 +65,10 @@ def read_prepared(
     for name, what in (("autoencoder", "another autoencoder"), ("images", "other images")):
         if there.get(name) != here[name]:
             raise UserError(f"space.prepared={folder} holds latents of {what}; {again}")
+    if there.get("dtype") != here["dtype"]:
+        raise UserError(
+            f"space.prepared={folder} was encoded in {there.get('dtype')}, and space.dtype={here['dtype']!r}; {again}"
+        )
     for name, value in here["view"].items():
         if there["view"].get(name) != value:
             raise UserError(
@@ -82,4 +86,5 @@ def _origin(config: ConfigDict, own: PyTree, source: Source) -> dict[str, Any]:
         "autoencoder": fingerprint(own),
         "images": fingerprint_of_data(source),
         "view": {name: config.data[name] for name in VIEW},
+        "dtype": config.space.dtype,
     }

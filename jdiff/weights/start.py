@@ -27,14 +27,14 @@ from jdiff.training.ema import groups
 from jdiff.training.optimizer import carried_over
 from jdiff.training.step import FROZEN, TrainState, init_state
 from jdiff.training.writers import say
-from jdiff.weights.autoencoder import initial_autoencoder, with_initial_autoencoder
+from jdiff.weights.autoencoder import initial_autoencoder, with_initial_autoencoder, with_latents_of
 from jdiff.weights.empty_text import empty_text, with_null
 from jdiff.weights.pipelines import with_own, with_pipeline
 from jdiff.weights.read import OWN_CHOICE, other_conditions, pretrained_weights, read_pretrained
 
 # Keys of the group `model` that say what weights mean: what the network predicts, and at which noise.
 PROCESS = (
-    *("prediction", "sigma_data", "learned_variance", "flow_shift"),
+    *("space", "prediction", "sigma_data", "learned_variance", "flow_shift"),
     *("schedule", "schedule_steps", "beta_start", "beta_end", "zero_terminal_snr"),
 )
 
@@ -83,6 +83,8 @@ def with_pretrained_network(config: ConfigDict, workdir: Path) -> ConfigDict:
                 f"model.{name} is {start.config.model[name]!r} in train.initial={start.path} and "
                 f"{config.model[name]!r} here; start from weights of the same kind, or set it alike"
             )
+    if start.config is not None and config.model.space == "latents":
+        config = with_latents_of(config, start.config, start.path)
     return config
 
 
