@@ -389,6 +389,8 @@ def test_every_line_that_gives_a_value_is_followed():
         "data.dir=PATH": "test_errors",
         "train.steps=100": "test_config",
         "data.image_size=": "test_latents",
+        "condition.text.encoder=frozen": "test_pipelines_training",
+        "condition.text.null=learned": "test_text",
         "model.space=latents": "test_latents",
     }
     followed = " ".join([*(says for _, says, _ in FOLLOWED), *(says for _, _, says, *_ in FOLDERS)])

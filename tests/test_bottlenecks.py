@@ -153,7 +153,7 @@ def test_codes_of_a_loaded_model_are_looked_up():
     """They are NumPy arrays, which a traced index cannot look up."""
     codes = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
     bottleneck = VQ(9, 3)
-    state = jax.tree.map(np.asarray, bottleneck.holding(codes))
+    state = jax.tree.map(np.asarray, bottleneck.holding(jnp.asarray(codes)))
     z = features(2, 4, 4, 3)
     indices = jax.jit(partial(bottleneck.indices, state))(z)
     np.testing.assert_array_equal(jax.jit(partial(bottleneck.lookup, state))(indices), codes[indices])

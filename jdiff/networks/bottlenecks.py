@@ -42,7 +42,7 @@ class Bottleneck(Protocol):
     def channels(self) -> int: ...
     def init(self, key: Array) -> PyTree: ...
     def latents(self, features: Float[Array, "b h w f"], key: Array | None) -> Float[Array, "b h w z"]: ...
-    def quantized(self, state: PyTree, z: Float[Array, "*b h w z"]) -> Float[Array, "*b h w z"]: ...
+    def quantized(self, state: PyTree, z: Float[Array, "*b z"]) -> Float[Array, "*b z"]: ...
     def train(self, state: PyTree, features: Float[Array, "b h w f"], key: Array, values: int) -> Trained: ...
 
 
@@ -62,7 +62,7 @@ class Plain:
     def latents(self, features: Float[Array, "b h w z"], key: Array | None) -> Float[Array, "b h w z"]:
         return features
 
-    def quantized(self, state: PyTree, z: Float[Array, "*b h w z"]) -> Float[Array, "*b h w z"]:
+    def quantized(self, state: PyTree, z: Float[Array, "*b z"]) -> Float[Array, "*b z"]:
         return z
 
     def train(self, state: PyTree, features: Float[Array, "b h w z"], key: Array, values: int) -> Trained:
@@ -100,7 +100,7 @@ class Gaussian:
             return mean
         return mean + jnp.exp(log_variance / 2) * jax.random.normal(key, mean.shape, mean.dtype)
 
-    def quantized(self, state: PyTree, z: Float[Array, "*b h w z"]) -> Float[Array, "*b h w z"]:
+    def quantized(self, state: PyTree, z: Float[Array, "*b z"]) -> Float[Array, "*b z"]:
         return z
 
     def divergence(self, features: Float[Array, "b h w f"]) -> Float[Array, " b"]:
@@ -153,7 +153,7 @@ class VQ:
     def latents(self, features: Float[Array, "b h w d"], key: Array | None) -> Float[Array, "b h w d"]:
         return features
 
-    def quantized(self, state: PyTree, z: Float[Array, "*b h w d"]) -> Float[Array, "*b h w d"]:
+    def quantized(self, state: PyTree, z: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
         return nearest(_codes(state), z)[0]
 
     def indices(self, state: PyTree, z: Float[Array, "*b d"]) -> Int[Array, "*b"]:
@@ -219,7 +219,7 @@ class FSQ:
     def latents(self, features: Float[Array, "b h w d"], key: Array | None) -> Float[Array, "b h w d"]:
         return jnp.tanh(features)
 
-    def quantized(self, state: PyTree, z: Float[Array, "*b h w d"]) -> Float[Array, "*b h w d"]:
+    def quantized(self, state: PyTree, z: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
         return lax.stop_gradient(self._values(self._digits(z))) + (z - lax.stop_gradient(z))
 
     def indices(self, state: PyTree, z: Float[Array, "*b d"]) -> Int[Array, "*b"]:

@@ -1,13 +1,13 @@
 """The first stage of latent diffusion: an autoencoder with its bottleneck, from pictures to latents and back."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from jdiff.common.keys import named
 from jdiff.common.weights import Weights
-from jdiff.networks.autoencoder import Autoencoder
 from jdiff.networks.bottlenecks import Bottleneck
 from jdiff.spaces.pixels import Pixels
 
@@ -19,7 +19,7 @@ class FirstStage:
     Its weights: params {"autoencoder": ...}, state the bottleneck's; others beside them are passed over.
     """
 
-    network: Autoencoder
+    network: Any  # an Autoencoder, or a module with its methods and layout
     bottleneck: Bottleneck
     pixels: Pixels
 
@@ -60,4 +60,4 @@ class FirstStage:
     def _apply(self, weights: Weights, x: Array, method: str, dropout: Array | None) -> Array:
         rngs = {} if dropout is None else {"dropout": dropout}
         variables = {"params": weights.params["autoencoder"]}
-        return self.network.apply(variables, x, train=bool(rngs), method=method, rngs=rngs)  # type: ignore[return-value]
+        return self.network.apply(variables, x, train=bool(rngs), method=method, rngs=rngs)
