@@ -389,6 +389,8 @@ def test_every_line_that_gives_a_value_is_followed():
         "data.dir=PATH": "test_errors",
         "train.steps=100": "test_config",
         "data.image_size=": "test_latents",
+        "data.flip=False": "test_latents",
+        "train.optimizer=adam": "test_reconstruct",
         "condition.text.encoder=frozen": "test_pipelines_training",
         "condition.text.null=learned": "test_text",
         "model.space=latents": "test_latents",

@@ -223,7 +223,7 @@ def test_vq_decodes_codes_as_theirs(tmp_path):
         if model.config.lookup_from_codebook:
             tokens = np.random.default_rng(0).integers(0, model.config.num_vq_embeddings, size=shape[:3])
             bottleneck, state = codebook(params)
-            z = bottleneck.lookup(state, tokens)
+            z = bottleneck.lookup(state, jnp.asarray(tokens))
             expected = model.decode(torch.tensor(tokens), force_not_quantize=True, shape=shape).sample
         else:
             z = normal(*shape, seed=1)

@@ -136,6 +136,9 @@ def test_the_decoder_alone_is_trained(folder):
     before, after = (jdiff.load(folder / name).params["autoencoder"] for name in ("vae", "fine"))
     same = {name: all((one == other).all() for one, other in leaves(before[name], after[name])) for name in before}
     assert same == {"encoder": True, "decoder": False}
+    decayed = ("--config.train.optimizer=adamw", "--config.train.weight_decay=0.1", "--workdir=decayed")
+    said = refusal(config("digits_vae"), *SMALL, *more, "--config.train.initial=vae", *decayed, cwd=folder)
+    assert "train.optimizer='adamw' shrinks all weights: set train.optimizer=adam" in said
     said = refusal(config("digits_vae"), *SMALL, *more, "--workdir=other", cwd=folder)
     assert "autoencoder.decoder_only=True needs an encoder to keep: set train.initial" in said
 
