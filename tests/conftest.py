@@ -150,6 +150,8 @@ LONG = (
     "test_processes",
     "test_resume",
     "test_blocks",
+    "test_latents",
+    "test_reconstruct",
 )
 
 

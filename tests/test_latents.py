@@ -152,7 +152,7 @@ def test_an_autoencoders_weights_lie_once_in_the_runs_folder(folder):
     assert own.config.task == "autoencoder"
 
 
-@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("flip", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_prepared_latents_train_the_same_model(folder, flip):
     """To the bit where latents are means; mirrored copies take the place of mirrored images."""
     more = (*SHORT, "--config.train.steps=10", "--config.log.every=1", f"--config.data.flip={flip}")
@@ -281,7 +281,7 @@ def test_a_run_goes_on_where_its_autoencoder_is_called_otherwise(folder, tmp_pat
     assert "other_vae holds another autoencoder than" in said
 
 
-@pytest.mark.parametrize("lora", [0, 2])
+@pytest.mark.parametrize("lora", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_fine_tuning_keeps_the_latents_that_were_learned(folder, tmp_path, lora):
     start = (config("digits_ldm"), *SHORT, "--config.train.steps=2", f"--config.train.initial={folder / 'ldm'}")
     own = ("--config.space.autoencoder=", f"--config.lora.rank={lora}", "--config.data.flip=True", "--workdir=fine")

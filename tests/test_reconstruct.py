@@ -143,7 +143,7 @@ def test_the_decoder_alone_is_trained(folder):
     assert "autoencoder.decoder_only=True needs an encoder to keep: set train.initial" in said
 
 
-@pytest.mark.parametrize("name", ["vae", "vq"])
+@pytest.mark.parametrize("name", [pytest.param("vae", marks=pytest.mark.slow), "vq"])
 def test_an_autoencoder_goes_to_diffusers_and_back(name, folder, tmp_path):
     """AutoencoderKL and VQModel of the same settings; a run that starts from there has the same weights."""
     diffusers = pytest.importorskip("diffusers")
