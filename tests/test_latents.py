@@ -250,6 +250,7 @@ def test_missing_statistics_are_told(folder, tmp_path):
         jdiff.load(tmp_path / "ldm")
 
 
+@pytest.mark.slow
 def test_image_conditions_are_given_to_latents_as_channels(folder, tmp_path):
     """Four pixels of a thumbnail to each place of the latents."""
     more = (*SHORT, "--config.train.steps=3", f"--config.space.autoencoder={folder / 'vae'}", "--workdir=run")
@@ -269,6 +270,7 @@ def test_tiles_of_a_local_function_are_the_whole(side, shape):
     np.testing.assert_allclose(tiled, enlarge(z), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_its_autoencoder_is_called_otherwise(folder, tmp_path):
     shutil.copytree(folder / "ldm", tmp_path / "ldm")
     shutil.copytree(folder / "vae", tmp_path / "moved_vae")
