@@ -7,22 +7,10 @@ Not run. At 128x128: --config.data.image_size=128 "--config.autoencoder.channel_
 
 from ml_collections import ConfigDict
 
-from configs import autoencoders, base
+from configs import afhq_kl
 
 
 def get_config() -> ConfigDict:
-    config = base.get_config()
-    config.task = "autoencoder"
-    config.model.conditions = ()
-    config.data.name = "folder"
-    config.data.image_size = 256
-    config.data.flip = True
-    config.autoencoder.update(autoencoders.KL_F8)
+    config = afhq_kl.get_config()
     config.train.images = 3_000_000
-    config.train.batch_size = 16
-    config.train.learning_rate = 5e-5
-    config.train.warmup_images = 32_000
-    config.train.ema_halflife_images = 50_000
-    config.train.sample_every = 2_000
-    config.checkpoint.every = 2_000
     return config

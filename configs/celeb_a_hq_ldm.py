@@ -7,29 +7,12 @@ python -m jdiff.main --config=celeb_a_hq_ldm --config.data.dir=PATH --config.spa
 
 from ml_collections import ConfigDict
 
-from configs import base, networks
+from configs import afhq_ldm
 
 
 def get_config() -> ConfigDict:
-    config = base.get_config()
-    config.data.name = "folder"
-    config.data.image_size = 256
-    config.data.flip = True
+    config = afhq_ldm.get_config()
     config.model.conditions = ()
-    config.model.space = "latents"
-    config.model.sigma_data = 1.0  # latents are normalised
     config.space.autoencoder = "runs/celeb_a_hq_kl"
-    config.objective.mean = -0.4
-    config.network.update(networks.DIT_S)
-    config.network.patch_size = 2
-    config.train.images = 20_000_000
-    config.train.batch_size = 256
-    config.train.learning_rate = 3e-4
-    config.train.warmup_images = 256_000
-    config.train.ema_halflife_images = 500_000
-    config.train.sample_every = 5_000
     config.sample.guidance_scale = None
-    config.sample.num_images = 64
-    config.sample.batch_size = 64
-    config.checkpoint.every = 5_000
     return config

@@ -7,21 +7,15 @@ Not run.
 
 from ml_collections import ConfigDict
 
-from configs import autoencoders, base
+from configs import afhq_kl, autoencoders
 
 
 def get_config() -> ConfigDict:
-    config = base.get_config()
-    config.task = "autoencoder"
-    config.model.conditions = ()
+    config = afhq_kl.get_config()
     config.data.name = "tfds:cifar10"
-    config.data.flip = True
+    config.data.image_size = 0
     config.autoencoder.update(autoencoders.KL_F4)
     config.train.images = 10_000_000
     config.train.batch_size = 128
     config.train.learning_rate = 1e-4
-    config.train.warmup_images = 32_000
-    config.train.ema_halflife_images = 50_000
-    config.train.sample_every = 2_000
-    config.checkpoint.every = 2_000
     return config

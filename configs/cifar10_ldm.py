@@ -7,28 +7,13 @@ python -m jdiff.main --config=cifar10_ldm --config.data.dir=PATH --config.space.
 
 from ml_collections import ConfigDict
 
-from configs import base, networks
+from configs import afhq_ldm
 
 
 def get_config() -> ConfigDict:
-    config = base.get_config()
+    config = afhq_ldm.get_config()
     config.data.name = "tfds:cifar10"
-    config.data.flip = True
-    config.model.conditions = ("label",)
-    config.model.space = "latents"
-    config.model.sigma_data = 1.0  # latents are normalised
+    config.data.image_size = 0
     config.space.autoencoder = "runs/cifar10_kl"
-    config.objective.mean = -0.4
-    config.network.update(networks.DIT_S)
     config.network.patch_size = 1
-    config.train.images = 20_000_000
-    config.train.batch_size = 256
-    config.train.learning_rate = 3e-4
-    config.train.warmup_images = 256_000
-    config.train.ema_halflife_images = 500_000
-    config.train.sample_every = 5_000
-    config.sample.guidance_scale = 1.5
-    config.sample.num_images = 64
-    config.sample.batch_size = 64
-    config.checkpoint.every = 5_000
     return config
