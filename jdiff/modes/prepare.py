@@ -20,8 +20,6 @@ from jdiff.training import sharding
 from jdiff.weights.autoencoder import check_autoencoder, encoder, read_autoencoder, unscaled, with_autoencoder
 from jdiff.weights.prepared_latents import refuse_unprepared, write_origin
 
-NOWHERE = Path("/nonexistent")
-
 
 def prepare(config: ConfigDict, workdir: Path, out: Path | None) -> int:
     """Pack the data that `config` names into the folder `out`; the exit status."""
@@ -59,9 +57,9 @@ def prepare_latents(config: ConfigDict, out: Path) -> int:
     if config.machine.distributed:
         raise UserError("machine.distributed=True: --mode=prepare writes latents by one process; start it alone")
     source, held_out = from_config.sources(config)
-    config = resolve(with_autoencoder(config, NOWHERE), source)
+    config = resolve(with_autoencoder(config), source)
     config.space.prepared = ""
-    check_autoencoder(config, NOWHERE)
+    check_autoencoder(config)
     refuse_unprepared(config)
     mesh = sharding.make_mesh()
     space, own = from_config.space(unscaled(config)), read_autoencoder(config, mesh)

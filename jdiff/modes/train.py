@@ -97,7 +97,7 @@ def _train(config: ConfigDict, workdir: Path, interrupt: Interrupt[Training], st
     if config.model.space == "latents":
         keep_autoencoder(config, workdir, mesh)
         own = autoencoder_weights(config, workdir, mesh)
-        config = with_scale_of_latents(config, source, workdir, mesh)
+        config = with_scale_of_latents(config, source, own, mesh)
         task = from_config.task(config)
     source, held_out = with_texts(config, workdir, source, held_out)
     kept = config.checkpoint

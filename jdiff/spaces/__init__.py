@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Array, Float, Num, PyTree
 
 from jdiff.common.ranges import Range
-from jdiff.spaces.latents import AUTOENCODER, Latents
+from jdiff.spaces.latents import AUTOENCODER, Latents, as_state
 from jdiff.spaces.pixels import Pixels
 
 
@@ -33,4 +33,4 @@ class Space(Protocol):
     def mask(self, mask: Any) -> Any: ...
 
 
-__all__ = ["AUTOENCODER", "Latents", "Pixels", "Space"]
+__all__ = ["AUTOENCODER", "Latents", "Pixels", "Space", "as_state"]

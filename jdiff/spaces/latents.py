@@ -45,10 +45,6 @@ class Latents:
         """An image's side over its latent's."""
         return self.first_stage.network.layout.stride
 
-    def state(self, own: Weights) -> PyTree:
-        """The part of a model's state that holds the first stage's weights."""
-        return {AUTOENCODER: {"params": own.params, "state": own.state}}
-
     def encode(self, weights: PyTree, images: Num[Array, "b ..."], key: Any) -> Float[Array, "b h w c"]:
         """images: [B, H, W, C] in the data's dtype, or what `features` gives of them: then weights are not needed."""
         prepared = images.dtype == jnp.float16
@@ -88,6 +84,11 @@ class Latents:
         return parts.any(axis=(2, 4))
 
 
+def as_state(own: Weights) -> PyTree:
+    """The part of a model's state that holds the first stage's weights."""
+    return {AUTOENCODER: {"params": own.params, "state": own.state}}
+
+
 def _own(weights: Weights) -> Weights:
-    """The first stage's weights."""
+    """The first stage's weights, of a model's."""
     return Weights(**weights.state[AUTOENCODER])

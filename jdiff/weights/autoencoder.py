@@ -20,17 +20,17 @@ from jdiff.common.progress import progress_bar
 from jdiff.data import pipeline
 from jdiff.data.sources import Source
 from jdiff.interop import tensors
+from jdiff.interop.pipelines import is_pipeline
 from jdiff.networks.autoencoder import Autoencoder
 from jdiff.networks.bottlenecks import VQ
-from jdiff.spaces import AUTOENCODER, Latents
+from jdiff.spaces import AUTOENCODER, Latents, as_state
 from jdiff.tasks import Weights
 from jdiff.training import sharding
 from jdiff.training.writers import say
 from jdiff.weights.export import export
 from jdiff.weights.read import autoencoder_weights, of_run
 
-INDEX = "model_index.json"  # of a pipeline's folder
-PARTS = ("vae", "vqvae")  # its folders that may hold the autoencoder
+PARTS = ("vae", "vqvae")  # a pipeline's folders that may hold the autoencoder
 ARCHITECTURE = (
     *("bottleneck", "latent_channels", "codebook_size", "levels", "channels", "channel_mults", "blocks_per_level"),
     *("attention_levels", "middle_attention", "norm_groups", "norm_eps", "encoder_channels", "decoder_channels"),
@@ -38,16 +38,16 @@ ARCHITECTURE = (
 OF_IMAGES = ("dtype", "range")  # keys of the group `data` that say what an autoencoder's input is
 
 
-def with_autoencoder(config: ConfigDict, workdir: Path) -> ConfigDict:
-    """The config with its autoencoder's architecture filled in, where its space is latents.
+def with_autoencoder(config: ConfigDict, workdir: Path | None = None) -> ConfigDict:
+    """The config with its autoencoder's architecture filled in, where its space is latents. workdir: the run's.
 
     Raises UserError where space.autoencoder holds none.
     """
     if config.model.space != "latents":
         return config
     config = config.copy_and_resolve_references()
-    place, own = config.space.autoencoder, workdir / AUTOENCODER
-    if (workdir / jdiff.config.FILE).is_file() and (own / jdiff.config.FILE).is_file():
+    place, own = config.space.autoencoder, _kept(workdir)
+    if workdir and own and (workdir / jdiff.config.FILE).is_file():
         kept = jdiff.config.of_run(workdir).space
         if place and str(expanded(place).resolve()) != kept.autoencoder:
             _check_same(place, own)
@@ -114,7 +114,7 @@ def initial_autoencoder(config: ConfigDict, mesh: Mesh) -> tuple[Weights, list[s
     return weights, [f"starts from the autoencoder of {config.train.initial}, step {step:,}"]
 
 
-def check_autoencoder(config: ConfigDict, workdir: Path) -> None:
+def check_autoencoder(config: ConfigDict, workdir: Path | None = None) -> None:
     """Raises UserError where the autoencoder is of other images than the resolved config's."""
     if config.model.space != "latents":
         return
@@ -132,17 +132,23 @@ def check_autoencoder(config: ConfigDict, workdir: Path) -> None:
             )
 
 
-def _theirs(config: ConfigDict, workdir: Path) -> ConfigDict:
+def _kept(workdir: Path | None) -> Path | None:
+    """The folder of the copy that a run keeps of its autoencoder, once it has one."""
+    own = workdir / AUTOENCODER if workdir else None
+    return own if own and (own / jdiff.config.FILE).is_file() else None
+
+
+def _theirs(config: ConfigDict, workdir: Path | None) -> ConfigDict:
     """The autoencoder's config: of the copy that the run keeps, once it has one."""
-    own, place = workdir / AUTOENCODER, config.space.autoencoder
-    return jdiff.config.of_run(own) if (own / jdiff.config.FILE).is_file() else _config_of(place, "space.autoencoder")
+    own = _kept(workdir)
+    return jdiff.config.of_run(own) if own else _config_of(config.space.autoencoder, "space.autoencoder")
 
 
 def keep_autoencoder(config: ConfigDict, workdir: Path, mesh: Mesh) -> None:
     """Copy the autoencoder's weights into the run's folder, once."""
-    folder = workdir / AUTOENCODER
-    if (folder / jdiff.config.FILE).is_file():
+    if _kept(workdir):
         return
+    folder = workdir / AUTOENCODER
     place = expanded(config.space.autoencoder)
     theirs, weights, step = _read(config.space.autoencoder, "space.autoencoder", mesh)
     export(weights, theirs, folder, step=step)
@@ -151,11 +157,10 @@ def keep_autoencoder(config: ConfigDict, workdir: Path, mesh: Mesh) -> None:
 
 def read_autoencoder(config: ConfigDict, mesh: Mesh, workdir: Path | None = None) -> PyTree:
     """The part of a model's state that holds the autoencoder of space.autoencoder, or the one that a run keeps."""
-    if workdir and (workdir / AUTOENCODER / jdiff.config.FILE).is_file():
+    if workdir and _kept(workdir):
         return autoencoder_weights(config, workdir, mesh)
-    place = config.space.autoencoder
-    _, weights, _ = _read(place, "space.autoencoder", mesh)
-    return {AUTOENCODER: {"params": weights.params, "state": weights.state}}
+    _, weights, _ = _read(config.space.autoencoder, "space.autoencoder", mesh)
+    return as_state(weights)
 
 
 def _config_of(place: str, key: str) -> ConfigDict:
@@ -201,7 +206,7 @@ def _read(place: str, key: str, mesh: Mesh) -> tuple[ConfigDict, Weights, int]:
 
 def _model_folder(folder: Path) -> Path:
     """The autoencoder's folder in a pipeline's of diffusers; any other folder itself."""
-    inside = [folder / name for name in PARTS if (folder / INDEX).is_file() and (folder / name).is_dir()]
+    inside = [folder / name for name in PARTS if is_pipeline(folder) and (folder / name).is_dir()]
     return inside[0] if inside else folder
 
 
@@ -215,8 +220,9 @@ def unscaled(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def with_scale_of_latents(config: ConfigDict, source: Source, workdir: Path, mesh: Mesh) -> ConfigDict:
-    """The config with each channel's mean and standard deviation over the training images, unless it has them.
+def with_scale_of_latents(config: ConfigDict, source: Source, own: PyTree, mesh: Mesh) -> ConfigDict:
+    """The config with each channel's mean and standard deviation over the training images, unless it has them. own: the
+    autoencoder's part of a model's state.
 
     Where latents are sampled, the variance is that of their means plus the mean of their variances.
     """
@@ -227,7 +233,7 @@ def with_scale_of_latents(config: ConfigDict, source: Source, workdir: Path, mes
     spread = jax.jit(lambda moments: jnp.stack(space.mean_and_variance(moments.astype(jnp.float32))))
     channels = space.shape[2]
     count, total, squares = 0, np.zeros(channels), np.zeros(channels)
-    for moments in moments_of(config, space, source, workdir, mesh):
+    for moments in moments_of(config, space, source, own, mesh):
         mean, variance = np.asarray(spread(moments), np.float64)
         count += mean[..., 0].size
         total += mean.sum(axis=(0, 1, 2))
@@ -247,12 +253,12 @@ def with_scale_of_latents(config: ConfigDict, source: Source, workdir: Path, mes
     return config
 
 
-def moments_of(config: ConfigDict, space: Latents, source: Source, workdir: Path, mesh: Mesh) -> Iterator[np.ndarray]:
+def moments_of(config: ConfigDict, space: Latents, source: Source, own: PyTree, mesh: Mesh) -> Iterator[np.ndarray]:
     """The moments [b, h, w, f] of a source's images, or of latents that were prepared, a batch at a time, as the usual
     view has them.
     """
     rows = config.train.batch_size
-    encode = encoder(space, autoencoder_weights(config, workdir, mesh), mesh, rows)
+    encode = encoder(space, own, mesh, rows)
     view = from_config.view(config, train=False)
     firsts = range(0, len(source), rows)
     for first in progress_bar("measuring latents", show=config.log.progress)(firsts, len(firsts)):

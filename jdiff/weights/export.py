@@ -46,7 +46,7 @@ def export(
     if not is_first_process():
         return
     if like is not None:
-        interop.save_like(_of_one_network(of_tensors(arrays)), expanded(like), folder)
+        interop.save_like(of_one_network(of_tensors(arrays)), expanded(like), folder)
         return
     merged = config.copy_and_resolve_references()
     merged.lora.rank, merged.train.initial = 0, ""  # low-rank parts are merged: there is nothing to stand beside
@@ -58,7 +58,7 @@ def export(
         shutil.copytree(workdir / AUTOENCODER, folder / AUTOENCODER, dirs_exist_ok=True)
 
 
-def _of_one_network(weights: Weights) -> PyTree:
+def of_one_network(weights: Weights) -> PyTree:
     """What another library keeps as one model: the denoiser's parameters, or an autoencoder's with its codes."""
     if "network" in weights.params:
         return weights.params["network"]

@@ -24,6 +24,7 @@ from jdiff.tasks import Task, Weights
 from jdiff.training import sharding
 from jdiff.weights.autoencoder import read_autoencoder, with_autoencoder
 from jdiff.weights.empty_text import empty_text, with_null
+from jdiff.weights.export import of_one_network
 from jdiff.weights.read import read_pretrained
 
 STEPS = 50  # of a pipeline's own call
@@ -102,17 +103,16 @@ def save(weights: Weights, config: ConfigDict, like: Pipeline, folder: Path) -> 
                 shutil.copytree(entry, folder / entry.name, dirs_exist_ok=True)
             elif entry.is_file():
                 shutil.copy(entry, folder / entry.name)
-    interop.save_like(weights.params["network"], like.network, folder / like.network.name)
-    own = weights.state[AUTOENCODER]
-    codes = {"codebook": {"codes": book["codes"]}} if (book := own["state"].get("codebook")) else {}
-    interop.save_like({**own["params"]["autoencoder"], **codes}, like.autoencoder, folder / like.autoencoder.name)
+    interop.save_like(of_one_network(weights), like.network, folder / like.network.name)
+    own = of_one_network(Weights(**weights.state[AUTOENCODER]))
+    interop.save_like(own, like.autoencoder, folder / like.autoencoder.name)
 
 
 def _check_same(config: ConfigDict, like: Pipeline) -> None:
     """Raises UserError where a model of this config is another than the pipeline's, its weights aside."""
     for name, value in {**keys_of(like), "model.conditions": conditions_of(like)}.items():
         ours = config_value(config, name)
-        if name not in PLACES and not _same(ours, value):
+        if name not in PLACES and not same_value(ours, value):
             raise UserError(f"this model is not of {like.folder}'s kind: {name} is {ours!r} here and {value!r} there")
     if like.class_names and config.data.class_names != like.class_names:
         raise UserError(f"this model knows other classes than {like.folder}, whose names these are")
@@ -126,9 +126,10 @@ def _same_files(ours: Path, theirs: Path) -> bool:
     return not any(filecmp.cmpfiles(ours, theirs, names, shallow=False)[1:])
 
 
-def _same(ours: Any, theirs: Any) -> bool:
+def same_value(ours: Any, theirs: Any) -> bool:
+    """Whether two values of a key mean the same: numbers within 1e-6 of each other."""
     if isinstance(theirs, tuple):
-        return len(ours) == len(theirs) and all(map(_same, ours, theirs))
+        return len(ours) == len(theirs) and all(map(same_value, ours, theirs))
     return math.isclose(ours, theirs, rel_tol=1e-6) if isinstance(theirs, float) else ours == theirs
 
 

@@ -24,7 +24,7 @@ from jdiff.interop import pipelines, tensors
 from jdiff.interop.pipelines import Pipeline
 from jdiff.interop.schedulers import network_folder
 from jdiff.networks.conditioning import is_conditioner
-from jdiff.spaces import AUTOENCODER
+from jdiff.spaces import AUTOENCODER, as_state
 from jdiff.tasks import Task, Weights
 from jdiff.training import sharding
 from jdiff.training.checkpoints import read_weights
@@ -68,7 +68,7 @@ def autoencoder_weights(config: ConfigDict, workdir: Path, mesh: Mesh) -> PyTree
     if not (folder / EXPORTED).is_file():
         raise UserError(f"{folder / EXPORTED} is missing, this run's autoencoder: copy the run's folder whole")
     _, weights, _ = of_run(jdiff.config.of_run(folder), folder, "latest", mesh)
-    return {AUTOENCODER: {"params": weights.params, "state": weights.state}}
+    return as_state(weights)
 
 
 def _shapes(task: Task, config: ConfigDict) -> tuple[PyTree, PyTree]:

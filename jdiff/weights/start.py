@@ -1,10 +1,8 @@
 """Where training starts: anew, from a checkpoint, or from weights that there are (train.initial)."""
 
-import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +27,7 @@ from jdiff.training.step import FROZEN, TrainState, init_state
 from jdiff.training.writers import say
 from jdiff.weights.autoencoder import initial_autoencoder, with_initial_autoencoder, with_latents_of
 from jdiff.weights.empty_text import empty_text, with_null
-from jdiff.weights.pipelines import with_own, with_pipeline
+from jdiff.weights.pipelines import same_value, with_own, with_pipeline
 from jdiff.weights.read import OWN_CHOICE, other_conditions, pretrained_weights, read_pretrained
 
 # Keys of the group `model` that say what weights mean: what the network predicts, and at which noise.
@@ -108,7 +106,7 @@ def checked_process(config: ConfigDict, network: Path) -> str:
     if config.objective.draw == "steps" and "model.schedule_steps" not in theirs:
         theirs["objective.draw"] = "lognormal" if process.keys["schedule"] == "edm" else "uniform"
     unlike = {
-        name: value for name, value in theirs.items() if not _same(jdiff.config.config_value(config, name), value)
+        name: value for name, value in theirs.items() if not same_value(jdiff.config.config_value(config, name), value)
     }
     if unlike:
         here = ", ".join(f"{name} is {jdiff.config.config_value(config, name)!r} here" for name in unlike)
@@ -117,10 +115,6 @@ def checked_process(config: ConfigDict, network: Path) -> str:
             f"train.initial={network} was trained under another process, says {process.file}: set {keys} ({here})"
         )
     return f"train.initial={network} was trained for {ours}, says {process.file}"
-
-
-def _same(ours: Any, theirs: Any) -> bool:
-    return math.isclose(ours, theirs, rel_tol=1e-6) if isinstance(theirs, float) else ours == theirs
 
 
 def _take_scale(ours: ConfigDict, theirs: ConfigDict) -> None:
