@@ -403,7 +403,8 @@ SPACE = group(
     ),
     tile=Setting(
         0,
-        "decode in overlapping tiles with this side, in pixels, where images are larger; 0: whole",
+        "decode in overlapping tiles with this side, in pixels, where images are larger: no seams show where it is 32 "
+        "latents or more; 0: whole",
         "[0, 2^16]",
         resume=SILENT,
     ),

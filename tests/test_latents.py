@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -13,7 +14,15 @@ from PIL import Image
 import jdiff
 import jdiff.config
 from jdiff.common.errors import UserError
+from jdiff.common.ranges import Range
+from jdiff.common.weights import Weights
 from jdiff.data.sources.digits import Digits
+from jdiff.networks.autoencoder import Autoencoder, Layout
+from jdiff.networks.bottlenecks import Plain
+from jdiff.networks.norm_statistics import norm_statistics, with_norm_statistics
+from jdiff.spaces.first_stage import FirstStage
+from jdiff.spaces.latents import Latents, as_state
+from jdiff.spaces.pixels import Pixels
 from jdiff.spaces.tiles import in_tiles
 from tests.conftest import TINY, config, refusal, run_here
 
@@ -302,14 +311,21 @@ def test_other_sizes_than_the_trained_one(model):
         model.sample(num_images=2, size=(9, 16))
 
 
-def test_tiles_that_differ_are_blended_little_by_little():
-    """A decoder that adds a tile's mean makes neighbouring tiles differ; no two pixels show it as a seam."""
-    rows, columns = np.mgrid[:12, :24] / 24
-    z = jnp.asarray((rows + columns)[None, ..., None], jnp.float32)
-
-    def decode(z):
-        return jnp.repeat(jnp.repeat(z + z.mean(axis=(1, 2, 3), keepdims=True), 4, axis=1), 4, axis=2)
-
-    tiled = np.asarray(in_tiles(decode, z, side=12, overlap=6, scale=4))
-    apart = np.diff(tiled - np.repeat(np.repeat(z, 4, axis=1), 4, axis=2), axis=2)
-    assert 0 < np.abs(apart).max() < 0.03
+def test_tiles_of_a_decoder_with_norms_have_no_seams():
+    """A brightness that grows from left to right makes each tile's own statistics others than the whole's."""
+    network = Autoencoder(
+        features=4, layout=Layout(channels=8, channel_mults=(1, 2), blocks_per_level=1, middle_attention=False)
+    )
+    stage = FirstStage(network, Plain(4), Pixels((16, 16, 3), Range("float32", -100.0, 100.0)))
+    rows, columns = np.mgrid[:64, :64] / 64
+    own = stage.init(jax.random.key(0))
+    z = jnp.asarray(np.stack([columns, rows, columns * rows, columns**2], axis=-1)[None], jnp.float32)
+    decode = partial(stage.decode, own)
+    levels = lambda decode: 127.5 * np.asarray(jax.jit(decode)(z)).clip(-1, 1)  # noqa: E731
+    space = Latents(first_stage=stage, mean=(0.0,) * 4, std=(1.0,) * 4, tile=64)
+    tiled = levels(lambda z: space.decode(Weights({}, as_state(own)), z) / 100)
+    alike = levels(lambda z: with_norm_statistics(decode, norm_statistics(decode, z[:, ::2, ::2]))(z))
+    alone = levels(partial(in_tiles, decode, side=32, overlap=8, scale=2))
+    seam = lambda apart: np.abs(np.diff(apart, axis=2)).max()  # noqa: E731
+    assert seam(alone - levels(decode)) > 3
+    assert seam(tiled - alike) < 1

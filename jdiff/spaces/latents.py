@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Num, PyTree
 from jdiff.common.ranges import Range
 from jdiff.common.weights import Weights
 from jdiff.networks.bottlenecks import Gaussian
+from jdiff.networks.norm_statistics import norm_statistics, with_norm_statistics
 from jdiff.spaces.first_stage import FirstStage
 from jdiff.spaces.tiles import in_tiles
 
@@ -69,11 +70,15 @@ class Latents:
 
     def decode(self, weights: PyTree, x: Float[Array, "*b h w c"]) -> Num[Array, "*b H W C"]:
         z = x.reshape(-1, *x.shape[-3:]) * jnp.asarray(self.std) + jnp.asarray(self.mean)
-        decoded, side = partial(self.first_stage.decode, _own(weights)), self.tile // self.stride
+        decode, side = partial(self.first_stage.decode, _own(weights)), self.tile // self.stride
         if 0 < side < max(z.shape[1:3]):
-            images = in_tiles(decoded, z, side=side, overlap=side // OVERLAP, scale=self.stride)
+            # All tiles are normalised alike, as the whole image is that is made as small as a tile by leaving out
+            # latents: their averages would have another variance.
+            each = -(-max(z.shape[1:3]) // side)
+            decode = with_norm_statistics(decode, norm_statistics(decode, z[:, ::each, ::each]))
+            images = in_tiles(decode, z, side=side, overlap=side // OVERLAP, scale=self.stride)
         else:
-            images = decoded(z)
+            images = decode(z)
         return self.values.from_model(images.reshape(*x.shape[:-3], *images.shape[1:]))
 
     def mask(self, mask: Any) -> Any:

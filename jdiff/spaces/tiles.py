@@ -18,7 +18,8 @@ def in_tiles(
 ) -> Float[Array, "b H W C"]:
     """decode(z), whose sides are those of z times `scale`, of tiles of `side` that overlap by at least `overlap`.
 
-    Where tiles overlap, they are blended: the weight of each falls linearly towards its edge.
+    Where tiles overlap, they are blended: the weight of each falls linearly towards its edge, and next to it, where a
+    convolution sees the zeros around a tile, it counts for nothing beside the other's.
     """
     height, width = z.shape[1:3]
     rows, columns = (_starts(whole, side, overlap) for whole in (height, width))
@@ -54,6 +55,8 @@ def _starts(whole: int, side: int, overlap: int) -> list[int]:
 
 
 def _ramp(side: int, overlap: int) -> np.ndarray:
-    """1 in the middle, falling linearly towards both ends within the overlap, never to 0."""
+    """1 in the middle, falling linearly over the middle half of the overlap at both ends to next to 0: not to 0, since
+    at the image's border there is no other tile.
+    """
     from_edge = np.minimum(np.arange(side), np.arange(side)[::-1]) + 1
-    return np.minimum(1.0, from_edge / max(1, overlap))
+    return np.clip((from_edge - overlap / 4) / max(1, overlap / 2), 1e-6, 1.0)
