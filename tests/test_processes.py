@@ -290,6 +290,19 @@ def test_processes_given_by_variables_train_on_captions_to_the_same_losses(tmp_p
 
 
 @pytest.mark.slow
+def test_processes_that_keep_an_autoencoder_train_in_its_latents(tmp_path):
+    small = ("--config.autoencoder.channels=8", "--config.autoencoder.channel_mults=(1,2)")
+    vae = (config("digits_vae"), *TINY, *small, "--config.train.steps=5", "--workdir=vae")
+    assert run_here(*vae, cwd=tmp_path).status == 0
+    latents = (config("digits_ldm"), *TINY, "--config.space.autoencoder=vae", "--config.train.steps=10")
+    assert run_here(*latents, "--workdir=alone", cwd=tmp_path).status == 0
+    processes = start_two((*latents, "--workdir=two"), tmp_path, slurm)
+    for status, _, err in map(ended, processes):
+        assert status == 0, err
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "alone"), rtol=1e-4)
+
+
+@pytest.mark.slow
 def test_processes_evaluate_as_one_and_go_on_after_a_kill(tmp_path):
     """In an empty cache, so that they measure the data together; the numbers are those of one process."""
     trained = run_here(*DIGITS, "--config.train.steps=2", "--workdir=run", cwd=tmp_path)

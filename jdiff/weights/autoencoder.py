@@ -16,6 +16,7 @@ from jdiff.common.arrays import fingerprint
 from jdiff.common.errors import UserError
 from jdiff.common.keys import root_key
 from jdiff.common.paths import expanded
+from jdiff.common.processes import of_first_process, wait_for_all_processes
 from jdiff.common.progress import progress_bar
 from jdiff.data import pipeline
 from jdiff.data.sources import Source
@@ -146,12 +147,13 @@ def _theirs(config: ConfigDict, workdir: Path | None) -> ConfigDict:
 
 def keep_autoencoder(config: ConfigDict, workdir: Path, mesh: Mesh) -> None:
     """Copy the autoencoder's weights into the run's folder, once."""
-    if _kept(workdir):
+    if of_first_process(lambda: _kept(workdir) is not None):
         return
     folder = workdir / AUTOENCODER
     place = expanded(config.space.autoencoder)
     theirs, weights, step = _read(config.space.autoencoder, "space.autoencoder", mesh)
     export(weights, theirs, folder, step=step)
+    wait_for_all_processes("the autoencoder is kept")
     say(f"the autoencoder of {place} (step {step:,}) is kept in {folder}")
 
 
