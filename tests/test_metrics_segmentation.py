@@ -241,6 +241,8 @@ def test_calibration_of_known_answers():
     curve = calibration(np.array([0.0, 1.0]), np.array([False, True]), bins=3).curve
     np.testing.assert_equal(curve.accuracy, [0, np.nan, 1])
     assert curve.pixels.tolist() == [1, 0, 1]
+    edges = calibration(np.array([1 / 3, 2 / 3]), np.zeros(2), bins=3)
+    assert edges.pixels.tolist() == [0, 1, 1]
 
 
 def test_auc_is_scikit_learns():
