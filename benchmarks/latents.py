@@ -43,7 +43,7 @@ def speeds(config: str, settings: dict[str, Any], workdir: Path) -> tuple[float,
     lines = (workdir / "metrics.jsonl").read_text("utf-8").splitlines()
     trained = max(row.get("images_per_s", 0.0) for row in map(json.loads, lines))
     model = jdiff.load(workdir)
-    drawn = {"num_images": SAMPLES, "sampler": "dpmpp_2m", "steps": 10, "guidance_scale": 2.0}
+    drawn: dict[str, Any] = {"num_images": SAMPLES, "sampler": "dpmpp_2m", "steps": 10, "guidance_scale": 2.0}
     model.sample(**drawn)
     began = time.monotonic()
     model.sample(**drawn)

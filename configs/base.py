@@ -13,7 +13,7 @@ TOP = group(
     "",
     TOLD,
     seed=Setting(0, "of everything random in training: initial weights, order of the data, noise", "[0, 2^32)"),
-    task=Setting("diffusion", "what is trained: diffusion, autoencoder, classifier", resume=IDENTITY),
+    task=Setting("diffusion", "what is trained: diffusion, autoencoder, classifier, segmentation", resume=IDENTITY),
 )
 
 DATA = group(
@@ -159,6 +159,9 @@ DATA = group(
     labels_per_image=Setting(1, "more than 1: a list of labels", "[1, 2^16]", resume=IDENTITY),
     dtype=Setting("uint8", "of the pictures", resume=IDENTITY),
     range=Setting((0.0, 255.0), "the values that map to -1 and 1", "(-inf, inf)", resume=IDENTITY, of=float),
+    classes_of_masks=Setting(
+        (), "the values of the masks that are modelled, where masks are", "[0, 2^16)", resume=SILENT
+    ),
     alpha=Setting((), "names of pictures whose last channel is opacity", resume=IDENTITY, of=str),
     num_images=Setting(0, "training images", "[0, inf)", resume=SILENT),
     text_width=Setting(0, "features per token of a frozen text encoder", "[0, 2^16]", resume=IDENTITY),
@@ -172,7 +175,9 @@ DATA = group(
 MODEL = group(
     "model",
     IDENTITY,
-    space=Setting("pixels", "what x lives in: pixels; latents (of the autoencoder in the group `space`)"),
+    space=Setting(
+        "pixels", "what x lives in: pixels; latents (of the autoencoder in the group `space`); masks (segmentation)"
+    ),
     conditions=Setting(("label",), "what the model is given, of what the data carry; (): unconditional", of=str),
     drop_rate=Setting(
         0.1,
@@ -409,6 +414,8 @@ SPACE = group(
         resume=SILENT,
     ),
     dtype=Setting("float32", "encode and decode in float32 or bfloat16", resume=TOLD),
+    code=Setting("bits", "masks: the channels that a pixel's class is told by, bits or one_hot"),
+    scale=Setting(1.0, "masks: codes are -scale and scale; below 1 a harder schedule (arXiv 2504.05977)", "[0.01, 10]"),
 )
 
 OBJECTIVE = group(
@@ -646,6 +653,16 @@ EVAL = group(
     ),
 )
 
+SEGMENT = group(
+    "segment",
+    SILENT,
+    members=Setting(
+        5,
+        "masks drawn for an image, whose mean is told; without diffusion as many answers with dropout on, or 1 without",
+        "[1, 4095]",
+    ),
+)
+
 LOG = group(
     "log",
     SILENT,
@@ -704,6 +721,7 @@ SETTINGS = {
     **SAMPLE,
     **GUIDANCE,
     **EVAL,
+    **SEGMENT,
     **LOG,
     **CHECKPOINT,
     **MACHINE,

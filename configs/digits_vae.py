@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
     config.autoencoder.losses = ("l2",)
     config.autoencoder.latent_channels = 4  # 2x2 places
     config.autoencoder.beta = 0.02
+    config.autoencoder.equivariance = 0.5
     config.train.steps = 800
     config.train.batch_size = 64
     config.train.learning_rate = 2e-3

@@ -10,4 +10,5 @@ def get_config() -> ConfigDict:
     config.autoencoder.bottleneck = "vq"
     config.autoencoder.channel_mults = (1, 2)
     config.autoencoder.codebook_size = 64
+    config.autoencoder.equivariance = 0.0
     return config

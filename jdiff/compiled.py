@@ -24,12 +24,13 @@ from jdiff.diffusion.guidance import Guidance, guided
 from jdiff.diffusion.likelihood import bits_per_dim, log_likelihood
 from jdiff.diffusion.samplers import RePaint, Sampler
 from jdiff.networks.attention import forward_differentiable
-from jdiff.spaces import Latents, Space
+from jdiff.spaces import Latents, Masks, Space
 from jdiff.spaces.first_stage import FirstStage
 from jdiff.tasks import Weights
 from jdiff.tasks.autoencoder import AutoencoderTask
 from jdiff.tasks.classifier import ClassifierTask
 from jdiff.tasks.diffusion import DiffusionTask
+from jdiff.tasks.segmentation import SegmentationTask
 from jdiff.tasks.elbo import bits_per_dim as elbo_bits
 from jdiff.training import sharding
 
@@ -107,8 +108,13 @@ class Compiled:
             self.coding = coding_of_autoencoder(task.first_stage)
             self.elbo = jax.jit(partial(elbo, task.first_stage), static_argnames="samples")
             return
+        if isinstance(task, SegmentationTask):
+            self.segment = jax.jit(partial(classes_told, task), static_argnames="dropout")
+            return
         if isinstance(task.space, Latents):
             self.coding = coding_of_space(task.space)
+        if isinstance(task.space, Masks):
+            self.segment = jax.jit(partial(classes_drawn, task, mesh), static_argnames="sampler")
         of_walk = ("sampler", "repeats", "keep_trajectory")
         self.walk = jax.jit(partial(walk, task, mesh), static_argnames=of_walk)
         self.invert = jax.jit(partial(invert, task), static_argnames="sampler")
@@ -152,7 +158,6 @@ def walk(
         x = image + sigmas[0] * drivers.prior_noise(keys, like)
     denoise = guided(task.denoiser(weights), guidances)
     walked = drivers.scan(solver, denoise, x, sigmas, rows["cond"], keys, keep_trajectory=keep_trajectory)
-    finite = (jnp.abs(walked.x0) < BEYOND_ALL).all(axis=tuple(range(1, walked.x0.ndim)))
     frames = None
     if keep_trajectory:
         rung = lambda x: shown(space, space.decode(weights, x))  # noqa: E731
@@ -160,7 +165,50 @@ def walk(
     images = space.decode(weights, walked.x0)
     if "mask" in rows:  # a decoder alone would change what is kept, too
         images = jnp.where(rows["mask"], images, space.values.from_model(space.values.to_model(rows["image"])))
-    return images, frames, finite, walked.carry if sampler.nfe(1) is None else None
+    return images, frames, _finite(walked.x0), walked.carry if sampler.nfe(1) is None else None
+
+
+def classes_drawn(
+    task: DiffusionTask,
+    mesh: Mesh,
+    weights: Weights,
+    guidances: Guidances,
+    seed: Array,
+    sigmas: Array,
+    rows: PyTree,
+    *,
+    sampler: Sampler,
+) -> tuple[Array, Bool[Array, " b"]]:
+    """(the classes' probabilities [B, h, w, classes] in a mask that is drawn, whether its values are finite).
+
+    A mask's randomness follows from rows["number"].
+    """
+    keys, space = image_keys(seed, rows["number"]), task.space
+    assert isinstance(space, Masks)
+    like = jnp.zeros((len(keys), *space.shape))
+    like = jax.lax.with_sharding_constraint(like, sharding.of_batch(mesh, len(keys)))
+    x = drivers.prior(keys, like, sigmas[0], task.parameterization.schedule)
+    walked = drivers.scan(sampler, guided(task.denoiser(weights), guidances), x, sigmas, rows["cond"], keys)
+    return space.probabilities(walked.x0), _finite(walked.x0)
+
+
+def classes_told(
+    task: SegmentationTask, weights: Weights, seed: Array, rows: PyTree, *, dropout: bool
+) -> tuple[Array, Bool[Array, " b"]]:
+    """The same of a network that tells them at once. dropout: whether what it leaves out is drawn as in training, by
+    rows["number"] (Gal and Ghahramani, arXiv 1506.02142).
+    """
+    if not dropout:
+        ln_p = task.ln_probabilities(weights, rows["cond"])
+    else:
+        keys = image_keys(seed, rows["number"])
+        one = lambda key, cond: task.ln_probabilities(weights, jax.tree.map(lambda v: v[None], cond), key)[0]  # noqa: E731
+        ln_p = jax.vmap(one)(keys, rows["cond"])
+    return jnp.exp(ln_p), _finite(ln_p)
+
+
+def _finite(x: Array) -> Bool[Array, " b"]:
+    return (jnp.abs(x) < BEYOND_ALL).all(axis=tuple(range(1, x.ndim)))
 
 
 def invert(

@@ -26,14 +26,17 @@ from jdiff.diffusion import drivers
 from jdiff.diffusion.ladders import Ladder
 from jdiff.diffusion.schedules import Schedule
 from jdiff.diffusion.tables import DDPMTable
+from jdiff.evaluation.segmentation import Segmentation, gathered
 from jdiff.interop import pipelines
 from jdiff.networks.bottlenecks import Gaussian
 from jdiff.request import Request
 from jdiff.scoring import Result
+from jdiff.spaces import Masks
 from jdiff.tasks import Task, Weights
 from jdiff.tasks.autoencoder import AutoencoderTask
 from jdiff.tasks.classifier import ClassifierTask, ClassProbability
 from jdiff.tasks.diffusion import DiffusionTask
+from jdiff.tasks.segmentation import SegmentationTask
 from jdiff.training import sharding
 from jdiff.weights.export import export
 from jdiff.weights.read import of_run
@@ -42,6 +45,7 @@ Images = Num[np.ndarray, "n h w c"]  # of the data's dtype and range, most often
 
 # How the probability flow is followed where the way back matters, unless another sampler is asked for.
 PRECISE = {"sampler": "ode", "rtol": 1e-4, "atol": 1e-4}
+MEMBER_STRIDE = 2**20  # between the numbers of an image's members, so that images up to there have their own
 EVAL_SETTINGS = ("protocol", "features", "weights", "reference", "seeds", "likelihood_images")
 UNGUIDED = {"method": "classifier_free", "guidance_scale": 1.0}
 
@@ -486,6 +490,57 @@ class Model:
         logits, _ = self._compiled.classify(self.weights, self._images(images))
         return np.asarray(jax.nn.softmax(logits))
 
+    @_of_shape
+    def segment(
+        self,
+        images: Num[np.ndarray, "n h w c"],
+        *,
+        members: int | None = None,
+        numbers: Sequence[int] | None = None,
+        **settings: Any,
+    ) -> Segmentation:
+        """The masks of images, as the model's image condition takes them, with how sure they are.
+
+        members: masks drawn for an image (default: segment.members); of a network without diffusion, as many of its
+        answers with dropout on, or 1, with it off. numbers: by which members are drawn (default: 0, 1, ...): a member
+        of an image depends on its condition, the seed, the image's number and its own alone. Raises UserError where
+        the model knows no masks.
+        """
+        space, task = self.task.space, self.task
+        if not isinstance(space, Masks) or "image" not in self.config.model.conditions:
+            raise UserError(
+                f"this model's task={self.config.task!r} and model.space={self.config.model.space!r} tell no masks of "
+                "images: train one with model.space='masks' and model.conditions=('image',)"
+            )
+        config = request.overridden(self.config, {"members": members}, ("segment",))
+        members = int(config.segment.members)
+        of_image = np.arange(len(images)) if numbers is None else np.asarray(numbers)
+        if len(of_image) != len(images):
+            raise UserError(f"numbers holds {len(of_image)} for {len(images)} images")
+        number = (of_image[:, None] + MEMBER_STRIDE * np.arange(members)).reshape(-1).astype(np.uint32)
+        shown = {"cond_images": np.repeat(np.asarray(images), members, axis=0)}
+        if isinstance(task, SegmentationTask):
+            if settings:
+                raise UserError(f"{min(settings)} is for diffusion models: a network without diffusion draws nothing")
+            told, _ = request.rows(config, self._conditions, {"image": shown["cond_images"]}, self.workdir)
+            seed, dropout = np.uint32(config.sample.seed), members > 1
+            program = partial(self._compiled.segment, self.weights, seed, dropout=dropout)
+            size = min(config.sample.batch_size, len(number))
+            rows = {"cond": told, "number": number}
+            parts = compiled.in_batches(program, rows, range(len(number)), size, self.mesh)
+        else:
+            asked = self.request(len(number), **shown, **settings)
+            program = partial(self._compiled.segment, sampler=asked.sampler)
+            parts = self._run(program, asked, range(len(number)), asked.sigmas, {"number": number})
+        return gathered(self._all_finite(parts), members, space.classes)
+
+    def _all_finite(self, parts: Iterator[Any]) -> Iterator[np.ndarray]:
+        for indices, (values, finite) in parts:
+            count = len(indices)
+            if not finite[:count].all():
+                raise self._not_finite(count - int(finite[:count].sum()), count)
+            yield values[:count]
+
     def export(self, folder: str | Path, *, like: str | Path | None = None) -> None:
         """Write the weights to `folder` as safetensors: by default with the config, so that `jdiff.load(folder)` reads
         them; with `like`, the folder of a model or a pipeline of diffusers, in the form that this one has, for
@@ -544,7 +599,8 @@ class Model:
 
     @cached_property
     def _conditions(self) -> tuple[Condition, ...]:
-        return tuple(condition.in_folder(self.workdir) for condition in self._diffusion.conditions)
+        task = self.task if isinstance(self.task, SegmentationTask) else self._diffusion
+        return tuple(condition.in_folder(self.workdir) for condition in task.conditions)
 
     @property
     def _arguments(self) -> set[str]:

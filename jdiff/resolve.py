@@ -32,6 +32,7 @@ def resolve(config: ConfigDict, source: Source) -> ConfigDict:
     config.data.shape = (height, width, channels)
     config.data.dtype, config.data.range = picture.dtype, (float(picture.low), float(picture.high))
     config.data.masks = tuple(name for name, one in source.pictures.items() if one.kind == "mask")
+    config.data.classes_of_masks = picture.values
     config.data.alpha = tuple(name for name, one in source.pictures.items() if one.alpha)
     config.data.num_images = len(source)
     config.data.class_names = source.class_names

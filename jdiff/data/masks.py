@@ -9,6 +9,7 @@ from jaxtyping import Num, UInt8
 from PIL import Image
 
 from jdiff.common.errors import UserError
+from jdiff.data.sources import Picture
 
 MOST_CLASSES = 200  # a picture with more distinct values is taken for a photo
 BINARY = (0, 255)
@@ -107,6 +108,10 @@ class MaskValues:
     def high(self) -> float:
         """The value that maps to 1; 0 maps to -1."""
         return float(max(self.values) or 255)
+
+    def picture(self, height: int | None, width: int | None, channels: int = 1) -> Picture:
+        """The description of masks of this height and width (None: they vary), with a channel a rater."""
+        return Picture((height, width, channels), kind="mask", high=self.high, values=self.values)
 
     def check(
         self, name: str, masks: Mapping[int, MaskSummary], file: Callable[[int], str]

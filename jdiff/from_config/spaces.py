@@ -1,13 +1,16 @@
 """What x lives in."""
 
 from collections.abc import Callable
+from typing import get_args
 
 from ml_collections import ConfigDict
 
 from jdiff.common.errors import UserError
+from jdiff.config import one_of
 from jdiff.from_config.autoencoders import first_stage, pixels
 from jdiff.from_config.names import pick
-from jdiff.spaces import Latents, Space
+from jdiff.spaces import Latents, Masks, Space
+from jdiff.spaces.masks import Code
 
 LEAST_TILE = 4  # latents along a side
 
@@ -31,7 +34,31 @@ def latents(config: ConfigDict) -> Latents:
     )
 
 
-SPACES: dict[str, Callable[[ConfigDict], Space]] = {"pixels": pixels, "latents": latents}
+def masks(config: ConfigDict) -> Masks:
+    """The codes of the masks that are modelled. Raises UserError where pictures are, or their values are not known."""
+    data, group = config.data, config.space
+    if data.target not in data.masks:
+        raise UserError(
+            f"model.space='masks' models masks, and data.target={data.target!r} is none: set data.target to one of "
+            f"{tuple(data.masks)}"
+            if data.masks
+            else "model.space='masks' models masks, and these data have none: data.masks names them, of data.name=pairs"
+        )
+    if len(data.classes_of_masks) < 2:
+        raise UserError(
+            f"model.space='masks' needs the values of the masks, and data.classes_of_masks={data.classes_of_masks}: "
+            "data that were packed before these were kept must be packed again"
+        )
+    return Masks(
+        sides=tuple(data.shape[:2]),
+        classes=tuple(data.classes_of_masks),
+        code=one_of("space.code", group.code, get_args(Code)),  # type: ignore[arg-type]
+        scale=group.scale,
+        values=pixels(config).values,
+    )
+
+
+SPACES: dict[str, Callable[[ConfigDict], Space]] = {"pixels": pixels, "latents": latents, "masks": masks}
 
 
 def space(config: ConfigDict) -> Space:

@@ -17,12 +17,14 @@ from jdiff.from_config.spaces import space
 from jdiff.networks.discriminator import PatchDiscriminator
 from jdiff.networks.lora import LAYERS
 from jdiff.networks.uncertainty import Uncertainty
+from jdiff.spaces import Masks
 from jdiff.tasks import Task
 from jdiff.tasks.adversary import Adversary
 from jdiff.tasks.autoencoder import AutoencoderTask
 from jdiff.tasks.classifier import ClassifierTask
 from jdiff.tasks.diffusion import DiffusionTask
 from jdiff.tasks.lora import LoRATask
+from jdiff.tasks.segmentation import SegmentationTask
 
 
 def diffusion(config: ConfigDict) -> DiffusionTask:
@@ -91,6 +93,24 @@ def autoencoder(config: ConfigDict) -> AutoencoderTask:
     )
 
 
+def segmentation(config: ConfigDict) -> SegmentationTask:
+    """The task of telling the class of each pixel of an image, by the network of a diffusion model of its masks."""
+    if config.train.sample_every or config.train.trajectory_every:
+        raise UserError("task='segmentation' draws no samples: train.sample_every and train.trajectory_every must be 0")
+    if config.train.initial or config.lora.rank:
+        raise UserError("task='segmentation' is trained anew: train.initial and lora.rank are for task='diffusion'")
+    lives_in, given = space(config), conditions(config)
+    if not isinstance(lives_in, Masks):
+        raise UserError(
+            f"task='segmentation' tells the classes of masks, and model.space={config.model.space!r}: set "
+            "model.space='masks'"
+        )
+    if not given:
+        raise UserError("task='segmentation' needs an image to look at: set model.conditions=('image',)")
+    network = denoising(config, lives_in.shape, given)
+    return SegmentationTask(network=network, space=lives_in, conditions=given)
+
+
 def adversary(config: ConfigDict) -> Adversary | None:
     """The autoencoder's second player, if it has one."""
     group, sides = config.autoencoder, config.data.shape[:2]
@@ -130,6 +150,7 @@ TASKS: dict[str, Callable[[ConfigDict], Task]] = {
     "diffusion": adapted,
     "autoencoder": autoencoder,
     "classifier": classifier,
+    "segmentation": segmentation,
 }
 
 

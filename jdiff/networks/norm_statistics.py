@@ -5,6 +5,7 @@ would each be normalised otherwise.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -17,15 +18,16 @@ Statistics = Mapping[tuple[str, ...], tuple[Array, Array]]  # a norm's path -> m
 
 def norm_statistics(network: Callable[[Array], Any], x: Float[Array, "b h w c"]) -> Statistics:
     """Those of the group norms of network(x), an image's and a group's each."""
-    taken = {}
+    taken: dict[tuple[str, ...], tuple[Array, Array]] = {}
 
     def take(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         if _is_norm(context):
             h = args[0].astype(jnp.float32)
             width = h.shape[-1] // context.module.num_groups
             grouped = h.reshape(*h.shape[:-1], -1, width)
-            moments = grouped.mean((1, 2, 4), keepdims=True), grouped.var((1, 2, 4), keepdims=True)
-            taken[context.module.path] = tuple(jnp.repeat(one[..., 0], width, axis=-1) for one in moments)
+            mean, variance = grouped.mean((1, 2, 4), keepdims=True), grouped.var((1, 2, 4), keepdims=True)
+            a_channel = partial(jnp.repeat, repeats=width, axis=-1)
+            taken[context.module.path] = a_channel(mean[..., 0]), a_channel(variance[..., 0])
         return call(*args, **kwargs)
 
     with nn.intercept_methods(take):

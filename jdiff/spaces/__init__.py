@@ -2,6 +2,7 @@
 
 pixels   x is the picture, its values brought to [-1, 1]
 latents  x is an autoencoder's latent, normalised
+masks    x is a code of the class of each pixel
 """
 
 from typing import Any, Protocol, runtime_checkable
@@ -10,6 +11,7 @@ from jaxtyping import Array, Float, Num, PyTree
 
 from jdiff.common.ranges import Range
 from jdiff.spaces.latents import AUTOENCODER, Latents, as_state
+from jdiff.spaces.masks import Masks
 from jdiff.spaces.pixels import Pixels
 
 
@@ -33,4 +35,4 @@ class Space(Protocol):
     def mask(self, mask: Any) -> Any: ...
 
 
-__all__ = ["AUTOENCODER", "Latents", "Pixels", "Space", "as_state"]
+__all__ = ["AUTOENCODER", "Latents", "Masks", "Pixels", "Space", "as_state"]

@@ -1,5 +1,6 @@
 """Latents: x is an autoencoder's latent, normalised (Rombach et al., arXiv 2112.10752)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -70,7 +71,8 @@ class Latents:
 
     def decode(self, weights: PyTree, x: Float[Array, "*b h w c"]) -> Num[Array, "*b H W C"]:
         z = x.reshape(-1, *x.shape[-3:]) * jnp.asarray(self.std) + jnp.asarray(self.mean)
-        decode, side = partial(self.first_stage.decode, _own(weights)), self.tile // self.stride
+        decode: Callable[[Array], Array] = partial(self.first_stage.decode, _own(weights))
+        side = self.tile // self.stride
         if 0 < side < max(z.shape[1:3]):
             # All tiles are normalised alike, as the whole image is that is made as small as a tile by leaving out
             # latents: their averages would have another variance.

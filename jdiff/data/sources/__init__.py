@@ -22,7 +22,7 @@ class Picture:
     shape: (h, w, c); h and w are None if they vary. dtype: "uint8", "uint16" or "float32"; "float16" of
     an autoencoder's moments. kind: a "mask" holds class
     numbers, which are never interpolated. low, high: the values that map to -1 and 1. alpha: the last of four channels
-    is opacity.
+    is opacity. values: those of a mask, rising.
     """
 
     shape: Shape
@@ -31,6 +31,7 @@ class Picture:
     low: float = 0.0
     high: float = 255.0
     alpha: bool = False
+    values: tuple[int, ...] = ()
 
     @cached_property
     def range(self) -> Range:

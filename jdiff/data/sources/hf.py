@@ -197,7 +197,7 @@ class HuggingFace:
     def _picture(self, field: str, sizes: set[tuple[int, int]], channels: int, bits: int) -> Picture:
         height, width = sizes.pop() if len(sizes) == 1 and not self._pictures.drafted(field) else (None, None)
         if field in self._masks:
-            return Picture((height, width, 1), kind="mask", high=self._masks[field].high)
+            return self._masks[field].picture(height, width)
         return of_files((height, width, channels), bits)
 
 

@@ -357,12 +357,18 @@ def _index(top: Path) -> dict[str, Any]:
 
 
 def _picture(
-    shape: list[int | None], dtype: str, kind: Literal["image", "mask"], low: float, high: float, alpha: bool
+    shape: list[int | None],
+    dtype: str,
+    kind: Literal["image", "mask"],
+    low: float,
+    high: float,
+    alpha: bool,
+    values: Sequence[int] = (),
 ) -> Picture:
     height, width, channels = shape
     if dtype not in DTYPES or kind not in ("image", "mask") or channels is None:
         raise ValueError(f"a picture of {dtype} {shape}, {kind}")
-    return Picture((height, width, channels), dtype, kind, low, high, alpha)
+    return Picture((height, width, channels), dtype, kind, low, high, alpha, tuple(values))
 
 
 def _array_record(module: str) -> Any:

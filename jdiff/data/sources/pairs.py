@@ -377,7 +377,7 @@ class Pairs:
         height, width = sizes.pop() if len(sizes) == 1 and not drafted else (None, None)
         if name in self._masks:
             channels = self._raters if k == 1 else 1
-            return Picture((height, width, channels), kind="mask", high=self._masks[name].high)
+            return self._masks[name].picture(height, width, channels)
         reader = self._readers[k].reader
         if not isinstance(reader, Reader):
             return reader.picture((height, width))
