@@ -86,7 +86,20 @@ DATA = group(
     group=Setting(
         "",
         "folder, pairs, hf: a column of the metadata, or a regular expression with a group for file names, such as "
-        "'(patient\\d+)_.*': images of one group are held out together",
+        "'(patient\\d+)_.*': images of one group are held out together; none may be on both sides",
+        resume=SILENT,
+    ),
+    stratify=Setting(
+        "",
+        'folder, pairs, hf: what has its share held out of each value: a column of the metadata, "class", or of pairs '
+        '"empty" (empty masks and others); with data.group in whole groups, as near as they allow. "": classes, where '
+        "there are no groups",
+        resume=SILENT,
+    ),
+    split_list=Setting(
+        "",
+        "folder, pairs: a file of the ids that are held out, or with columns image and split, or two files, "
+        '"train.txt,test.txt"; ids are names of files, with or without folders and extensions',
         resume=SILENT,
     ),
     on_bad_file=Setting(
@@ -165,6 +178,7 @@ DATA = group(
     alpha=Setting((), "names of pictures whose last channel is opacity", resume=IDENTITY, of=str),
     num_images=Setting(0, "training images", "[0, inf)", resume=SILENT),
     text_width=Setting(0, "features per token of a frozen text encoder", "[0, 2^16]", resume=IDENTITY),
+    split_of=Setting("", "the run whose split.csv is kept to, where files have come or gone", resume=SILENT),
     fingerprint=Setting(
         "",
         "of the data's names, sizes and contents: a run that resumes is told of other data",

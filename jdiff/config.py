@@ -118,7 +118,9 @@ def of_run(workdir: Path) -> ConfigDict:
             )
         raise UserError(f"{workdir} holds no run (no {FILE}); train one with --config=FILE --workdir={workdir}")
     try:
-        return read(json.loads(file.read_text()))
+        config = read(json.loads(file.read_text()))
+        config.data.split_of = str(workdir)
+        return config
     except json.JSONDecodeError as error:
         raise UserError(f"{file} is damaged ({error}): {again}") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -409,8 +411,9 @@ def to_json(config: ConfigDict) -> str:
 
 
 def saved(config: ConfigDict) -> dict[str, Any]:
-    """The config as config.json holds it, with the version of its keys."""
-    return {"version": VERSION, **config.to_dict()}
+    """The config as config.json holds it, with the version of its keys; a run may move, so not where it lies."""
+    values = config.to_dict()
+    return {"version": VERSION, **values, "data": {**values["data"], "split_of": ""}}
 
 
 def _one_line(error: Exception) -> str:

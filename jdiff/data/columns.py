@@ -1,6 +1,6 @@
 """The columns of a `datasets` table: which hold pictures, classes and captions, and what they say of each row."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,25 +34,26 @@ class Fields:
     notes: tuple[str, ...]
 
 
-def fields_of(data: Any, where: str, labels: str, scalars: Sequence[str], masks: Sequence[str], group: str) -> Fields:
+def fields_of(
+    data: Any, where: str, labels: str, scalars: Sequence[str], masks: Sequence[str], named: Mapping[str, str]
+) -> Fields:
     """The columns of a split. labels: the label's column, "" for the one that looks like it, or "none". masks: names of
-    pictures that are masks. Raises UserError for a column that is not there, or not of its kind.
+    pictures that are masks. named: key -> the column that it names, "" for none. Raises UserError for a column
+    that is not there, or not of its kind.
     """
     features = data.features
     there = one_line(", ".join(features))
     images = [column for column, feature in features.items() if _is_image(feature)]
     arrays = [column for column, feature in features.items() if _is_numbers(feature)]
     paths = [column for column, feature in features.items() if _dtype(feature) in STRINGS]
-    named = (_named(columns, IMAGES) for columns in (images, arrays, paths))
-    main = next(filter(None, named), images[0] if len(images) == 1 else "")
+    known = (_named(columns, IMAGES) for columns in (images, arrays, paths))
+    main = next(filter(None, known), images[0] if len(images) == 1 else "")
     if not main:
         raise UserError(f"{where} has no column 'image' of pictures; it has {there}")
-    for key, wanted in (("condition.scalars.names", scalars), ("data.group", [group] if group else [])):
-        for column in wanted:
-            if column not in features:
-                said = f" ({key})" if key == "data.group" else ""
-                near = nearest(column, list(features))
-                raise UserError(f"{where} has no column {column!r}{said}; it has {there}{near}")
+    for column, key in (*((name, "") for name in scalars), *((name, key) for key, name in named.items() if name)):
+        if column not in features:
+            said, near = f" ({key})" if key else "", nearest(column, list(features))
+            raise UserError(f"{where} has no column {column!r}{said}; it has {there}{near}")
     label, notes = _label(data, where, labels)
     text = _named([column for column, feature in features.items() if _dtype(_item(feature)) in STRINGS], TEXTS)
     if text and not any(texts_of(data, text)):
@@ -228,11 +229,11 @@ class Training:
     needed: tuple[str, ...]
 
     @classmethod
-    def of(cls, name: str, data: Any, fields: Fields, scalars: Sequence[str]) -> "Training":
-        """Of a split and its columns."""
+    def of(cls, name: str, data: Any, fields: Fields, scalars: Sequence[str], group: str) -> "Training":
+        """Of a split and its columns. group: one more, "" for none."""
         labels = labels_of(data, fields.label) if fields.label else []
         classes = classes_of(data.features[fields.label], labels) if fields.label else ()
-        read = (*fields.pictures.values(), fields.label, fields.text, *scalars)
+        read = (*fields.pictures.values(), fields.label, fields.text, group, *scalars)
         return cls(name, fields, classes, most_labels(_given(labels)), tuple(filter(None, read)))
 
     def why_not(self, data: Any) -> str:

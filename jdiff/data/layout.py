@@ -212,3 +212,18 @@ def taken(pattern: re.Pattern[str], name: str) -> str | None:
     """
     match = pattern.match(name if "/" in pattern.pattern else name.rpartition("/")[2])
     return match[1] if match and match[1] else None
+
+
+def groups_of(pattern: str, names: Sequence[str]) -> list[str | None]:
+    """The group of each file by data.group, a regular expression; None where it does not match. Raises UserError where
+    it matches none.
+    """
+    made = compiled(pattern, "data.group")
+    found = [taken(made, name) for name in names]
+    if names and not any(found):
+        raise UserError(
+            f"{one_line(names[0])} does not match data.group={pattern!r}, nor does another of {len(names):,}: it must "
+            "fit the start of a file's name, or with a / in it that of its path below the folder; change it, or leave "
+            "it out"
+        )
+    return found

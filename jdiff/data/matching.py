@@ -47,13 +47,13 @@ def _matched(
     ends = tuple(tuple(sorted(suffix.split("|"), key=len, reverse=True)) for suffix in suffixes)
     if folders[0] == folders[1]:  # a file belongs to its longest matching suffix
         long = max((0, 1), key=lambda k: len(ends[k][0]))
-        theirs = [name for name in first if _numbered_base(_stem(name, ""), ends[long]) is not None]
+        theirs = [name for name in first if _numbered_base(stem_of(name, ""), ends[long]) is not None]
         apart = set(theirs)
         rest = [name for name in first if name not in apart]
         first, second = (theirs, rest) if long == 0 else (rest, theirs)
     bases: dict[str, str] = {}
     for name in first:
-        base = _without(_stem(name, folders[0]), ends[0])
+        base = _without(stem_of(name, folders[0]), ends[0])
         other = bases.setdefault(base, name)
         if other is not name:
             made.lone.append((name, f"has the same base name as {other}"))
@@ -61,7 +61,7 @@ def _matched(
     exact: dict[str, str] = {}
     numbered: dict[str, int] = {}  # of those that are one of several: its number
     for name in second:
-        stem = _stem(name, folders[1])
+        stem = stem_of(name, folders[1])
         base = _without(stem, ends[1])
         if base not in partners and (shorter := _numbered_base(stem, ends[1])):
             base, numbered[name] = shorter, int(re.findall(r"\d+", stem)[-1])
@@ -89,7 +89,7 @@ def _matched(
     return made
 
 
-def _stem(name: str, folder: str) -> str:
+def stem_of(name: str, folder: str = "") -> str:
     """A name below its folder, without its extension, in Unicode's NFC form."""
     low = name.lower()
     ending = ".nii.gz" if low.endswith(".nii.gz") else PurePosixPath(name).suffix
@@ -118,7 +118,7 @@ def _numbered_base(stem: str, ends: Sequence[str]) -> str | None:
 
 def _shared_end(names: Sequence[str]) -> str:
     """The longest end, from a separator on, that the stems of all names share."""
-    stems = [_stem(name, "") for name in names]
+    stems = [stem_of(name, "") for name in names]
     if len(stems) < 2:
         return ""
     shortest = min(map(len, stems))

@@ -21,11 +21,16 @@ from typing import Any
 import numpy as np
 
 from jdiff.common.errors import UserError
+from jdiff.common.names import nearest
+from jdiff.common.words import one_line
+from jdiff.data.ids import Ids, id_of
+from jdiff.data.layout import below
 from jdiff.data.tokenizer import is_unicode
 from jdiff.data.trees import Tree, called, read_bytes
 
 NAMES = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
 FILE_COLUMNS = ("file_name", "filename", "file", "image", "path")
+ID_COLUMNS = (*FILE_COLUMNS, "id", "image_id", "frame_id", "image_name", "img", "name", "case", "case_id")
 TEXT_COLUMNS = ("text", "caption", "captions")
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 HIGHEST = float(np.finfo(np.float32).max)  # scalars become float32
@@ -34,8 +39,8 @@ CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")  # a table in any encoding
 
 @dataclass(frozen=True)
 class Entry:
-    """The line of one image: its captions, one a line of `text` (None if the file has none), its labels, its scalars
-    its group, and its value in one other column.
+    """The line of one image: its captions, one a line of `text` (None if the file has none), its labels, its scalars,
+    its group, its value in one other column, and in the one that is stratified by.
     """
 
     text: str | None
@@ -43,24 +48,33 @@ class Entry:
     scalars: tuple[float, ...]
     group: str = ""
     column: str = ""
+    stratum: str = ""
 
 
 @dataclass(frozen=True)
 class Columns:
     """The columns to read besides `text`: one with a label or a list of labels ("": none), those of scalars, one that
-    says what belongs together ("": none), and one other ("": none).
+    says what belongs together ("": none), one other ("": none), and one of which a held-out share has each value alike
+    ("": none).
     """
 
     labels: str = ""
     scalars: tuple[str, ...] = ()
     group: str = ""
     other: str = ""
+    stratify: str = ""
 
     def __bool__(self) -> bool:
-        return bool(self.labels or self.scalars or self.group or self.other)
+        return bool(self.names)
 
     def __str__(self) -> str:
-        return ", ".join(filter(None, (self.labels, *self.scalars, self.group, self.other)))
+        return ", ".join(self.names)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Each once."""
+        every = (self.labels, *self.scalars, self.group, self.other, self.stratify)
+        return tuple(dict.fromkeys(filter(None, every)))
 
 
 @dataclass
@@ -72,6 +86,14 @@ class Metadata:
     entries: dict[str, Entry] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+
+def find_above(tree: Tree, folder: str) -> str:
+    """The metadata file in `folder` or the nearest of those it is in, or ""."""
+    places = [folder]
+    while places[-1]:
+        places.append(places[-1].rpartition("/")[0])
+    return next((file for place in places if (file := find(tree, place))), "")
 
 
 def find(tree: Tree, folder: str) -> str:
@@ -93,7 +115,8 @@ def read(
     """
     made = Metadata()
     where = called(tree, file)
-    rows = list(_rows(tree, file, made.notes))
+    rows = list(rows_of(tree, file, made.notes))
+    check_columns([row for _, row in rows if isinstance(row, dict)], columns, where)
     texts = any(isinstance(row, dict) and "text" in row for _, row in rows)
     if not (texts or columns) and any(isinstance(row, dict) for _, row in rows):
         return None
@@ -148,7 +171,7 @@ def decoded(content: bytes) -> tuple[str, str]:
         return text, "cp1252"
 
 
-def _rows(tree: Tree, file: str, notes: list[str]) -> Iterator[tuple[int, Any]]:
+def rows_of(tree: Tree, file: str, notes: list[str]) -> Iterator[tuple[int, Any]]:
     """(line number, {column: value} or a fault) of each line that is not blank; the columns of names and texts are
     called file_name and text.
     """
@@ -184,6 +207,50 @@ def _rows(tree: Tree, file: str, notes: list[str]) -> Iterator[tuple[int, Any]]:
         raise UserError(f"{where} line {reader.reader.line_num} is not CSV: {error}") from error
 
 
+def check_columns(rows: Sequence[dict[str, Any]], columns: Columns, where: str) -> None:
+    """Raises UserError for a column of data.group or data.stratify that no row has."""
+    there = list(dict.fromkeys(name for row in rows for name in row if isinstance(name, str)))
+    for key, name in (("data.group", columns.group), ("data.stratify", columns.stratify)):
+        if name and name not in there:
+            raise UserError(
+                f"{key}={name!r}: {where} has no such column; it has {one_line(', '.join(there)) or 'none'}"
+                f"{nearest(name, there)}: name one of them, or leave {key} out"
+            )
+
+
+def values_of(
+    tree: Tree, folder: str, images: Sequence[str], others: Sequence[str], columns: Columns
+) -> dict[str, Entry]:
+    """The group and the stratum of each of the images in `folder`, by a table in it or above it whose column of ids
+    (ID_COLUMNS, else the first) names them by jdiff.data.ids. others: images that it may name too. Raises UserError
+    without such a table, for a column that it lacks, and for an image without a line.
+    """
+    wanted = {"data.group": columns.group, "data.stratify": columns.stratify}
+    asked = " and ".join(f"{key}={name!r}" for key, name in wanted.items() if name)
+    file = find_above(tree, folder)
+    if not file:
+        raise UserError(
+            f"{asked}: {one_line(called(tree, folder))} and the folders above it have no {' or '.join(NAMES)} with the "
+            f"column {columns}: add one that names each image (columns image and {columns}), or leave "
+            f"{' and '.join(key for key, name in wanted.items() if name)} out"
+        )
+    where, top = called(tree, file), file[: file.rfind("/") + 1]
+    rows = [row for _, row in rows_of(tree, file, []) if isinstance(row, dict)]
+    check_columns(rows, columns, where)
+    ids = Ids([*images, *(f"{top}{name}" for name in below(others, top.rstrip("/")))])
+    given: dict[str, list[str]] = {}
+    for row in rows:
+        name = ids.find(id_of(row, ("file_name", *ID_COLUMNS)), where)
+        given.setdefault(name, [str(row.get(column) or "") for column in (columns.group, columns.stratify)])
+    for name in images:
+        for column, value in zip((columns.group, columns.stratify), given.get(name, ("", "")), strict=True):
+            if column and not value:
+                raise UserError(
+                    f"{one_line(called(tree, name))} has no {column!r} in {where}: give it one, or leave {asked} out"
+                )
+    return {name: Entry(None, (), (), given[name][0], "", given[name][1]) for name in images}
+
+
 def _json_row(line: str) -> Any:
     try:
         row = json.loads(line)
@@ -216,7 +283,7 @@ def _separator(header: str) -> str:
     """What parts the columns of a table's first line: that which leaves a column of file names, commas else."""
     for separator in SEPARATORS:
         columns = [name.strip().strip('"').lower() for name in header.split(separator)]
-        if len(columns) > 1 and set(columns) & {*FILE_COLUMNS, *TEXT_COLUMNS}:
+        if len(columns) > 1 and set(columns) & {*ID_COLUMNS, *TEXT_COLUMNS}:
             return separator
     return ","
 
@@ -237,7 +304,7 @@ def fault_of(row: dict[str, Any], columns: Columns, *, texts: bool) -> str:
             return "has a 'text' that is not valid Unicode"
     if columns.labels and _labels(row, columns) is None:
         return f"has no {columns.labels!r}, or one that is neither a label nor a list of labels"
-    for name in filter(None, (columns.group, columns.other)):
+    for name in filter(None, (columns.group, columns.other, columns.stratify)):
         if not isinstance(row.get(name), (str, int)) or row[name] == "":
             return f"has no {name!r}, or one that is neither text nor a whole number"
     for name in columns.scalars:
@@ -255,7 +322,8 @@ def entry_of(row: dict[str, Any], columns: Columns) -> Entry:
     scalars = tuple(float(row[name]) for name in columns.scalars)
     group = str(row[columns.group]) if columns.group else ""
     other = str(row[columns.other]) if columns.other else ""
-    return Entry(_text(row), _labels(row, columns) or (), scalars, group, other)
+    stratum = str(row[columns.stratify]) if columns.stratify else ""
+    return Entry(_text(row), _labels(row, columns) or (), scalars, group, other, stratum)
 
 
 def one_caption(text: str) -> str:

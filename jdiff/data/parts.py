@@ -94,8 +94,8 @@ class Parts:
     folder: str
     unused: tuple[str, ...]
 
-    def told(self, held: int, *, whole_groups: bool = False) -> str:
-        """How the tree was read, in one line. held: how many images of `train` are held out."""
+    def told(self, held: str) -> str:
+        """How the tree was read, in one line. held: how many images of `train` are held out, where no part is."""
         train = self.train
         classes = "no classes"
         if train.labels:
@@ -103,16 +103,15 @@ class Parts:
         where = f"{self.folder}/: " if self.folder else ""
         what = f"{where}{many(len(train.images), 'image')}, {classes}{', captions' if train.has_texts else ''}"
         test = f"{PurePosixPath(self.test.folder).name}/" if self.test else ""
-        return read_as(self.where, what, test, held, self.unused, whole_groups=whole_groups)
+        return read_as(self.where, what, test or held, self.unused)
 
 
-def read_as(where: str, what: str, test: str, held: int, unused: Sequence[str], *, whole_groups: bool = False) -> str:
-    """How data were read, in one line. where: their name. what: is trained on. test: the split that is held out, "" for
-    `held` of the others. unused: other splits, and why.
+def read_as(where: str, what: str, held: str, unused: Sequence[str]) -> str:
+    """How data were read, in one line. where: their name. what: is trained on. held: the split that is held out, or how
+    many of the others. unused: other splits, and why.
     """
-    share = f"{held:,} of them{', whole groups' * whole_groups}" if held else "none"
     rest = f"; not used: {', '.join(unused)}; data.splits chooses" if unused else ""
-    return one_line(f"{where}: training on {what}; held out: {test or share}{rest}")
+    return one_line(f"{where}: training on {what}; held out: {held or 'none'}{rest}")
 
 
 def parts_of(tree: Tree, images: Sequence[str], wanted: Wanted) -> Parts:
@@ -188,7 +187,7 @@ def _part(
         places.append(places[-1].rpartition("/")[0])
     notes: list[str] = []
     columns = wanted.columns
-    found = next((file for place in places if (file := metadata.find(tree, place))), "")
+    found = metadata.find_above(tree, folder)
     said = metadata.read(tree, found, images, others, columns) if found else None
     if found and said is None:
         notes.append(f"{called(tree, found)} holds no line with a 'text': no captions are read from it")
@@ -392,8 +391,7 @@ def _grouped(
     tree: Tree, images: Sequence[str], folder: str, entries: Mapping[str, Entry], group: str
 ) -> tuple[dict[str, Entry], list[str]]:
     """The entries with their groups from file names, and what does not match."""
-    pattern = layout.compiled(group, "data.group")
-    found = {image: layout.taken(pattern, relative) for image, relative in _relative(images, folder)}
+    found = dict(zip(images, layout.groups_of(group, [name for _, name in _relative(images, folder)]), strict=True))
     faults = [
         f"{one_line(called(tree, image))} does not match data.group={group!r}" for image in images if not found[image]
     ]

@@ -124,6 +124,5 @@ def _needed(row: dict[str, Any], image: str, wanted: Columns) -> dict[str, Any]:
     """What is read of a row: other columns may be large."""
     text = row.get("text")
     is_text = isinstance(text, str) or (isinstance(text, list) and text and all(isinstance(one, str) for one in text))
-    columns = (wanted.labels, wanted.group, wanted.other, *wanted.scalars)
-    kept = {name: row[name] for name in columns if name and name in row}
+    kept = {name: row[name] for name in wanted.names if name in row}
     return {**kept, "file_name": image, **({"text": text} if is_text else {})}

@@ -21,14 +21,14 @@ class Chosen:
     unused: tuple[str, ...] = ()
     only: bool = False
 
-    def told(self, where: str, count: int, what: str, held: int) -> str:
+    def told(self, where: str, count: int, what: str, held: str) -> str:
         """How the data set was read, in one line.
 
         where: its name. count: images of the split that is trained on. what: their classes and captions. held: how many
-        of them are held out where no split is.
+        of them are held out, where no split is.
         """
         split = f"{self.train}{', the only split' * self.only}: {count:,} images, {what}"
-        return read_as(where, split, self.test, held, self.unused)
+        return read_as(where, split, self.test or held, self.unused)
 
 
 def choose(

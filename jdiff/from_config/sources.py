@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+import jdiff.config
 from jdiff.common.errors import UserError
 from jdiff.common.progress import progress_bar
 from jdiff.config import one_of, settings
+from jdiff.data import split_file
 from jdiff.data.sources import Source, SplitMissingError
 from jdiff.data.sources.wrapped import Noted, Ranged
 from jdiff.from_config.names import pick
@@ -34,6 +37,7 @@ def _folder(config: ConfigDict, name: str, split: str) -> Source:
         label_pattern=data.label_pattern,
         scalars=_scalars(config),
         pages=one_of("data.pages", data.pages, PAGES),
+        split_list=data.split_list,
         low=data.low,
         high=data.high,
         **_files(config, split),
@@ -130,11 +134,11 @@ def sources(config: ConfigDict) -> tuple[Source, Source | None]:
 # Keys of the group data that some sources take, of those above. One that a source would ignore is refused.
 TAKEN = {
     "digits": (),
-    "folder": ("splits", "group", "labels", "label_pattern", "pages"),
-    "pairs": ("splits", "group", "several"),
+    "folder": ("splits", "group", "stratify", "split_list", "labels", "label_pattern", "pages"),
+    "pairs": ("splits", "group", "stratify", "split_list", "several"),
     "arrays": (),
     "tfds": ("splits",),
-    "hf": ("splits", "group", "labels"),
+    "hf": ("splits", "group", "stratify", "labels"),
     "array_record": (),
 }
 
@@ -171,10 +175,25 @@ def _files(config: ConfigDict, split: str) -> dict[str, Any]:
         "bits": data.bits,
         "splits": data.splits,
         "group": data.group,
+        "stratify": data.stratify,
+        "kept": _kept(config),
         "axis": data.slice_axis,
         "near": _largest(data.image_size) * (2 if data.buckets else 1),  # sides up to 4 to 1
         "progress": progress_bar(f"checking {split} images", show=config.log.progress),
     }
+
+
+# Keys of the group data that decide which images are held out.
+DECIDE = ("name", "splits", "holdout", "group", "stratify", "split_list")
+
+
+def _kept(config: ConfigDict) -> dict[str, str]:
+    """The sides of the images when the run data.split_of last started, where it decided of them as `config` does."""
+    run = Path(config.data.split_of)
+    if not config.data.split_of or not (run / jdiff.config.FILE).is_file():
+        return {}
+    then = jdiff.config.of_run(run).data
+    return split_file.read(run) if all(then[key] == config.data[key] for key in DECIDE) else {}
 
 
 def _masks(config: ConfigDict) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from jdiff.compiled import features_first
 from jdiff.conditions.aspect import Aspect
 from jdiff.conditions.examples import save_examples
 from jdiff.conditions.text import Text, encoded, fit_tokenizer
-from jdiff.data import pipeline
+from jdiff.data import pipeline, split_file
 from jdiff.data.fingerprint import fingerprint
 from jdiff.data.sources import Source
 from jdiff.model import Model
@@ -74,7 +74,9 @@ def _train(config: ConfigDict, workdir: Path, interrupt: Interrupt[Training], st
     if known := workdir.is_dir():  # in use, or not to be written: told before the data are read
         stack.enter_context(open_folder(workdir))
     with first_process_first():  # what it finds of files, the others need not look for
+        config.data.split_of = str(workdir)
         source, held_out = from_config.sources(config)
+    split = split_file.split_of(source, held_out)
     config = with_pretrained_network(with_shapes(config, workdir), workdir)  # its network says which sides fit
     config = with_autoencoder(config, workdir)  # likewise
     config = with_scale(resolve(config, source), source, workdir)
@@ -112,6 +114,8 @@ def _train(config: ConfigDict, workdir: Path, interrupt: Interrupt[Training], st
     ):
         interrupt.work.saved = checkpoints.latest
         start, changes = goes_on(config, workdir, checkpoints)
+        if start and (change := split_file.changed(split_file.read(workdir), split)):
+            changes.append(change)
         start, state = begin_from_whole(config, task, mesh, checkpoints, workdir, start)
         total, rate = from_config.total_steps(config), from_config.rate(config)
         if FROZEN in state.task_state:
@@ -120,6 +124,8 @@ def _train(config: ConfigDict, workdir: Path, interrupt: Interrupt[Training], st
             say(already_trained(config, start, total))
             return 0
         announce(config, state, workdir, source, held_out, start, total, changes)
+        with writing_to(workdir):
+            split_file.write(workdir, split)
 
         model = Model(config, task.sampling_task, mesh, Weights({}, own), step=start, workdir=workdir)
         scores = previews.evaluators(previews.SCORES, config, task, mesh, held_out)

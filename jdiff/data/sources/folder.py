@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,12 @@ from jdiff.common.errors import UserError
 from jdiff.common.words import many, one_line
 from jdiff.data import medical, metadata, sidecars
 from jdiff.data.decode import Facts, Reader, of_files
-from jdiff.data.holdout import FEWEST_TO_SHARE, share_of
+from jdiff.data.holdout import FEWEST_TO_SHARE, check_groups
 from jdiff.data.labels import NO_LABELS, OF_FOLDERS, ClassLabels
 from jdiff.data.layout import top_of
 from jdiff.data.metadata import Columns
 from jdiff.data.parts import DATASET, Part, Wanted, parts_of
+from jdiff.data.sides import CLASSES, NONE_KEPT, no_classes, sides_of, two_splits, unused
 from jdiff.data.sources import HIGHEST, Picture
 from jdiff.data.sources.files import (
     LeftOut,
@@ -64,7 +65,9 @@ class Folder:
 
     split: "train" or "test". splits: names of the training folder and the one held out; (): found by their names.
     holdout: the share held out if there is no test folder (none of fewer than 20 images). group: a column of the
-    metadata, or a regular expression with a group for file names: images of one group are held out together.
+    metadata, or a regular expression with a group for file names: images of one group are held out together. stratify:
+    a column of which the share has each value alike, or "class". split_list: published lists of ids, in place of a
+    share (see jdiff.data.split_lists). kept: the sides of the images at an earlier start, likewise.
     on_bad_file: "error" raises UserError with the first unreadable file, or the first mismatch of metadata and images;
     "skip" leaves them out, counts them in `notes` and lists them in `left_out`. labels: the metadata's column of a
     label or a list of labels; "": as the data say; "folders": the sub-folders, whatever they look like; "none".
@@ -89,6 +92,9 @@ class Folder:
         scalars: tuple[str, ...] = (),
         column: str = "",
         group: str = "",
+        stratify: str = "",
+        split_list: str = "",
+        kept: Mapping[str, str] = NONE_KEPT,
         splits: tuple[str, ...] = (),
         pages: str = "first",
         axis: int = 2,
@@ -109,9 +115,15 @@ class Folder:
             medical.reader(kind, axis) if kind else Reader(channels, bits, near)
         )
         of_labels = labels if labels not in ("", OF_FOLDERS, NO_LABELS) else ""
-        columns = Columns(of_labels, tuple(scalars), "" if "(" in group else group, column)
-        wanted = Wanted(labels, label_pattern, columns, group, tuple(splits), medical=bool(kind))
+        of_classes = stratify == CLASSES
+        columns = Columns(
+            of_labels, tuple(scalars), "" if "(" in group else group, column, "" if of_classes else stratify
+        )
+        of_folders = () if split_list else tuple(splits)
+        wanted = Wanted(labels, label_pattern, columns, group, of_folders, medical=bool(kind))
         parts = parts_of(tree, images, wanted)
+        if parts.test is not None and split_list:
+            raise UserError(two_splits(split_list, parts.test.folder))
         held_out = split == "test" and parts.test is not None
         part = parts.test if held_out and parts.test else parts.train
         notes = list(part.notes)
@@ -128,17 +140,21 @@ class Folder:
                 f"(first: {part.faults[0]})"
             )
         self.class_names, self.labels_per_image = parts.train.classes, parts.train.most_labels
-        held: set[int] = set()
-        groups: list[str] = []
+        groups = dict(zip(chosen, _groups(part, chosen, group, medical=bool(kind)), strict=False))
+        sides = None
         if parts.test is None:
-            single = parts.train.labels if self.labels_per_image == 1 else {}
-            groups = _groups(part, chosen, group, medical=bool(kind))
-            classes = [single[name] for name in chosen] if single else []
-            held = set(share_of(len(chosen), "test", holdout, classes=classes, groups=groups))
-            chosen = [name for i, name in enumerate(chosen) if (i in held) == (split == "test")]
+            strata = _strata(parts.train, chosen, stratify, one_line(tree.where), grouped=bool(groups))
+            whole = list(groups.values()) if group or not split_list else []  # a list knows of no patients' folders
+            sides = sides_of(chosen, holdout, strata, whole, split_list, splits, kept, stratify)
+            chosen = [chosen[row] for row in (sides.train if split == "train" else sides.test)]
+        elif group:
+            both = ({name: one.entries[name].group for name in one.complete} for one in (parts.train, parts.test))
+            check_groups(*both)
+        self.members = {name: groups.get(name, "") for name in chosen}
         if split == "train":
-            notes.insert(0, parts.told(len(held), whole_groups=bool(groups)))
-            if len(set(groups)) == 1 and holdout and len(groups) >= FEWEST_TO_SHARE:
+            drawn = sides.notes if sides else unused(stratify, parts.test.folder if parts.test else "")
+            notes = [parts.told(sides.told if sides else ""), *drawn, *notes]
+            if len(set(groups.values())) == 1 and holdout and len(groups) >= FEWEST_TO_SHARE and not split_list:
                 notes.append("no image is held out: all are of one group")
         elif parts.test is None:
             notes, left_out = [], []  # of the same files: reported once
@@ -161,6 +177,7 @@ class Folder:
                 f"(first: {first})"
             )
             chosen = [name for name in chosen if name not in why_not]
+            self.members = {name: self.members[name] for name in chosen}
         self.left_out: LeftOut = (*left_out, *unreadable)
         if not chosen and (split == "train" or unreadable):
             raise UserError(f"no usable image is left below {one_line(tree.where)}: {notes[-1]}")
@@ -252,6 +269,16 @@ def _groups(part: Part, images: Sequence[str], group: str, *, medical: bool) -> 
     start = f"{part.folder}/" if part.folder else ""
     folders = [top_of(name.removeprefix(start)) for name in images] if medical else []
     return folders if len(set(folders)) > 1 else []
+
+
+def _strata(train: Part, images: Sequence[str], stratify: str, where: str, *, grouped: bool) -> list[Any]:
+    """What a share has each value of alike: the column data.stratify, or classes; [] of nothing."""
+    if stratify not in ("", CLASSES):
+        return [train.entries[name].stratum for name in images]
+    single = train.labels if train.most_labels == 1 else {}
+    if stratify and not single:
+        raise UserError(no_classes(where))
+    return [single[name] for name in images] if single and not (grouped and not stratify) else []
 
 
 def _instead(tree: Tree) -> str:

@@ -15,10 +15,11 @@ from jdiff.common.words import many, one_line
 from jdiff.data.cells import Cells, Numbers
 from jdiff.data.columns import Fields, Training, fields_of, labels_of, texts_of, values_of
 from jdiff.data.decode import Facts, Reader, of_files
-from jdiff.data.holdout import share_of
+from jdiff.data.holdout import check_groups
 from jdiff.data.labels import ClassLabels
 from jdiff.data.masks import MaskSummary, MaskValues, checked, fitted
 from jdiff.data.resize import same_aspect
+from jdiff.data.sides import CLASSES, NONE_KEPT, no_classes, sides_of, unused
 from jdiff.data.sources import Picture, Shape
 from jdiff.data.sources.files import LeftOut, OnBadFile, Progress, look_at_all, no_progress, refuse
 from jdiff.data.sources.folder import told
@@ -48,9 +49,9 @@ class HuggingFace:
 
     split: "train" or "test". splits: names of the split to train on and of the one held out; (): found by their names.
     labels: the column of the label; "": as above; "none". scalars: columns of numbers. masks: picture columns that hold
-    masks; mask_values, mask_snap: as in Pairs. group: a column; rows of one value are held out together. holdout, near,
-    on_bad_file, progress: as in Folder; axis is of medical files alone. Raises UserError if the library or the data set
-    is missing, and for unreadable rows.
+    masks; mask_values, mask_snap: as in Pairs. group: a column; rows of one value are held out together. stratify:
+    a column, or "class". holdout, kept, near, on_bad_file, progress: as in Folder; axis is of medical files alone.
+    Raises UserError if the library or the data set is missing, and for unreadable rows.
     """
 
     def __init__(
@@ -67,6 +68,8 @@ class HuggingFace:
         mask_snap: bool = False,
         splits: tuple[str, ...] = (),
         group: str = "",
+        stratify: str = "",
+        kept: Mapping[str, str] = NONE_KEPT,
         holdout: float = 0.05,
         on_bad_file: OnBadFile = "error",
         axis: int = 2,
@@ -78,8 +81,9 @@ class HuggingFace:
 
         @cache
         def training(train: str) -> Training:
-            fields = fields_of(loaded[train], where, labels, scalars, masks, group)
-            return Training.of(train, loaded[train], fields, scalars)
+            columns = {"data.group": group, "data.stratify": "" if stratify == CLASSES else stratify}
+            fields = fields_of(loaded[train], where, labels, scalars, masks, columns)
+            return Training.of(train, loaded[train], fields, scalars, group)
 
         chosen = choose(list(loaded), splits, where, lambda train, test: training(train).why_not(loaded[test]))
         known = training(chosen.train)
@@ -90,23 +94,41 @@ class HuggingFace:
         self.class_names, self.labels_per_image = known.classes, known.most
         given = labels_of(data, fields.label) if fields.label else []
         texts = texts_of(data, fields.text) if fields.text else []
-        groups = values_of(data, group) if group and not chosen.test else []
+        groups = values_of(data, group) if group else []
         numbers = {scalar: _numbers(data, scalar) for scalar in scalars}
         missing = {
             row: f"{self._named(row)} {fault}"
             for row in range(len(data))
             if (fault := _missing(row, fields, given, self.class_names, texts, group, groups, numbers))
         }
-        rows, held = list(range(len(data))), 0
+        rows, held = list(range(len(data))), ""
+        whole = [row for row in rows if row not in missing]
         if not chosen.test:
-            whole = [row for row in rows if row not in missing]
-            classes = [given[row] for row in whole] if given and known.most == 1 else []
+            single = given if known.most == 1 else []
+            if stratify == CLASSES and not single:
+                raise UserError(no_classes(where))
+            by = (
+                values_of(data, stratify) if stratify not in ("", CLASSES) else [] if group and not stratify else single
+            )
+            strata = [str(by[row]) for row in whole] if by else []
             own_groups = [str(groups[row]) for row in whole] if groups else []
-            test = [whole[i] for i in share_of(len(whole), "test", holdout, classes=classes, groups=own_groups)]
-            rows, held = test if split == "test" else sorted(set(rows) - set(test)), len(test)
+            ids = [f"{called}/{row}" for row in whole]
+            sides = sides_of(ids, holdout, strata, own_groups, kept=kept, stratify=stratify)
+            test, held = [whole[i] for i in sides.test], sides.told
+            rows = test if split == "test" else sorted(set(rows) - set(test))
+        elif group:
+            other = chosen.train if split == "test" else chosen.test
+            theirs = {
+                f"{other}/{row}": str(value)
+                for row, value in enumerate(values_of(loaded[other], group))
+                if value not in (None, "")
+            }
+            ours = {f"{called}/{row}": str(groups[row]) for row in whole}
+            check_groups(*((theirs, ours) if split == "test" else (ours, theirs)))
         notes = []
         if split == "train":
-            notes = [chosen.told(where, len(data), known.told, held), *fields.notes]
+            unused_too = unused(stratify, chosen.test) if chosen.test else ()
+            notes = [chosen.told(where, len(data), known.told, held), *unused_too, *fields.notes]
 
         readers = {
             field: _reader(column in fields.numbers, field in masks, channels, bits, near)
@@ -136,6 +158,7 @@ class HuggingFace:
         self.left_out: LeftOut = tuple((where, fault) for fault in bad)
         good = [row for row in rows if row not in faults]
         self._rows = np.array(good, np.int64)
+        self.members = {f"{called}/{row}": str(groups[row]) if groups else "" for row in good}
         if split == "train":
             notes += _told_pictures(facts, good, self._masks, channels, bits, high)
             notes += _told_texts({row: texts[row] or "" for row in good} if texts else {}, where)

@@ -1,7 +1,7 @@
 """Pairs of pictures with the same content: a photo and its mask, a sketch and its photo."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from io import BufferedIOBase
 from typing import Any
@@ -13,12 +13,14 @@ from jdiff.common.errors import UserError
 from jdiff.common.words import many, one_line
 from jdiff.data import medical
 from jdiff.data.decode import Facts, Reader, load, of_files, to_array
-from jdiff.data.holdout import share_of
-from jdiff.data.layout import below, compiled, named_splits, only_folder, split_kind, splits_among, taken, top_of
+from jdiff.data.holdout import check_groups
+from jdiff.data.layout import below, groups_of, named_splits, only_folder, split_kind, splits_among, top_of
 from jdiff.data.masks import MaskSummary, MaskValues, checked, fitted, to_mask, to_mask_values
 from jdiff.data.matching import Matched, matched
+from jdiff.data.metadata import NAMES, Columns, Entry, values_of
 from jdiff.data.parts import read_as
 from jdiff.data.resize import same_aspect
+from jdiff.data.sides import NONE_KEPT, sides_of, two_splits, unused
 from jdiff.data.sources import Picture, Shape
 from jdiff.data.sources.files import (
     LeftOut,
@@ -34,6 +36,7 @@ from jdiff.data.sources.files import (
 from jdiff.data.trees import Tree, called, open_tree
 
 HALVES = ("left,right", "top,bottom")
+EMPTY = "empty"  # of data.stratify
 SEVERAL = ("", "union", "raters")
 
 Pair = tuple[str, tuple[str, ...]]  # the first picture and the second, or several masks; twice the same file for halves
@@ -107,7 +110,9 @@ class Pairs:
     raters], and training draws one), "" refuses them. mask_values: the values of masks; (): those of the training
     masks, 0 and 255 or classes. mask_snap: replace other values by the nearest of these and count such masks in
     `notes`. halves: "": two folders; "left,right" or "top,bottom": the first picture is on the left or at the top.
-    splits, group, holdout, axis, near, low, high, progress: as in Folder. Raises UserError for bad arguments, and if no
+    splits, group, holdout, split_list, kept, axis, near, low, high, progress: as in Folder; columns are of a metadata
+    file in the first pictures' folder or above it, whose first column may be any id (see jdiff.data.ids). stratify: a
+    column, or "empty": masks that are empty, and the others. Raises UserError for bad arguments, and if no
     pair is found or left.
     """
 
@@ -133,6 +138,9 @@ class Pairs:
         halves: str = "",
         splits: tuple[str, ...] = (),
         group: str = "",
+        stratify: str = "",
+        split_list: str = "",
+        kept: Mapping[str, str] = NONE_KEPT,
         holdout: float = 0.05,
         on_bad_file: OnBadFile = "error",
         axis: int = 2,
@@ -148,13 +156,11 @@ class Pairs:
             raise UserError(f"data.halves={halves!r} must be '' (two folders), {' or '.join(map(repr, HALVES))}")
         if several not in SEVERAL:
             raise UserError(f"data.several={several!r} must be '', 'union' or 'raters'")
-        if group and "(" not in group:
-            raise UserError(f"data.group={group!r}: of pairs, a regular expression with a group, as in '(\\d+)_.*'")
         self._names, self._several, self._window = names, several, (low, high)
         self._masks = {name: MaskValues(mask_values, mask_snap) for name in names if name in masks}
         pictures = pictures_of(tree)
         find = _whole_dirs if halves else partial(_folder_dirs, folders=folders)
-        train_dirs, tests, unused = find(tree, pictures, wanted=splits)
+        train_dirs, tests, beside = find(tree, pictures, wanted=() if split_list else splits)
         training = self._found(pictures, train_dirs, suffixes)
         if not training.pairs:
             why = f" ({' '.join(self._told_lone(training)[0])})" if training.lone else ""
@@ -162,7 +168,9 @@ class Pairs:
             raise UserError(f"no pairs of pictures in {where}{why}")
         pairing = [one for one in tests if self._found(pictures, one, suffixes).pairs]
         test_dirs = (pairing if pairing and not splits else tests)[0] if tests else None
-        unused = [*unused, *(f"{' and '.join(dict.fromkeys(one))}/" for one in tests if one != test_dirs)]
+        beside = [*beside, *(f"{' and '.join(dict.fromkeys(one))}/" for one in tests if one != test_dirs)]
+        if test_dirs and split_list:
+            raise UserError(two_splits(split_list, test_dirs[0]))
         here, dirs = training, train_dirs
         if test_dirs and split == "test":
             here, dirs = self._found(pictures, test_dirs, suffixes), test_dirs
@@ -175,15 +183,32 @@ class Pairs:
                 f"no pictures in {where} have partners{first}: data.suffixes names the ends of names to ignore, "
                 "'_training|_test' either of two"
             )
-        held: set[int] = set()
+        self._readers = self._made_readers(training.pairs, channels, bits, halves, axis, near)
+        names_of, sides = [first for first, _ in pairs], None
+        by_column = Columns(
+            group="" if "(" in group else group, stratify="" if test_dirs or stratify == EMPTY else stratify
+        )
+        tested = self._found(pictures, test_dirs, suffixes).pairs if test_dirs else []
+        entries = self._entries(training.pairs, tested, train_dirs[0], by_column, group)
         if not test_dirs:
-            held = set(share_of(len(pairs), "test", holdout, groups=_groups(pairs, dirs[0], group)))
+            strata: list[Hashable] = []
+            if stratify:
+                empty = stratify == EMPTY
+                strata = [*self._emptiness(pairs)] if empty else [entries[name].stratum for name in names_of]
+            groups = [entries[name].group for name in names_of] if group else []
+            sides = sides_of(names_of, holdout, strata, groups, split_list, splits, kept, stratify)
+        elif group:
+            held_out = self._entries(tested, training.pairs, test_dirs[0], by_column, group)
+            check_groups(*({name: one.group for name, one in side.items()} for side in (entries, held_out)))
+            entries = held_out if split == "test" else entries
         notes = []
         if split == "train":
             what = (
                 f"{many(len(pairs), 'pair')} of {' and '.join(dict.fromkeys(folder or '.' for folder in train_dirs))}"
             )
-            notes.append(read_as(tree.where, what, " and ".join(dict.fromkeys(test_dirs or ())), len(held), unused))
+            held = sides.told if sides else " and ".join(dict.fromkeys(test_dirs or ()))
+            notes.append(read_as(tree.where, what, held, beside))
+            notes += sides.notes if sides else unused(stratify, held)
         if any(here.suffixes) and not any(suffixes):
             ends = " and ".join(repr(end) for end in here.suffixes if end)
             notes.append(
@@ -193,12 +218,12 @@ class Pairs:
         if lone:
             notes.append(f"skipped {len(lone)} pictures without a partner (first: {' '.join(lone[0])})")
         if split == "train" or test_dirs:
-            notes += filter(None, (others_below(tree, folder, pictures) for folder in dict.fromkeys(dirs)))
-        if not test_dirs:
-            pairs = [pair for i, pair in enumerate(pairs) if (i in held) == (split == "test")]
+            read_too = NAMES if by_column else ()
+            notes += filter(None, (others_below(tree, folder, pictures, read_too) for folder in dict.fromkeys(dirs)))
+        if sides:
+            pairs = [pairs[row] for row in (sides.train if split == "train" else sides.test)]
             notes, lone = (notes, lone) if split == "train" else ([], [])  # of the same files: reported once
 
-        self._readers = self._made_readers(training.pairs, channels, bits, halves, axis, near)
         facts: list[dict[str, Facts]] = []
         why_not: dict[str, str] = {}
         for k, name in enumerate(names):
@@ -235,6 +260,7 @@ class Pairs:
                 raise UserError(f"no usable {split} pair is left below {one_line(tree.where)} (first: {first})")
         self.left_out: LeftOut = (*lone, *bad_pairs)
         good = [pair for i, pair in enumerate(pairs) if i not in faults]
+        self.members = {first: entries[first].group if group else "" for first, _ in good}
         self._raters = self._rated([*training.pairs, *pairs])
         self._pairs = [(pair, page) for pair in good for page in range(self._pages(pair, facts))]
         self.pictures = {name: self._picture(k, name, good, facts[k], near) for k, name in enumerate(names)}
@@ -287,6 +313,37 @@ class Pairs:
         if len(dirs) == 1:
             return Matched([(name, (name,)) for name in files[0]])
         return matched(files[0], files[1], (dirs[0], dirs[1]), suffixes)
+
+    def _entries(
+        self, pairs: Sequence[Pair], others: Sequence[Pair], folder: str, columns: Columns, group: str
+    ) -> Mapping[str, Entry]:
+        """The group and the stratum of each pair in `folder`, by its first file's name; {} where neither is asked for.
+        others: pairs of the other side, which a table may name too.
+        """
+        names = [first for first, _ in pairs]
+        known = values_of(self._tree, folder, names, [first for first, _ in others], columns) if columns else {}
+        if "(" not in group:
+            return known
+        bare = Entry(None, (), ())
+        found = groups_of(group, [name.removeprefix(f"{folder}/") if folder else name for name in names])
+        if None in found:
+            raise UserError(
+                f"{one_line(called(self._tree, names[found.index(None)]))} does not match data.group={group!r}: change "
+                "the pattern, or leave it out"
+            )
+        return {name: replace(known.get(name, bare), group=one) for name, one in zip(names, found, strict=True) if one}
+
+    def _emptiness(self, pairs: Sequence[Pair]) -> list[bool]:
+        """Whether the masks of each pair are empty."""
+        if self._names[1] not in self._masks:
+            raise UserError(
+                f"data.stratify={EMPTY!r}: {self._names[1]!r} is none of data.masks: name a column, or leave it out"
+            )
+        files = sorted({file for _, masks in pairs for file in masks})
+        seen, _ = look_at_all(
+            self._tree, files, self._look(1), kind=self._readers[1].finds, finding=Facts, progress=no_progress
+        )
+        return [not any(value for file in masks if file in seen for value in seen[file].values) for _, masks in pairs]
 
     def _told_lone(self, found: Matched) -> list[tuple[str, str]]:
         return [(one_line(called(self._tree, file)), one_line(why)) for file, why in found.lone]
@@ -394,17 +451,6 @@ class Pairs:
 
 def _files(pair: Pair, k: int) -> tuple[str, ...]:
     return pair[1] if k else (pair[0],)
-
-
-def _groups(pairs: Sequence[Pair], folder: str, group: str) -> list[str]:
-    """The group of each pair, by its first file's name; [] without groups."""
-    if not group:
-        return []
-    pattern = compiled(group, "data.group")
-    found = [taken(pattern, first.removeprefix(f"{folder}/") if folder else first) for first, _ in pairs]
-    if None in found:
-        raise UserError(f"{one_line(pairs[found.index(None)][0])} does not match data.group={group!r}")
-    return [name for name in found if name]
 
 
 def _cut(image: Image.Image, halves: str) -> tuple[Image.Image, Image.Image]:

@@ -69,7 +69,8 @@ class Tfds:
             f"{many(len(self.class_names), 'class', 'classes')} from 'label'" if self.class_names else "no classes"
         )
         held = count - len(self._rows) if self._rows is not None and split == "train" else 0
-        self.notes = (chosen.told(f"tfds:{name}", count, classes, held),) if split == "train" else ()
+        told = f"{held:,} of them" if held else ""
+        self.notes = (chosen.told(f"tfds:{name}", count, classes, told),) if split == "train" else ()
 
     @property
     def pictures(self) -> dict[str, Picture]:

@@ -100,6 +100,11 @@ class Wrapped:
         return getattr(self._source, "names", ())
 
     @property
+    def members(self) -> dict[str, str]:
+        """id -> group ("" without) of the files or rows of the records, where the source has such."""
+        return getattr(self._source, "members", {})
+
+    @property
     def left_out(self) -> LeftOut:
         """(file, why) of the files that the source leaves out."""
         return getattr(self._source, "left_out", ())
@@ -142,6 +147,11 @@ class Noted(Wrapped):
     @property
     def notes(self) -> tuple[str, ...]:
         return (*self._source.notes, *self._other.notes)
+
+    @property
+    def members(self) -> dict[str, str]:
+        """id -> group ("" without) of the files or rows of the records, where the source has such."""
+        return getattr(self._source, "members", {})
 
     @property
     def left_out(self) -> LeftOut:
