@@ -78,6 +78,9 @@ def fill(name, top, size, mode):
             file = top / pattern.replace("*", f"{number:07}")
             file.parent.mkdir(parents=True, exist_ok=True)
             picture(size, mode, number)["mask" in pattern or "Truth" in pattern].save(file)
+    if name == "cvc_clinicdb":
+        rows = [f"{number:07},{number // 4}" for number in range(files)]
+        (top / "metadata.csv").write_text("\n".join(["frame_id,sequence_id", *rows]))
     return files * len(patterns)
 
 
@@ -154,6 +157,27 @@ def test_sets_that_are_not_prepared_say_the_docstrings_command(name, tmp_path):
 def test_digits_are_never_mirrored(name):
     data = loaded(name, "").data
     assert not any((data.flip, data.flip_vertical, data.quarter_turns, data.augment))
+
+
+def test_cvc_clinicdb_is_split_by_sequence_or_as_others_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for frame in range(1, 127):  # six sequences
+        for kind, of in (("Original", 0), ("Ground Truth", 1)):
+            file = tmp_path / "PATH" / "PNG" / kind / f"{frame}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            picture((16, 12), "RGB", frame)[of].save(file)
+    with pytest.raises(UserError, match=r"data.group='sequence_id': .* have no metadata.jsonl or .*add one that names"):
+        from_config.sources(loaded("cvc_clinicdb", "PATH"))
+    exec(code("cvc_clinicdb"), {})
+    rows = [line.split(",") for line in (tmp_path / "PATH" / "metadata.csv").read_text().splitlines()[1:]]
+    assert len(rows) == 612
+    assert {int(sequence) for _, sequence in rows} == set(range(1, 30))
+    ours = [source.members for source in from_config.sources(loaded("cvc_clinicdb", "PATH"))]
+    assert {len(set(side.values())) for side in ours} == {1, 5}
+    assert not set(ours[0].values()) & set(ours[1].values())
+    assert sum(map(len, ours)) == 126
+    theirs = [source.members for source in from_config.sources(loaded("cvc_clinicdb", "PATH", group="", holdout=0.1))]
+    assert list(map(len, theirs)) == [113, 13]
 
 
 def test_lidcs_program_makes_a_pair_of_every_radiologists_mask(tmp_path, monkeypatch):

@@ -38,7 +38,7 @@ def sides_of(names: Sequence[str], paths: str, wanted: Sequence[str] = ()) -> Si
     neither, an image on both sides, and a side without images.
     """
     where = f"{KEY}={paths!r}"
-    splits, notes = _splits(paths, wanted, where)
+    splits, trained, tested, notes = _splits(paths, wanted, where)
     ids = Ids(names)
     found: dict[str, dict[str, None]] = {}  # split -> its images
     missing: list[str] = []
@@ -59,9 +59,8 @@ def sides_of(names: Sequence[str], paths: str, wanted: Sequence[str] = ()) -> Si
                     f"{where}: {one_line(both[0])} is in {other} and in {one} ({len(both):,} images are in both): "
                     "leave each in one of them"
                 )
-    test = found.get(TEST, {})
-    alone = TRAIN not in found
-    train = {name: None for name in names if name not in test} if alone else found[TRAIN]
+    test, alone = found[tested], trained not in found
+    train = {name: None for name in names if name not in test} if alone else found[trained]
     for side, what in ((train, "is left to train on"), (test, "is held out")):
         if not side:
             raise UserError(f"{where}: no image {what}: name some, or leave it out, and a share is held out")
@@ -79,25 +78,25 @@ def sides_of(names: Sequence[str], paths: str, wanted: Sequence[str] = ()) -> Si
     return Sides(sorted(rows[name] for name in train), sorted(rows[name] for name in test), told, tuple(notes))
 
 
-def _splits(paths: str, wanted: Sequence[str], where: str) -> tuple[dict[str, list[str]], list[str]]:
-    """(the ids of TRAIN, TEST and what is not used, notes)."""
+def _splits(paths: str, wanted: Sequence[str], where: str) -> tuple[dict[str, list[str]], str, str, list[str]]:
+    """(split -> its ids, the split to train on (which may not be listed), the one held out, notes)."""
     files = [paths] if expanded(paths).is_file() else paths.split(",")
     if len(files) > 2:
         raise UserError(f"{where}: one file, or two, of the images to train on and of those held out")
     tables = [_read(file.strip(), where) for file in files]
     if len(files) == 2:
-        return {name: [one for one, _ in table] for name, table in zip((TRAIN, TEST), tables, strict=True)}, []
+        both = {name: [one for one, _ in table] for name, table in zip((TRAIN, TEST), tables, strict=True)}
+        return both, TRAIN, TEST, []
     by_name: dict[str, list[str]] = {}
     for one, split in tables[0]:
         by_name.setdefault(split, []).append(one)
     if set(by_name) == {""}:
-        return {TEST: by_name[""]}, []
+        return {TEST: by_name[""]}, TRAIN, TEST, []
     chosen = choose(list(by_name), wanted, where, lambda *_: "", "data.splits")
     if not chosen.test:
         raise UserError(f"{where}: it has no split that is held out, such as 'test' (it has {', '.join(by_name)})")
-    unused = {name: given for name, given in by_name.items() if name not in (chosen.train, chosen.test)}
     notes = [f"{where}: not used: {', '.join(chosen.unused)}; data.splits chooses"] if chosen.unused else []
-    return {TRAIN: by_name[chosen.train], TEST: by_name[chosen.test], **unused}, notes
+    return by_name, chosen.train, chosen.test, notes
 
 
 def _read(file: str, where: str) -> list[tuple[str, str]]:
