@@ -1,7 +1,7 @@
 """Segmentation of polyps, CVC-ClinicDB, at 128x128: the mask is modelled, the frame conditions it; as ISIC 2018.
 
-612 frames of 384x288 from 29 colonoscopies with a mask each (Bernal et al. 2015, WM-DOVA maps; Hospital Clinic,
-Barcelona; for research, cite it). As Kaggle's copy balraj98/cvcclinicdb is unzipped:
+612 frames of 384x288, of 29 sequences of colonoscopies, with a mask each (Bernal et al. 2015, WM-DOVA maps; Hospital
+Clinic, Barcelona; for research, cite it). As Kaggle's copy balraj98/cvcclinicdb is unzipped:
 
     PATH/PNG/Original/*.png
     PATH/PNG/Ground Truth/*.png
@@ -9,8 +9,8 @@ Barcelona; for research, cite it). As Kaggle's copy balraj98/cvcclinicdb is unzi
     python -m jdiff.main --config=configs/cvc_clinicdb.py --config.data.dir=PATH
 
 Frames of one sequence are nearly alike, so a fifth is held out in whole sequences (6 of 29, 131 frames), by the column
-sequence_id of the copy's PATH/metadata.csv. For a copy without it, once (LAST: the last frame of each sequence, in which
-two independent public readers of the data agree):
+sequence_id of the copy's PATH/metadata.csv. For a copy without it, once (LAST: the last frame of each sequence, in
+which two public readers of the data agree):
 
     import csv
     from bisect import bisect_left

@@ -25,6 +25,7 @@ from jdiff.common.settings import IDENTITY, SILENT, Setting
 from jdiff.migration import RENAMED_VALUES, VERSION, migrated, now_called
 
 FILE = "config.json"
+SPLIT = "split.csv"  # of which images a run trains on and which are held out
 FLAGS = ("config", "workdir", "mode", "out", "debug", "help")
 # Groups that may be overridden where a trained run is used.
 OVERRIDABLE = (
@@ -119,7 +120,8 @@ def of_run(workdir: Path) -> ConfigDict:
         raise UserError(f"{workdir} holds no run (no {FILE}); train one with --config=FILE --workdir={workdir}")
     try:
         config = read(json.loads(file.read_text()))
-        config.data.split_of = str(workdir)
+        if (workdir / SPLIT).is_file():
+            config.data.split_of = str(workdir)
         return config
     except json.JSONDecodeError as error:
         raise UserError(f"{file} is damaged ({error}): {again}") from error

@@ -21,7 +21,16 @@ from tests.test_any_config import traced
 
 GROUPS = "data|model|condition|network|objective|train|lora|sample|guidance|log|checkpoint|machine"
 KEY = re.compile(rf"\b({GROUPS})(\.[a-z_][a-z_0-9]*)+(?![a-z_0-9]*[{{(/])")
-NO_KEYS = {"train.npz", "train.npy", "data.set", "data.pkl", "config.json", "metadata.jsonl", "metadata.csv"}
+NO_KEYS = {
+    "train.npz",
+    "train.npy",
+    "train.txt",
+    "data.set",
+    "data.pkl",
+    "config.json",
+    "metadata.jsonl",
+    "metadata.csv",
+}
 SETS = re.compile(rf"\b(?:set|try|use|give|leave|lower|raise|change|needs|is one of)[^;]*?\b(?:{GROUPS})\.[a-z_.]+")
 
 

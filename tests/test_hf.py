@@ -329,6 +329,30 @@ def test_a_share_is_held_out_of_each_class_or_group(tmp_path):
         HuggingFace(root, "train", group="patients")
 
 
+def test_a_column_is_stratified_by_and_no_group_is_on_both_sides(tmp_path):
+    sites = ["a"] * 60 + ["b"] * 20
+    patients = [f"p{i // 4}" for i in range(80)]
+    columns = {"site": (TEXT, sites), "patient": (TEXT, patients)}
+    root = saved(tmp_path / "one", train=labelled([0, 1] * 40, **columns))
+    for options in ({"stratify": "site"}, {"stratify": "site", "group": "patient"}):
+        train, test = both(root, holdout=0.2, **options)
+        assert [sites[row] for row in test._rows] == ["a"] * 12 + ["b"] * 4
+        assert not {*train.members.values()} & {*test.members.values()} - {""}
+    with pytest.raises(UserError, match=r"no column 'sites' \(data.stratify\); .* did you mean 'site'"):
+        HuggingFace(root, "train", stratify="sites")
+    one = labelled([0, 1] * 4, patient=(TEXT, patients[:8]))
+    other = labelled([0, 1] * 4, patient=(TEXT, patients[4:12]))
+    for split in ("train", "test"):
+        with pytest.raises(
+            UserError, match=r"p1 is on both sides .*: train/4 is trained on and test/0 held out .1 group"
+        ):
+            HuggingFace(saved(tmp_path / "two", train=one, test=other), split, group="patient")
+    assert len(HuggingFace(str(tmp_path / "two" / "set"), "test")) == 8
+    lacking = saved(tmp_path / "three", train=one, test=labelled([0, 1] * 4))
+    with pytest.raises(UserError, match="test has no column 'patient'; leave it out"):
+        HuggingFace(lacking, "train", splits=("train", "test"), group="patient")
+
+
 def test_a_test_split_with_hidden_labels_is_looked_at_and_trained_beside(tmp_path, test_data):
     given = test_data.parent / "field" / "hf_test_labels_hidden" / "data" / "set"
     apart = (datasets.Image(), [encoded(picture(100 + i)) for i in range(16)])

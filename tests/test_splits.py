@@ -214,6 +214,10 @@ def test_lists_that_do_not_fit_are_told_or_refused(tmp_path):
     ):
         with pytest.raises(UserError, match=said):
             asked(*change)
+    (tmp_path / "held.txt").write_text(files[0])
+    with pytest.raises(UserError, match=r"it names no splits for data.splits=.* to choose from: leave that out"):
+        Pairs(str(tmp_path / "d"), "train", split_list=str(tmp_path / "held.txt"), splits=("train", "val"))
+    assert names(Pairs(str(tmp_path / "d"), "test", split_list=str(tmp_path / "held.txt"))) == files[:1]
     with pytest.raises(UserError, match="must have an id on each line, or columns image and split"):
         asked(*rows, header="image,age")
     with pytest.raises(

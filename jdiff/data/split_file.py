@@ -9,9 +9,9 @@ from pathlib import Path
 from jdiff.common.errors import UserError
 from jdiff.common.files import replace_file
 from jdiff.common.words import listed, many, one_line
+from jdiff.config import SPLIT as FILE
 from jdiff.data.sources import Source
 
-FILE = "split.csv"
 COLUMNS = ("image", "split", "group")
 
 

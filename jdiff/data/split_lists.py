@@ -84,13 +84,16 @@ def _splits(paths: str, wanted: Sequence[str], where: str) -> tuple[dict[str, li
     if len(files) > 2:
         raise UserError(f"{where}: one file, or two, of the images to train on and of those held out")
     tables = [_read(file.strip(), where) for file in files]
+    plain = len(files) == 2 or not any(split for _, split in tables[0])
+    if plain and wanted:
+        raise UserError(f"{where}: it names no splits for data.splits={tuple(wanted)} to choose from: leave that out")
     if len(files) == 2:
         both = {name: [one for one, _ in table] for name, table in zip((TRAIN, TEST), tables, strict=True)}
         return both, TRAIN, TEST, []
     by_name: dict[str, list[str]] = {}
     for one, split in tables[0]:
         by_name.setdefault(split, []).append(one)
-    if set(by_name) == {""}:
+    if plain:
         return {TEST: by_name[""]}, TRAIN, TEST, []
     chosen = choose(list(by_name), wanted, where, lambda *_: "", "data.splits")
     if not chosen.test:

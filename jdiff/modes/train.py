@@ -74,7 +74,7 @@ def _train(config: ConfigDict, workdir: Path, interrupt: Interrupt[Training], st
     if known := workdir.is_dir():  # in use, or not to be written: told before the data are read
         stack.enter_context(open_folder(workdir))
     with first_process_first():  # what it finds of files, the others need not look for
-        config.data.split_of = str(workdir)
+        config.data.split_of = str(workdir) if (workdir / split_file.FILE).is_file() else ""
         source, held_out = from_config.sources(config)
     split = split_file.split_of(source, held_out)
     config = with_pretrained_network(with_shapes(config, workdir), workdir)  # its network says which sides fit

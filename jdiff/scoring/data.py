@@ -33,7 +33,20 @@ REFERENCE_ROWS = 50_000  # most reference images whose features are kept
 MADE = ("target", "shape", "dtype", "range", "resize", "channels", "bits", "masks", "alpha", "several", "slice_axis")
 # Keys that are of the run's own source.
 OF_SOURCES = (
-    *("image_size", "splits", "group", "label_pattern", "pages", "balance", "balance_power", "buckets", "target"),
+    *(
+        "image_size",
+        "splits",
+        "group",
+        "stratify",
+        "split_list",
+        "split_of",
+        "label_pattern",
+        "pages",
+        "balance",
+        "balance_power",
+        "buckets",
+        "target",
+    ),
     *("several", "shapes", "low", "high", "resize", "channels", "augment"),
 )
 

@@ -194,7 +194,7 @@ class Pairs:
             strata: list[Hashable] = []
             if stratify:
                 empty = stratify == EMPTY
-                strata = [*self._emptiness(pairs)] if empty else [entries[name].stratum for name in names_of]
+                strata = [*self._emptiness(pairs, progress)] if empty else [entries[name].stratum for name in names_of]
             groups = [entries[name].group for name in names_of] if group else []
             sides = sides_of(names_of, holdout, strata, groups, split_list, splits, kept, stratify)
         elif group:
@@ -333,7 +333,7 @@ class Pairs:
             )
         return {name: replace(known.get(name, bare), group=one) for name, one in zip(names, found, strict=True) if one}
 
-    def _emptiness(self, pairs: Sequence[Pair]) -> list[bool]:
+    def _emptiness(self, pairs: Sequence[Pair], progress: Progress) -> list[bool]:
         """Whether the masks of each pair are empty."""
         if self._names[1] not in self._masks:
             raise UserError(
@@ -341,7 +341,7 @@ class Pairs:
             )
         files = sorted({file for _, masks in pairs for file in masks})
         seen, _ = look_at_all(
-            self._tree, files, self._look(1), kind=self._readers[1].finds, finding=Facts, progress=no_progress
+            self._tree, files, self._look(1), kind=self._readers[1].finds, finding=Facts, progress=progress
         )
         return [not any(value for file in masks if file in seen for value in seen[file].values) for _, masks in pairs]
 
