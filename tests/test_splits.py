@@ -167,7 +167,7 @@ def test_published_lists_are_read(form, tmp_path):
         "stems": "image_id\r\n" + "\r\n".join(name[:-4] for name in held),
         "paths": "\n".join(f"C:\\data\\ISIC\\{name[:-4]}.jpg" for name in held),
         "two files": "\n".join(held) + "\n",
-        "table": "split,image\n" + "\n".join(f"{side[name]},{name}" for name in files),
+        "table": "split,slide\n" + "\n".join(f"{side[name]},{name}" for name in files),
         "no header": "\n".join(f"{name},{side[name]}" for name in files),
         "semicolons": "image;x;split\n" + "\n".join(f"{name};0;{side[name]}" for name in files),
     }[form]

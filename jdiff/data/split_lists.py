@@ -126,7 +126,8 @@ def _read(file: str, where: str) -> list[tuple[str, str]]:
         named = [dict(zip(header, row, strict=False)) for row in rows[1:]]
         column = next((name for name in SPLIT_COLUMNS if name in header), "")
         if len(header) == 1 or column:
-            found = [(id_of(row, ID_COLUMNS), row.get(column, "")) for row in named]
+            sides = [row.pop(column, "") for row in named]
+            found = [(id_of(row, ID_COLUMNS), side) for row, side in zip(named, sides, strict=True)]
     elif all(len(row) == 1 for row in rows):
         found = [(row[0], "") for row in rows]
     elif all(len(row) == 2 and split_kind(row[1]) for row in rows):
