@@ -220,6 +220,8 @@ def test_lists_that_do_not_fit_are_told_or_refused(tmp_path):
     assert names(Pairs(str(tmp_path / "d"), "test", split_list=str(tmp_path / "held.txt"))) == files[:1]
     with pytest.raises(UserError, match="must have an id on each line, or columns image and split"):
         asked(*rows, header="image,age")
+    with pytest.raises(UserError, match="must have an id on each line, or columns image and split"):
+        asked("test", header="split")
     with pytest.raises(
         UserError, match=r"data.group: p0 is on both sides .*images/p0_00.png is .* and images/p0_04.png"
     ):

@@ -125,7 +125,7 @@ def _read(file: str, where: str) -> list[tuple[str, str]]:
     if set(header) & {*ID_COLUMNS, *SPLIT_COLUMNS}:
         named = [dict(zip(header, row, strict=False)) for row in rows[1:]]
         column = next((name for name in SPLIT_COLUMNS if name in header), "")
-        if len(header) == 1 or column:
+        if (len(header) == 1) != bool(column):
             sides = [row.pop(column, "") for row in named]
             found = [(id_of(row, ID_COLUMNS), side) for row, side in zip(named, sides, strict=True)]
     elif all(len(row) == 1 for row in rows):
