@@ -532,6 +532,7 @@ SAMPLE = group(
     "sample",
     SILENT,
     name=Setting("samples", "--mode=sample writes to WORKDIR/samples/<name> unless --out is given"),
+    condition_dir=Setting("", "--mode=segment: a folder of pictures of any size, whose masks are told"),
     num_images=Setting(100, "how many images to draw", "[1, 2^31)"),
     batch_size=Setting(100, "images at a time, over all devices", "[1, 2^31)"),
     sampler=Setting(
@@ -675,6 +676,14 @@ SEGMENT = group(
         "masks drawn for an image, whose mean is told; without diffusion as many answers with dropout on, or 1 without",
         "[1, 4095]",
     ),
+    tiles=Setting(
+        False,
+        "cut pictures that are larger than the model's into overlapping tiles, at their own resolution, in place of "
+        "bringing each to the model's size as a whole",
+    ),
+    overlap=Setting(0.25, "tiles: by at least this share of their sides", "[0, 0.9]"),
+    on_bad_file=Setting("error", '"error" refuses an unreadable picture by name, "skip" leaves it out and tells it'),
+    least_confidence=Setting(0.8, "a picture whose confidence (see segmentation.csv) is below is uncertain", "[0, 1]"),
 )
 
 LOG = group(

@@ -11,6 +11,7 @@ from configs import autoencoders, isic2018
 def get_config() -> ConfigDict:
     config = isic2018.get_config()
     config.task = "autoencoder"
+    config.model.space = "pixels"
     config.model.conditions = ()
     config.data.target = "image"
     config.data.image_size = 64

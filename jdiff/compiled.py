@@ -30,8 +30,8 @@ from jdiff.tasks import Weights
 from jdiff.tasks.autoencoder import AutoencoderTask
 from jdiff.tasks.classifier import ClassifierTask
 from jdiff.tasks.diffusion import DiffusionTask
-from jdiff.tasks.segmentation import SegmentationTask
 from jdiff.tasks.elbo import bits_per_dim as elbo_bits
+from jdiff.tasks.segmentation import SegmentationTask
 from jdiff.training import sharding
 
 Guidances = tuple[Guidance, ...]

@@ -31,6 +31,7 @@ FLAGS = ("config", "workdir", "mode", "out", "debug", "help")
 OVERRIDABLE = (
     "sample.",
     "guidance.",
+    "segment.",
     "eval.",
     "log.",
     "checkpoint.",
@@ -192,8 +193,11 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
 Several = tuple[tuple[str, tuple[Any, ...]], ...]  # keys with the values that each takes in turn
 
 
+SWEPT = ("sample.", "guidance.", "segment.")
+
+
 def several(config: ConfigDict, arguments: Sequence[str]) -> tuple[list[str], Several]:
-    """(the arguments with one value each, the keys of `sample` and `guidance` that were given several): such as
+    """(the arguments with one value each, the keys of SWEPT groups that were given several): such as
     --config.sample.steps="(5, 10, 20)". Raises UserError for none at all, and for a value that its key does not take.
     """
     single: list[str] = []
@@ -201,7 +205,7 @@ def several(config: ConfigDict, arguments: Sequence[str]) -> tuple[list[str], Se
     for argument in _joined(arguments):
         flag, _, text = argument.partition("=")
         name = flag.lstrip("-").removeprefix("config.")
-        setting = settings().get(name) if name.startswith(("sample.", "guidance.")) else None
+        setting = settings().get(name) if name.startswith(SWEPT) else None
         one = setting is not None and not isinstance(setting.default, tuple)
         if not one or not text.startswith(("(", "[")):
             single.append(argument)
@@ -393,7 +397,7 @@ def check_same_model(saved: ConfigDict, given: ConfigDict, workdir: Path) -> Non
     unlike = {name: both for name, both in _differences(saved, given).items() if not name.startswith(OVERRIDABLE)}
     if unlike:
         raise UserError(
-            f"the model in {workdir} is trained already: {_in_words(unlike)}; override sample, guidance and eval alone"
+            f"the model in {workdir} is trained already: {_in_words(unlike)}; override sample, guidance, eval and segment alone"
         )
 
 

@@ -51,6 +51,7 @@ MODES = {
     "inspect": Mode(computes=False),
     "prepare": Mode(),
     "reconstruct": Mode(of_run=True),
+    "segment": Mode(of_run=True),
 }
 
 

@@ -496,7 +496,7 @@ class Model:
         images: Num[np.ndarray, "n h w c"],
         *,
         members: int | None = None,
-        numbers: Sequence[int] | None = None,
+        numbers: Sequence[int] | Int[np.ndarray, " n"] | None = None,
         **settings: Any,
     ) -> Segmentation:
         """The masks of images, as the model's image condition takes them, with how sure they are.

@@ -33,7 +33,7 @@ Rows = dict[str, Any]  # name -> arrays [n, ...]
 
 KINDS: tuple[type[Condition], ...] = (Label, Text, Image, Scalars)
 # Keys that change no image: what is written besides, and how many are drawn at a time.
-FREE = ("name", "batch_size", "save_images", "trajectory", "compare_steps", "checkpoint")
+FREE = ("name", "condition_dir", "batch_size", "save_images", "trajectory", "compare_steps", "checkpoint")
 TO_CLASSES = "classifier"  # the method that guides by a classifier, to a class that the model need not know
 
 

@@ -54,7 +54,7 @@ def stand_in(settings) -> StandIn:
     data = settings.data
     pictures = {"image": Picture(OWN_SHAPES.get(data.name, (None, None, data.channels or 3)))}
     if data.name == "pairs":
-        return StandIn(pictures | {"mask": Picture((None, None, 1), kind="mask")}, class_names=())
+        return StandIn(pictures | {"mask": Picture((None, None, 1), kind="mask", values=(0, 255))}, class_names=())
     return StandIn(pictures)
 
 

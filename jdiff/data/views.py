@@ -57,7 +57,7 @@ class View:
     a record's captions, or their tags. beside: pictures that `shrunk` keeps though no example needs them. shapes: where
     there are several, a record goes to the one nearest in aspect (see jdiff.data.buckets), and `resize` says how, and
     which is the usual. mirrored: the picture to take for the target mirrored left and right, where this is no mirror
-    image of it, as with latents; training draws one of the two.
+    image of it, as with latents; training draws one of the two. all_raters: an example has the masks of all raters.
     """
 
     picture: Picture
@@ -71,6 +71,7 @@ class View:
     beside: Mapping[str, Picture] = field(default_factory=dict)
     shapes: buckets.Shapes = ()
     mirrored: str = ""
+    all_raters: bool = False
 
     @property
     def wanted(self) -> dict[str, Picture]:
@@ -93,7 +94,7 @@ class View:
         cond: dict[str, Any] = {}
         pictures = self._pictures(record)
         pictures = self._resize(self._shape_of(pictures))(pictures, rng)
-        for name in self.raters & pictures.keys():
+        for name in self.raters & pictures.keys() if not self.all_raters else ():
             chosen = int(rng.integers(pictures[name].shape[-1])) if rng and self.turn else 0
             pictures[name] = pictures[name][..., chosen : chosen + 1]
         if self.turn and rng:

@@ -95,8 +95,6 @@ def autoencoder(config: ConfigDict) -> AutoencoderTask:
 
 def segmentation(config: ConfigDict) -> SegmentationTask:
     """The task of telling the class of each pixel of an image, by the network of a diffusion model of its masks."""
-    if config.train.sample_every or config.train.trajectory_every:
-        raise UserError("task='segmentation' draws no samples: train.sample_every and train.trajectory_every must be 0")
     if config.train.initial or config.lora.rank:
         raise UserError("task='segmentation' is trained anew: train.initial and lora.rank are for task='diffusion'")
     lives_in, given = space(config), conditions(config)

@@ -13,14 +13,18 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import jdiff.config
-from jdiff import scoring
+from jdiff import request, scoring
+from jdiff.common.arrays import fingerprint as weights_of
 from jdiff.common.errors import DrawingError, UserError
 from jdiff.common.ownership import owned
 from jdiff.common.processes import is_first_process
 from jdiff.common.signals import leave
+from jdiff.data.fingerprint import fingerprint
 from jdiff.model import Model, restore
-from jdiff.scoring import Judge, Result, report, run, sweep
+from jdiff.request import overridden
+from jdiff.scoring import Judge, Result, masks, report, run, sweep
 from jdiff.scoring.data import check_shape, open_files
+from jdiff.tasks.diffusion import DiffusionTask
 from jdiff.training import sharding
 from jdiff.training.interrupt import Interrupt
 from jdiff.training.writers import say
@@ -55,6 +59,7 @@ def evaluate(config: ConfigDict, workdir: Path, out: Path | None) -> int:
         try:
             stack.enter_context(owned(out, "--out"))
             score = score_files if config.eval.images else score_drawn
+            score = score_masks if config.model.space == "masks" and not config.eval.images else score
             status = score(config, workdir, out, partial(_one, interrupt, itertools.count(1)))
         except OSError as error:
             raise UserError(
@@ -120,6 +125,45 @@ def score_drawn(config: ConfigDict, workdir: Path, out: Path, one: One) -> int:
     if not rows:
         raise UserError("no combination of the sweep could be drawn")
     return sweep.write(out, rows) if several else told(out, rows[0][1])
+
+
+def score_masks(config: ConfigDict, workdir: Path, out: Path, one: One) -> int:
+    """The numbers of a run's masks of held-out images, of each combination of a sweep's settings."""
+    several, held_out = config.eval.sweep, masks.held_out_of(config)
+    models: dict[str, Model] = {}
+    rows: list[sweep.Row] = []
+    for settings in sweep.combinations(several):
+        wanted = overridden(config, settings, tuple(name.rstrip(".") for name in jdiff.config.SWEPT))
+        checkpoint = str(wanted.sample.checkpoint)
+        if checkpoint not in models:
+            models = {checkpoint: restore(wanted, workdir)}  # one at a time is in memory
+        model = models[checkpoint].with_config(wanted)
+        facts = _of_masks(model)
+        identity = {"data": fingerprint(held_out), "weights": weights_of(model.weights), **facts}
+        measure = partial(masks.evaluate, model, held_out, facts)
+        place = out / sweep.name_of(settings) if several else out
+        result = one(place, identity, measure, config, model.config.to_dict(), workdir)
+        if result is None:
+            return 1
+        rows.append((settings, result))
+        if several:
+            say(f"{sweep.name_of(settings)}: {result.numbers[0].title} {report.valued(result.numbers[0])}")
+    return sweep.write(out, rows) if several else told(out, rows[0][1])
+
+
+def _of_masks(model: Model) -> dict[str, Any]:
+    """How masks are drawn."""
+    members = int(model.config.segment.members)
+    if isinstance(model.task, DiffusionTask):
+        drawn = run.sampling(request.read(model.config, model.schedule, {}, conditions=None))
+    else:
+        drawn = {"sampler": "none", "steps": 1, "nfe": 1, "passes": 1, "guided": False, "guidance_scale": 1.0}
+    return {
+        "members": members,
+        "sampling": {**drawn, "class_mix": ""},
+        "seeds": [model.config.sample.seed],
+        "checkpoint": {"workdir": str(model.workdir or ""), "step": model.step},
+    }
 
 
 def _one(

@@ -9,8 +9,10 @@ import matplotlib
 
 matplotlib.use("Agg")  # no display
 
+import numpy as np
 from matplotlib import pyplot as plt
 
+from jdiff.metrics.calibration import Calibration
 from jdiff.scoring.sweep import Row
 
 STYLES = ("-", "--", "-.", ":")
@@ -99,3 +101,18 @@ def _curves(path: Path, rows: Sequence[Row], x: Any, along: str, x_label: str, n
     figure.savefig(path, dpi=150)
     plt.close(figure)
     return path
+
+
+def reliability(path: Path, found: Calibration) -> None:
+    """How often what is told with a probability comes true, a point a bin; its size tells how many pixels."""
+    curve = found.curve
+    figure, axes = plt.subplots(figsize=(4.4, 4.4), layout="constrained")
+    axes.plot([0, 1], [0, 1], linestyle=":", color="0.6")
+    known = curve.pixels > 0
+    sizes = 10 + 90 * np.sqrt(curve.pixels[known] / curve.pixels.max())
+    axes.plot(curve.confidence[known], curve.accuracy[known], color="0.0")
+    axes.scatter(curve.confidence[known], curve.accuracy[known], s=sizes, color="0.0")
+    axes.set(xlabel="probability", ylabel="share that comes true", xlim=(0, 1), ylim=(0, 1))
+    axes.set_title(f"ECE {found.error:.4f}")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

@@ -72,8 +72,10 @@ def context(facts: Mapping[str, Any]) -> list[str]:
     seeds = ", ".join(map(str, facts["seeds"]))
     scale = sampling["guidance_scale"] if sampling["guided"] else "none"
     scale = "a scale an image" if isinstance(scale, list) else scale
+    count, members = f"{facts['count']:,}", facts.get("members")
+    what = f"masks of {count} held-out images, {members} members of each" if members else f"images: {count}"
     return [
-        f"images: {facts['count']:,} drawn by {sampling['sampler']}, {sampling['steps']} steps, {calls}, guidance "
+        f"{what} drawn by {sampling['sampler']}, {sampling['steps']} steps, {calls}, guidance "
         f"{scale}{mixed}, seed {seeds}, step {facts['checkpoint']['step']:,}",
         *lines,
         f"±: how sure a number is ({FILE} says of what kind); numbers of other features or counts do not compare",

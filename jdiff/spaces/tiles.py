@@ -22,7 +22,7 @@ def in_tiles(
     convolution sees the zeros around a tile, it counts for nothing beside the other's.
     """
     height, width = z.shape[1:3]
-    rows, columns = (_starts(whole, side, overlap) for whole in (height, width))
+    rows, columns = (starts(whole, side, overlap) for whole in (height, width))
     tile = min(side, height), min(side, width)
     corners = jnp.array([(row, column) for row in rows for column in columns])
 
@@ -31,9 +31,7 @@ def in_tiles(
         return decode(part)
 
     tiles = jax.lax.map(decoded, corners)
-    weight = jnp.asarray(np.outer(*(_ramp(one * scale, overlap * scale) for one in tile)), jnp.float32)[
-        None, :, :, None
-    ]
+    weight = jnp.asarray(np.outer(*(ramp(one * scale, overlap * scale) for one in tile)), jnp.float32)[None, :, :, None]
     whole = jnp.zeros((z.shape[0], height * scale, width * scale, tiles.shape[-1]))
     total = jnp.zeros((1, height * scale, width * scale, 1))
     for one, (row, column) in zip(tiles, ((row, column) for row in rows for column in columns), strict=True):
@@ -46,7 +44,7 @@ def in_tiles(
     return whole / total
 
 
-def _starts(whole: int, side: int, overlap: int) -> list[int]:
+def starts(whole: int, side: int, overlap: int) -> list[int]:
     """Where tiles begin: as few as overlap enough, evenly spread."""
     if whole <= side:
         return [0]
@@ -54,7 +52,7 @@ def _starts(whole: int, side: int, overlap: int) -> list[int]:
     return np.round(np.linspace(0, whole - side, count)).astype(int).tolist()
 
 
-def _ramp(side: int, overlap: int) -> np.ndarray:
+def ramp(side: int, overlap: int) -> np.ndarray:
     """1 in the middle, falling linearly over the middle half of the overlap at both ends to next to 0: not to 0, since
     at the image's border there is no other tile.
     """
