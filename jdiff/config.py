@@ -397,7 +397,8 @@ def check_same_model(saved: ConfigDict, given: ConfigDict, workdir: Path) -> Non
     unlike = {name: both for name, both in _differences(saved, given).items() if not name.startswith(OVERRIDABLE)}
     if unlike:
         raise UserError(
-            f"the model in {workdir} is trained already: {_in_words(unlike)}; override sample, guidance, eval and segment alone"
+            f"the model in {workdir} is trained already: {_in_words(unlike)}; override sample, guidance, eval and "
+            "segment alone"
         )
 
 

@@ -20,8 +20,8 @@ from jdiff.common.errors import UserError
 from jdiff.common.files import replace_file
 from jdiff.common.ownership import owned
 from jdiff.common.progress import progress_bar
-from jdiff.config import one_of
 from jdiff.conditions.image import Image as ImageCondition
+from jdiff.config import one_of
 from jdiff.data.decode import Reader
 from jdiff.data.resize import Resize
 from jdiff.data.sources.files import pictures_of
