@@ -405,6 +405,7 @@ def test_every_line_that_gives_a_value_is_followed():
         "model.space=latents": "test_latents",
         "model.space=masks": "test_segmentation",
         "sample.condition_dir=PATH": "test_segmentation",
+        "data.holdout=0.1": "test_segmentation",
     }
     followed = " ".join([*(says for _, says, _ in FOLLOWED), *(says for _, _, says, *_ in FOLDERS)])
     advised = {change for _, _, changes in FOLLOWED for change in changes or ()}

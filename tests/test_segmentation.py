@@ -308,5 +308,9 @@ def test_models_without_masks_are_told(folder, tmp_path):
     plain = (config("isic2018"), *SMALL, *data, "--config.task=segmentation", "--config.train.images=16")
     assert "set model.space='masks'" in refusal(*plain, "--config.model.space=pixels", cwd=tmp_path)
     assert "set model.conditions=('image',)" in refusal(*plain, "--config.model.conditions=()", cwd=tmp_path)
-    advised = ("--config.model.space=masks", "--config.model.conditions=('image',)")
+    advised = ("--config.model.space=masks", "--config.model.conditions=('image',)", "--config.data.holdout=0.0")
     assert run_here(*plain, *advised, cwd=tmp_path).status == 0
+    said = refusal("--mode=evaluate", "--workdir=run", cwd=tmp_path)
+    assert "there are no masks to compare with: give a test folder, or data.holdout=0.1 when training" in said
+    assert run_here(*plain, "--config.train.images=32", "--config.data.holdout=0.1", cwd=tmp_path).status == 0
+    assert run_here("--mode=evaluate", "--workdir=run", cwd=tmp_path).status == 0
