@@ -429,7 +429,12 @@ SPACE = group(
     ),
     dtype=Setting("float32", "encode and decode in float32 or bfloat16", resume=TOLD),
     code=Setting("bits", "masks: the channels that a pixel's class is told by, bits or one_hot"),
-    scale=Setting(1.0, "masks: codes are -scale and scale; below 1 a harder schedule (arXiv 2504.05977)", "[0.01, 10]"),
+    scale=Setting(
+        1.0,
+        "masks: codes are -scale and scale; below 1 a harder schedule (arXiv 2504.05977). model.sigma_data stays that "
+        "of -1 and 1, and is scaled with them",
+        "[0.01, 10]",
+    ),
 )
 
 OBJECTIVE = group(

@@ -40,6 +40,7 @@ OVERRIDABLE = (
     "space.tile",
     "space.dtype",
     "autoencoder.lpips",
+    "condition.text.path",
 )
 DURATIONS = ("train.steps", "train.epochs", "train.images")
 SHIPPED = next(  # beside the package in a repository, within it once installed

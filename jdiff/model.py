@@ -1,5 +1,6 @@
 """A trained model as one object: what notebooks hold, and what the command's modes use."""
 
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from functools import cached_property, partial, wraps
@@ -31,7 +32,7 @@ from jdiff.interop import pipelines
 from jdiff.networks.bottlenecks import Gaussian
 from jdiff.request import Request
 from jdiff.scoring import Result
-from jdiff.spaces import Masks
+from jdiff.spaces import AUTOENCODER, Latents, Masks
 from jdiff.tasks import Task, Weights
 from jdiff.tasks.autoencoder import AutoencoderTask
 from jdiff.tasks.classifier import ClassifierTask, ClassProbability
@@ -426,10 +427,11 @@ class Model:
         image, space = self._images(images), self.task.space
         rungs = request.read(self.config, self.schedule, settings, conditions=None, num_images=len(image)).sigmas[::-1]
         rungs = rungs[np.unique(np.round(np.linspace(0, len(rungs) - 1, frames)).astype(int))].astype(np.float32)
-        x0 = space.encode(self.weights, jnp.asarray(image), None)
+        x0 = jax.jit(lambda weights, image: space.encode(weights, image, None))(self.weights, image)
         noisy = x0 + rungs[:, None, None, None, None] * self.noise(range(len(image)), settings.get("seed"))
         seen = compiled.seen(jnp.asarray(noisy), jnp.asarray(rungs))
-        return np.asarray(compiled.shown(space, space.decode(self.weights, seen)))
+        show = jax.jit(lambda weights, x: compiled.shown(space, space.decode(weights, x)))
+        return np.stack([np.asarray(show(self.weights, frame)) for frame in seen])  # a decoder may take much memory
 
     @_of_shape
     def invert(self, images: Any, **settings: Any) -> Float[np.ndarray, "n h w c"]:
@@ -453,7 +455,9 @@ class Model:
         `steps` (1000) rungs of a model without a table. Unguided unless guidance_scale is given.
         """
         if self.config.model.space != "pixels":
-            raise UserError("bits_per_dim counts the bits of pixel values, and this model's x is latents")
+            raise UserError(
+                f"bits_per_dim counts the bits of pixel values, and this model's x is {self.config.model.space}"
+            )
         every_step = len(self.schedule.betas) if isinstance(self.schedule, DDPMTable) else 1000
         if not self.task.space.values.has_levels:
             raise UserError(
@@ -506,12 +510,7 @@ class Model:
         of an image depends on its condition, the seed, the image's number and its own alone. Raises UserError where
         the model knows no masks.
         """
-        space, task = self.task.space, self.task
-        if not isinstance(space, Masks) or "image" not in self.config.model.conditions:
-            raise UserError(
-                f"this model's task={self.config.task!r} and model.space={self.config.model.space!r} tell no masks of "
-                "images: train one with model.space='masks' and model.conditions=('image',)"
-            )
+        space, task = self.masks, self.task
         config = request.overridden(self.config, {"members": members}, ("segment",))
         members = int(config.segment.members)
         of_image = np.arange(len(images)) if numbers is None else np.asarray(numbers)
@@ -520,8 +519,15 @@ class Model:
         number = (of_image[:, None] + MEMBER_STRIDE * np.arange(members)).reshape(-1).astype(np.uint32)
         shown = {"cond_images": np.repeat(np.asarray(images), members, axis=0)}
         if isinstance(task, SegmentationTask):
+            own = {name: settings.pop(name) for name in ("seed", "batch_size", "shape", "size") if name in settings}
             if settings:
-                raise UserError(f"{min(settings)} is for diffusion models: a network without diffusion draws nothing")
+                raise UserError(f"{min(settings)} is for diffusion models: a network without diffusion takes no steps")
+            if members > 1 and not config.network.dropout:
+                raise UserError(
+                    f"segment.members={members}: this network has no dropout (network.dropout=0), so that all its "
+                    "answers are the same: set segment.members=1"
+                )
+            config = request.overridden(config, {name: own.get(name) for name in ("seed", "batch_size")}, ("sample",))
             told, _ = request.rows(config, self._conditions, {"image": shown["cond_images"]}, self.workdir)
             seed, dropout = np.uint32(config.sample.seed), members > 1
             program = partial(self._compiled.segment, self.weights, seed, dropout=dropout)
@@ -533,6 +539,18 @@ class Model:
             program = partial(self._compiled.segment, sampler=asked.sampler)
             parts = self._run(program, asked, range(len(number)), asked.sigmas, {"number": number})
         return gathered(self._all_finite(parts), members, space.classes)
+
+    @property
+    def masks(self) -> Masks:
+        """The space of a model of masks of images. Raises UserError where the model knows none."""
+        space = self.task.space
+        if not isinstance(space, Masks) or "image" not in self.config.model.conditions:
+            raise UserError(
+                f"this model's task={self.config.task!r}, model.space={self.config.model.space!r} and "
+                f"model.conditions={tuple(self.config.model.conditions)} tell no masks of images: train one with "
+                "model.space='masks' and model.conditions=('image',)"
+            )
+        return space
 
     def _all_finite(self, parts: Iterator[Any]) -> Iterator[np.ndarray]:
         for indices, (values, finite) in parts:
@@ -559,6 +577,7 @@ class Model:
             return
         export(self.weights, config, expanded(folder), step=self.step, workdir=self.workdir, like=like)
         if config.model.space == "latents" and self.workdir is None:
+            shutil.rmtree(expanded(folder) / AUTOENCODER, ignore_errors=True)  # of an earlier export
             keep_autoencoder(config, expanded(folder), self.mesh)
 
     def identity(self, asked: Request) -> dict[str, Any]:
@@ -709,7 +728,7 @@ class Model:
         for name, place in from_config.helper_runs(asked.config).items() if asked.guided else ():
             if place not in self._helpers:
                 self._helpers[place] = load(*place)
-            made[name] = _as_helper(name, self._helpers[place], self.config)
+            made[name] = _as_helper(name, self._helpers[place], self)
         return made
 
 
@@ -717,9 +736,9 @@ def _images_of(batches: Iterator[Batch]) -> Images:
     return np.concatenate([batch.images for batch in batches])
 
 
-def _as_helper(name: str, other: Model, config: ConfigDict) -> Any:
-    """Another run as a guidance takes it. Raises UserError where it cannot guide a model of this config."""
-    where, theirs, ours = f"guidance.{name}_workdir", other.config.data, config.data
+def _as_helper(name: str, other: Model, model: Model) -> Any:
+    """Another run as a guidance takes it. Raises UserError where it cannot guide this model."""
+    where, theirs, ours = f"guidance.{name}_workdir", other.config.data, model.config.data
     if not isinstance(other.task, {"weak": DiffusionTask, "classifier": ClassifierTask}[name]):
         raise UserError(f"{where} holds a run of task={other.config.task!r}, which is not what it takes")
     if tuple(ours.shape[:2]) in theirs.shapes:
@@ -729,9 +748,27 @@ def _as_helper(name: str, other: Model, config: ConfigDict) -> Any:
         raise UserError(f"{where} holds a run of images {theirs.shape}, this model's are {ours.shape}")
     if theirs.class_names != ours.class_names:
         raise UserError(f"{where} holds a run of classes {theirs.class_names}, this model's are {ours.class_names}")
+    if other.config.model.space != model.config.model.space:
+        raise UserError(
+            f"{where} holds a run in model.space={other.config.model.space!r}, and this model's x is "
+            f"{model.config.model.space!r}: give one in the same space"
+        )
+    if _latents_of(other) != _latents_of(model):
+        raise UserError(
+            f"{where} holds a run in the latents of another autoencoder, or normalised otherwise, where x means "
+            "something else: give one that was trained with this model's space.autoencoder"
+        )
     if isinstance(other.task, ClassifierTask):
         return ClassProbability(other.task, other.weights)
     return other._diffusion.denoiser(other.weights)
+
+
+def _latents_of(model: Model) -> Any:
+    """What decides what a latent means; None in other spaces."""
+    space = model.task.space
+    if not isinstance(space, Latents):
+        return None
+    return space.mean, space.std, fingerprint(model.weights.state[AUTOENCODER])
 
 
 def _repaints(sampler: Any) -> bool:

@@ -26,6 +26,8 @@ from jdiff.data import pipeline
 from jdiff.data.sources import Source
 from jdiff.evaluation.numbers import LOWER
 from jdiff.model import Model
+from jdiff.scoring import masks
+from jdiff.spaces import Masks
 from jdiff.tasks import Task
 from jdiff.tasks.autoencoder import AutoencoderTask
 from jdiff.tasks.diffusion import DiffusionTask
@@ -127,10 +129,27 @@ def reconstructions(config: ConfigDict, task: Task, mesh: Mesh, held_out: Source
     """Some held-out images, each above what an autoencoder gives back of it."""
     if not isinstance(task, AutoencoderTask) or held_out is None or not config.log.pictures:
         return []
-    images = pipeline.fixed_batch(held_out, from_config.view(config, train=False), PAIRS)["x0"]
+    usual = np.flatnonzero(from_config.shape_numbers(config, held_out) == 0)
+    images = pipeline.fixed_batch(held_out, from_config.view(config, train=False), PAIRS, usual)["x0"]
 
     def evaluate(model: Model, state: TrainState, step: int) -> Report:
         return Report(pictures={"reconstructions": pairs(model, images)})
+
+    return [(config.train.sample_every, evaluate)]
+
+
+def segmentations(config: ConfigDict, task: Task, mesh: Mesh, held_out: Source | None) -> list[Due]:
+    """Some held-out images, each beside its true mask, what a model of masks tells, and how far its members agree."""
+    known = isinstance(task.space, Masks) and "image" in config.model.conditions
+    if not known or held_out is None or not len(held_out) or not config.log.pictures:
+        return []
+    usual = np.flatnonzero(from_config.shape_numbers(config, held_out) == 0)
+    batch = pipeline.fixed_batch(held_out, from_config.view(config, train=False), PAIRS, usual)
+
+    def evaluate(model: Model, state: TrainState, step: int) -> Report:
+        alone = config.task == "segmentation" and not config.network.dropout  # then all members are the same
+        found = model.segment(batch["cond"]["image"], members=1 if alone else None)
+        return Report(pictures={"segmentations": masks.picture(config, batch, found, columns=4)})
 
     return [(config.train.sample_every, evaluate)]
 
@@ -188,7 +207,7 @@ Make: TypeAlias = Callable[[ConfigDict, Task, Mesh, Source | None], list[Due]]
 # is stopped, what takes long is left out: distances and pictures. A further evaluator is a line.
 SCORES: list[Make] = [held_out_loss]
 DISTANCES: list[Make] = [distances]
-PICTURES: list[Make] = [sample_grid, denoising_strip, reconstructions]
+PICTURES: list[Make] = [sample_grid, denoising_strip, reconstructions, segmentations]
 
 
 def evaluators(family: list[Make], config: ConfigDict, task: Task, mesh: Mesh, held_out: Source | None) -> list[Due]:

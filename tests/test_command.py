@@ -118,6 +118,7 @@ def test_a_guidance_scale_for_each_image(model):
         assert np.abs(model.sample(10, guidance_scale=scale, steps=8)[index].astype(int) - together[index]).max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["euler", "ddim", "euler_ancestral", "ddpm"])
 def test_every_sampler_draws_digits(model, sampler):
     images = model.sample(100, sampler=sampler, steps=40, guidance_scale=1.0)
@@ -185,6 +186,7 @@ def test_sampling_writes_pictures_and_trajectories(tiny_run, tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "samples.npz")["labels"], [4, 2] * 5)
 
 
+@pytest.mark.slow
 def test_an_unconditional_model_by_override(tmp_path):
     options = ["--config.model.conditions=()", "--config.train.steps=4", "--config.train.sample_every=4"]
     result = run_here(config("digits"), *TINY, *options, "--workdir=run", cwd=tmp_path)

@@ -34,6 +34,7 @@ def pairs(tmp_path_factory):
     return top
 
 
+@pytest.mark.slow
 def test_masks_are_drawn_from_photos(pairs, tmp_path):
     """Packed first, and trained from there: a mask's photo conditions it, and both are changed alike."""
     options = (

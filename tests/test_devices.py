@@ -176,6 +176,7 @@ for devices in (1, 2, 4, 8):
 """
 
 
+@pytest.mark.slow
 def test_every_layout_compiles_once_and_keeps_its_shardings():
     faster = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_COMPILATION_CACHE_DIR": str(CACHE)}
     environment, command = {**os.environ, **EIGHT, **faster}, [sys.executable, "-c", LAYOUTS]

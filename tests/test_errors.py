@@ -155,6 +155,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_a_save(small_disk):
     often = ["--config.train.steps=40", "--config.checkpoint.every=2", "--config.checkpoint.keep=50"]
     arguments = [*DIGITS, *often, "--config.log.tensorboard=false"]
@@ -209,6 +210,7 @@ def test_after_a_loss_that_is_not_finite_the_advice_helps(tiny_run, tmp_path):
     assert jdiff.load(tmp_path / "run").step == start + 2
 
 
+@pytest.mark.slow
 def test_a_short_run_whose_steps_are_all_skipped_is_an_error(tmp_path):
     wild = ["--config.train.steps=4", "--config.train.learning_rate=1e30", "--config.train.clip_norm=0"]
     line = refusal(*DIGITS, *wild, "--config.train.warmup_images=0", cwd=tmp_path)

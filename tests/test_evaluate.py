@@ -193,6 +193,7 @@ def test_statistics_are_written_and_taken(run, tmp_path):
     assert "pixels" in said
 
 
+@pytest.mark.slow
 def test_a_sweep_is_one_table_and_plots_and_goes_on(run, tmp_path):
     pytest.importorskip("matplotlib")
     swept = (

@@ -64,7 +64,10 @@ def short_run(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("first", "then"),
-    [("steps", "images"), pytest.param("images", "epochs", marks=pytest.mark.slow), ("epochs", "steps")],
+    [
+        ("steps", "images"),
+        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in (("images", "epochs"), ("epochs", "steps"))),
+    ],
 )
 def test_a_run_is_made_longer(first, then, straight, tmp_path):
     trained(*DIGITS, DURATIONS[first][0], cwd=tmp_path)
@@ -111,6 +114,7 @@ def test_what_changes_the_training_is_told_and_kept(run):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 
+@pytest.mark.slow
 def test_images_are_counted_over_a_change_of_the_batch_size(run):
     smaller = (*DIGITS, "--config.train.batch_size=8")
     assert "steps 10 to 12 of 8 images (0.1 epochs, 176 images)" in trained(

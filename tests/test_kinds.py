@@ -15,7 +15,7 @@ def needs(name):
 
 
 # One of attention by a UNet, whose compilation takes most of a test's time; one of conditions by a DiT.
-QUICK = ["attention: transformer, with a text", "condition: label and scalar"]
+QUICK = [pytest.param("attention: transformer, with a text", marks=pytest.mark.slow), "condition: label and scalar"]
 
 
 @pytest.mark.parametrize("name", QUICK)

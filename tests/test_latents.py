@@ -180,6 +180,7 @@ def test_prepared_latents_train_the_same_model(folder, flip):
     assert losses(encoded, "holdout_loss") == losses(read, "holdout_loss")
 
 
+@pytest.mark.slow
 def test_prepared_latents_are_of_the_autoencoder_that_the_run_keeps(folder, tmp_path):
     shutil.copytree(folder / "vae", tmp_path / "vae")
     ldm = (config("digits_ldm"), *SHORT, "--config.space.autoencoder=vae")
@@ -191,6 +192,7 @@ def test_prepared_latents_are_of_the_autoencoder_that_the_run_keeps(folder, tmp_
     assert result.status == 0, result.err
 
 
+@pytest.mark.slow
 def test_prepared_latents_of_something_else_are_refused(folder, tmp_path):
     ldm = (config("digits_ldm"), *SHORT, "--config.train.steps=2")
     of_vae = (*ldm, f"--config.space.autoencoder={folder / 'vae'}")
@@ -292,6 +294,7 @@ def test_a_run_goes_on_where_its_autoencoder_is_called_otherwise(folder, tmp_pat
     assert "other_vae holds another autoencoder than" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_fine_tuning_keeps_the_latents_that_were_learned(folder, tmp_path, lora):
     start = (config("digits_ldm"), *SHORT, "--config.train.steps=2", f"--config.train.initial={folder / 'ldm'}")
@@ -329,3 +332,62 @@ def test_tiles_of_a_decoder_with_norms_have_no_seams():
     seam = lambda apart: np.abs(np.diff(apart, axis=2)).max()  # noqa: E731
     assert seam(alone - levels(decode)) > 3
     assert seam(tiled - alike) < 1
+
+
+def test_half_precision_decodes_the_same_within_its_digits(folder):
+    half = jdiff.config.override(jdiff.config.of_run(folder / "ldm"), ["--config.space.dtype=bfloat16"])
+    whole, rounded = (
+        model.sample(num_images=4, steps=2).astype(int)
+        for model in (jdiff.load(folder / "ldm"), jdiff.model.restore(half, folder / "ldm"))
+    )
+    assert 0 < np.abs(whole - rounded).mean() < 3
+
+
+def test_a_copy_that_a_failed_start_left_is_replaced(folder, tmp_path):
+    """It is another autoencoder's, of a run that never began."""
+    other = (config("digits_vae"), *SMALL, "--config.train.steps=1", "--config.seed=5", "--workdir=other")
+    assert run_here(*other, cwd=tmp_path).status == 0
+    shutil.copytree(folder / "ldm" / "autoencoder", tmp_path / "run" / "autoencoder")
+    latents = (config("digits_ldm"), *SHORT, "--config.train.steps=1", "--config.space.autoencoder=other")
+    result = run_here(*latents, "--workdir=run", cwd=tmp_path)
+    assert result.status == 0, result.err
+    kept, given, left = (
+        jdiff.load(place).params["autoencoder"]["decoder"]["first"]["kernel"]
+        for place in (tmp_path / "run" / "autoencoder", tmp_path / "other", folder / "ldm" / "autoencoder")
+    )
+    np.testing.assert_array_equal(kept, given)
+    assert not np.array_equal(kept, left)
+
+
+@pytest.mark.slow
+def test_what_guides_must_live_in_the_same_latents(folder, tmp_path):
+    short = (*SHORT, "--config.train.steps=1")
+    assert run_here(config("digits"), *short, "--workdir=pixels", cwd=tmp_path).status == 0
+    other = (config("digits_vae"), *SMALL, "--config.train.steps=1", "--config.seed=5", "--workdir=other_vae")
+    assert run_here(*other, cwd=tmp_path).status == 0
+    theirs = (config("digits_ldm"), *short, "--config.space.autoencoder=other_vae", "--workdir=other")
+    assert run_here(*theirs, cwd=tmp_path).status == 0
+    model = jdiff.load(folder / "ldm")
+    for name, said in (("pixels", "this model's x is 'latents'"), ("other", "the latents of another autoencoder")):
+        guided = {"method": "autoguidance", "weak_workdir": str(tmp_path / name), "guidance_scale": 2.0}
+        with pytest.raises(UserError, match=said):
+            model.sample(2, steps=2, **guided)
+    itself = {"method": "autoguidance", "weak_workdir": str(folder / "ldm"), "guidance_scale": 2.0}
+    assert model.sample(2, steps=2, **itself).shape == (2, 8, 8, 1)
+
+
+@pytest.mark.slow
+def test_latents_of_several_shapes(folder, tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for number in range(48):
+        size = ((8, 16), (16, 8), (12, 12))[number % 3]
+        Image.fromarray(rng.integers(0, 255, size, np.uint8)).save(tmp_path / "images" / f"{number}.png")
+    data = ("--config.data.name=folder", "--config.data.dir=images", "--config.data.channels=1")
+    shapes = (*data, "--config.data.image_size=12", "--config.data.buckets=3", "--config.model.conditions=()")
+    latents = (config("digits_ldm"), *SHORT, *shapes, f"--config.space.autoencoder={folder / 'vae'}")
+    result = run_here(*latents, "--config.train.steps=4", "--workdir=run", cwd=tmp_path)
+    assert result.status == 0, result.err
+    autoencoder = (config("digits_vae"), *SMALL, *shapes, "--config.train.steps=4", "--config.train.sample_every=4")
+    result = run_here(*autoencoder, "--workdir=vae", cwd=tmp_path)
+    assert result.status == 0, result.err

@@ -102,6 +102,7 @@ def shards_in(folder: Path) -> list[Path]:
 ENDS = (signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGUSR1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ends", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_samples_that_were_ended_come_to_those_of_one_run(tiny_run, tmp_path, commands, ends):
     """To the bit. Ctrl-C comes twice. No second command writes there meanwhile."""

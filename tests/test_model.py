@@ -159,7 +159,7 @@ def test_noise_of_one_s_own_and_the_seeds_are_the_same(model):
     np.testing.assert_array_equal(model.sample(noise=model.noise(range(3), seed=5), sampler="ddim"), by_seed)
 
 
-@pytest.mark.parametrize("which", ["model", "table_model"])
+@pytest.mark.parametrize("which", ["model", pytest.param("table_model", marks=pytest.mark.slow)])
 def test_encoding_and_back_returns_the_images(which, digits, request):
     model = request.getfixturevalue(which)
     again = model.reconstruct(digits, labels=range(10), guidance_scale=1.0)
@@ -344,7 +344,7 @@ VARIANTS = {
 QUICK = ["eps, linear", "x0, cosine", "flow, logit-normal"]
 
 
-@pytest.mark.parametrize("name", [*QUICK, *VARIANTS])
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS)])
 def test_sixty_steps_of_each_lower_the_loss(name, tmp_path):
     """By a network that compiles in no time: what is predicted does not depend on it."""
     assert falls(losses({**SMALL_DIT, **{**TRAININGS, **VARIANTS}[name]}, tmp_path))

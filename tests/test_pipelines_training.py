@@ -88,6 +88,7 @@ def check(run, folder, captioned, tmp_path):
     assert np.abs(untrained.astype(int) - theirs).max() > 10
 
 
+@pytest.mark.slow
 def test_low_rank_parts_beside_a_pipeline(folder, captioned, tmp_path):
     """A captioned folder and the pipeline are all that the command is given."""
     start = (f"--config.data.dir={captioned}", f"--config.train.initial={folder}", "--config.lora.rank=2")

@@ -55,6 +55,7 @@ def test_numbers_are_of_the_held_out_images(folder):
     assert worst.ndim in (2, 3)
 
 
+@pytest.mark.slow
 def test_the_autoencoder_of_a_latent_model_is_scored_too(folder):
     """The same as by itself, on the latent model's data."""
     ldm = (config("digits_ldm"), *SHORT, "--config.train.steps=2", "--config.space.autoencoder=vae", "--workdir=ldm")
@@ -127,6 +128,7 @@ def test_a_vae_samples_from_its_prior_and_others_have_none(folder):
         model.invert(drawn)
 
 
+@pytest.mark.slow
 def test_the_decoder_alone_is_trained(folder):
     """The encoder stays to the bit; another loss trains the decoder."""
     more = ("--config.autoencoder.decoder_only=True", "--config.autoencoder.losses=('l1',)", "--config.train.steps=5")
@@ -143,6 +145,7 @@ def test_the_decoder_alone_is_trained(folder):
     assert "autoencoder.decoder_only=True needs an encoder to keep: set train.initial" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param("vae", marks=pytest.mark.slow), "vq"])
 def test_an_autoencoder_goes_to_diffusers_and_back(name, folder, tmp_path):
     """AutoencoderKL and VQModel of the same settings; a run that starts from there has the same weights."""

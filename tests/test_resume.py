@@ -197,6 +197,7 @@ os.execv(sys.executable, [sys.executable, "-m", "jdiff.main", *sys.argv[1:]])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="opens a terminal")
 def test_a_closed_terminal(tmp_path):
     """Its process saves, although it can say nothing any more."""

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -14,9 +15,11 @@ from jax.scipy.special import logsumexp
 from PIL import Image
 
 import jdiff
+from jdiff.common.errors import UserError
 from jdiff.data.resize import Resize
 from jdiff.evaluation.windows import Windows, enlarged
 from jdiff.metrics.segmentation import dice
+from jdiff.modes.segment import Told
 from jdiff.spaces import Masks
 from tests.conftest import TINY, config, refusal, run_here, start_command
 
@@ -49,12 +52,14 @@ def folder(tmp_path_factory) -> Path:
             Image.fromarray(one).save(folder / "data" / name / f"{number:02}.png")
     for name, more in (("drawn", ()), ("told", ("--config.task=segmentation",))):
         data = (f"--config.data.dir={folder / 'data'}", "--config.data.suffixes=('','')", f"--workdir={name}")
-        result = run_here(config("isic2018"), *SMALL, *more, *data, cwd=folder)
+        shown = "--config.train.sample_every=100"
+        result = run_here(config("isic2018"), *SMALL, *more, *data, shown, cwd=folder)
         assert result.status == 0, result.err
+        assert Image.open(folder / name / "samples" / "step_0000100_segmentations.png").width > 100
     return folder
 
 
-@pytest.fixture(scope="module", params=["drawn", "told"])
+@pytest.fixture(scope="module", params=["drawn", pytest.param("told", marks=pytest.mark.slow)])
 def model(folder, request) -> jdiff.Model:
     return jdiff.load(folder / request.param)
 
@@ -102,6 +107,9 @@ def test_probabilities_of_logits():
     np.testing.assert_allclose(p, 1 / (1 + np.exp(-logits[..., 0])), rtol=1e-5)
     bits = Masks(sides=(3, 3), classes=tuple(range(6)))
     np.testing.assert_allclose(np.exp(bits.of_logits(logits)).sum(axis=-1), 1, rtol=1e-5)
+    sure = jnp.array([[[[200.0, -200.0, 200.0]]]])
+    assert np.isfinite(bits.of_logits(sure)).all()
+    assert np.isfinite(jax.grad(lambda x: bits.of_logits(x).sum())(sure)).all()
 
 
 def test_both_tell_masks_with_the_same_network(folder, model):
@@ -187,8 +195,13 @@ def test_a_folder_of_photos_gives_masks_of_their_sizes(folder, photos, tmp_path,
     assert again.status == 0
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
     (photos / "ward 0" / "00.png").rename(photos / "ward 0" / "other.png")
-    kept = run_here(*of(folder / "drawn", photos, few, "--out=two"), cwd=tmp_path)
-    assert "12 of 13 pictures are there already; going on with the rest" in kept.out
+    shutil.copy(photos / "ward 0" / "03.png", photos / "ward 1" / "01.png")  # another picture under the same name
+    all_doubtful = "--config.segment.least_confidence=1.0"
+    kept = run_here(*of(folder / "drawn", photos, few, all_doubtful, "--out=two"), cwd=tmp_path)
+    assert "11 of 13 pictures are there already; going on with the rest" in kept.out
+    assert Image.open(tmp_path / "two" / "masks" / "ward 1" / "01.png").size == (34, 27)
+    rows = list(csv.DictReader((tmp_path / "two" / "segmentation.csv").open()))
+    assert {row["uncertain"] for row in rows} == {"yes"}
     said = refusal(*of(folder / "drawn", photos, "--out=two"), cwd=tmp_path)
     assert "two holds masks made with segment.members=2, and now it is 5: give another --out" in said
 
@@ -299,6 +312,25 @@ def test_what_cannot_be_segmented_is_told(folder, photos, tmp_path):
     assert "masks of 12 pictures" in skipped.out
 
 
+def test_a_network_without_dropout_has_one_answer(folder):
+    model = jdiff.load(folder / "told")
+    config = model.config.copy_and_resolve_references()
+    config.network.dropout = 0.0
+    images, _ = scenes(2)
+    with pytest.raises(UserError, match="all its answers are the same"):
+        model.with_config(config).segment(images)
+    assert model.with_config(config).segment(images, members=1).masks.shape == (2, 16, 16)
+    with pytest.raises(UserError, match="steps is for diffusion models"):
+        model.segment(images, steps=4)
+
+
+def test_an_empty_mask_is_as_sure_as_its_likeliest_pixel():
+    p = np.full((900, 900), 1e-6, np.float32)
+    p[0, 0] = 0.3
+    told = Told(np.stack([1 - p, p], axis=-1), np.zeros_like(p))
+    assert told.row()["confidence"] == pytest.approx(0.7, abs=1e-3)
+
+
 def test_models_without_masks_are_told(folder, tmp_path):
     said = refusal(config("digits"), *TINY, "--config.model.space=masks", "--workdir=run", cwd=tmp_path)
     assert "these data have none" in said
@@ -314,3 +346,7 @@ def test_models_without_masks_are_told(folder, tmp_path):
     assert "there are no masks to compare with: give a test folder, or data.holdout=0.1 when training" in said
     assert run_here(*plain, "--config.train.images=32", "--config.data.holdout=0.1", cwd=tmp_path).status == 0
     assert run_here("--mode=evaluate", "--workdir=run", cwd=tmp_path).status == 0
+    unconditional = (config("isic2018"), *SMALL, *data, "--config.train.images=16", "--config.model.conditions=()")
+    assert run_here(*unconditional, "--workdir=free", cwd=tmp_path).status == 0
+    said = refusal(*of(tmp_path / "free", folder / "data" / "images"), cwd=tmp_path)
+    assert "tell no masks of images: train one with model.space='masks' and model.conditions=('image',)" in said

@@ -46,6 +46,8 @@ def _one(condition: Condition, config: ConfigDict) -> Any:
 def multiple(config: ConfigDict) -> int:
     """What the sides of images must be multiples of."""
     network = config.network
+    if config.task == "autoencoder":
+        return 2 ** (len(config.autoencoder.channel_mults) - 1)
     of_x = network.patch_size if network.name == "dit" else 2 ** (len(network.channel_mults) - 1)
     return of_x * pixels_a_side(config)
 

@@ -50,11 +50,16 @@ def schedule(config: ConfigDict) -> schedules.Schedule:
     return tables.DDPMTable(tables.zero_terminal_snr(in_steps[name]()))
 
 
+def sigma_data(config: ConfigDict) -> float:
+    """The deviation of x0: model.sigma_data, scaled where codes of masks are."""
+    return config.model.sigma_data * (config.space.scale if config.model.space == "masks" else 1.0)
+
+
 def prediction(config: ConfigDict) -> parameterization.Parameterization:
     """The four functions of `model.prediction` on that schedule."""
     made_schedule = schedule(config)
     predictions: dict[str, Callable[[], parameterization.Parameterization]] = {
-        "edm": lambda: parameterization.Edm(made_schedule, config.model.sigma_data),
+        "edm": lambda: parameterization.Edm(made_schedule, sigma_data(config)),
         "eps": lambda: parameterization.Eps(made_schedule),
         "x0": lambda: parameterization.X0(made_schedule),
         "v": lambda: parameterization.V(made_schedule),
@@ -101,7 +106,7 @@ def objective(config: ConfigDict, predicted: parameterization.Parameterization) 
 
     weight_families: dict[str, Callable[[], weights.Weight]] = {
         "simple": lambda: weights.Simple(predicted),
-        "edm": lambda: weights.Edm(config.model.sigma_data),
+        "edm": lambda: weights.Edm(sigma_data(config)),
         "min_snr": lambda: weights.MinSNR(gamma(5.0)),
         "soft_min_snr": lambda: weights.SoftMinSNR(gamma(5.0)),
         "p2": lambda: weights.P2(gamma(1.0)),

@@ -32,10 +32,13 @@ from jdiff.training.writers import say
 
 @dataclass
 class Evaluating:
-    """place: where features are kept. done: images of the set under way; None before the first."""
+    """place: where features are kept. done: images of the set under way; None before the first. kept: whether they
+    are; masks are told anew.
+    """
 
     place: Path
     done: int | None = None
+    kept: bool = True
 
     def ending(self) -> str | None:
         """The batch; there is nothing else to bring to an end."""
@@ -47,6 +50,8 @@ class Evaluating:
 
     def there(self) -> str:
         """What the same command finds."""
+        if not self.kept:
+            return f"the numbers of {self.done:,} images are not kept; the same command begins anew"
         return f"the features of {self.done:,} images are in {self.place}; the same command goes on"
 
 
@@ -59,7 +64,9 @@ def evaluate(config: ConfigDict, workdir: Path, out: Path | None) -> int:
         try:
             stack.enter_context(owned(out, "--out"))
             score = score_files if config.eval.images else score_drawn
-            score = score_masks if config.model.space == "masks" and not config.eval.images else score
+            of_masks = config.model.space == "masks" and "image" in config.model.conditions
+            score = score_masks if of_masks and not config.eval.images else score
+            interrupt.work.kept = score is not score_masks
             status = score(config, workdir, out, partial(_one, interrupt, itertools.count(1)))
         except OSError as error:
             raise UserError(
@@ -72,6 +79,7 @@ def evaluate(config: ConfigDict, workdir: Path, out: Path | None) -> int:
 
 
 One = Callable[..., Result | None]  # see _one
+GROUPS = tuple(name.rstrip(".") for name in jdiff.config.SWEPT)
 
 
 def score_files(config: ConfigDict, workdir: Path, out: Path, one: One) -> int:
@@ -133,21 +141,30 @@ def score_masks(config: ConfigDict, workdir: Path, out: Path, one: One) -> int:
     models: dict[str, Model] = {}
     rows: list[sweep.Row] = []
     for settings in sweep.combinations(several):
-        wanted = overridden(config, settings, tuple(name.rstrip(".") for name in jdiff.config.SWEPT))
+        wanted = overridden(config, settings, GROUPS)
         checkpoint = str(wanted.sample.checkpoint)
         if checkpoint not in models:
             models = {checkpoint: restore(wanted, workdir)}  # one at a time is in memory
-        model = models[checkpoint].with_config(wanted)
+        model = models[checkpoint]
+        model = model.with_config(overridden(model.config, settings, GROUPS))
         facts = _of_masks(model)
         identity = {"data": fingerprint(held_out), "weights": weights_of(model.weights), **facts}
         measure = partial(masks.evaluate, model, held_out, facts)
         place = out / sweep.name_of(settings) if several else out
-        result = one(place, identity, measure, config, model.config.to_dict(), workdir)
+        try:
+            result = one(place, identity, measure, config, model.config.to_dict(), workdir)
+        except DrawingError as error:
+            if not several:
+                raise
+            say(f"left out: {sweep.name_of(settings)}: {error}")
+            continue
         if result is None:
             return 1
         rows.append((settings, result))
         if several:
             say(f"{sweep.name_of(settings)}: {result.numbers[0].title} {report.valued(result.numbers[0])}")
+    if not rows:
+        raise UserError("no combination of the sweep could be drawn")
     return sweep.write(out, rows) if several else told(out, rows[0][1])
 
 

@@ -19,12 +19,15 @@ from jdiff.spaces import Latents
 from jdiff.training import sharding
 from jdiff.weights.autoencoder import check_autoencoder, encoder, read_autoencoder, unscaled, with_autoencoder
 from jdiff.weights.prepared_latents import refuse_unprepared, write_origin
+from jdiff.weights.start import with_pretrained_network
 
 
 def prepare(config: ConfigDict, workdir: Path, out: Path | None) -> int:
     """Pack the data that `config` names into the folder `out`; the exit status."""
     if out is None:
         raise UserError("--mode=prepare needs --out=DIR, an empty folder that the packed data go to")
+    if config.train.initial and config.task == "diffusion":
+        config = with_pretrained_network(config, out)  # a pipeline, or a run of latents, brings its own
     if config.model.space == "latents":
         return prepare_latents(config, out)
     train, held_out = from_config.sources(config)

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from scipy import ndimage
 
-from jdiff import from_config
+from jdiff import from_config, request
 from jdiff.common import pictures
 from jdiff.common.arrays import fingerprint
 from jdiff.common.errors import UserError
@@ -28,13 +29,14 @@ from jdiff.data.sources.files import pictures_of
 from jdiff.data.trees import Tree, called, open_tree
 from jdiff.evaluation.windows import Windows
 from jdiff.model import MEMBER_STRIDE, Model, restore
-from jdiff.spaces import Masks
 from jdiff.training.writers import say
 
 FILE, SETTINGS = "segmentation.csv", "settings.json"
 MASKS, PROBABILITIES, OVERLAYS = "masks", "probabilities", "overlays"
 FREE = ("least_confidence", "on_bad_file")  # keys that change no mask
+UNDECODED = ("utf-8", "surrogateescape")  # names of files may be of any encoding
 COLOURS = ((0, 255, 0), (255, 64, 64), (64, 128, 255), (255, 220, 0), (255, 0, 255), (0, 255, 255))
+MOST_WAITING = 2**29  # bytes of pictures that wait for a full batch
 NEIGHBOURS = np.ones((3, 3))  # a component's pixels touch by an edge or a corner
 
 
@@ -53,16 +55,17 @@ class Told:
     def row(self) -> dict[str, Any]:
         """A line of the table. area: pixels of no background. components: how many connected regions they make.
         confidence: the soft Dice 2 sum p m / (sum p + sum m) of the probability p of no background with the mask m,
-        which is the Dice to expect of a model that is calibrated; 1 where both are empty.
+        which is the Dice to expect of a model that is calibrated; of an empty mask 1 - the largest p.
         """
         p, found = 1 - self.probabilities[..., 0], self.numbers > 0
-        sizes = float(p.sum() + found.sum())
+        sizes = float(p.sum(dtype=np.float64) + found.sum())
+        confidence = 2 * float(p[found].sum(dtype=np.float64)) / sizes if found.any() else 1 - float(p.max())
         return {
             "height": p.shape[0],
             "width": p.shape[1],
             "area": int(found.sum()),
             "components": int(ndimage.label(found, NEIGHBOURS)[1]),
-            "confidence": round(2 * float(p[found].sum()) / sizes if sizes > 0.5 else 1.0, 4),
+            "confidence": round(confidence, 4),
             "entropy": round(float(-(self.probabilities * np.log(self.probabilities.clip(1e-12))).sum(-1).mean()), 6),
             "variance": round(float(self.variance.mean()), 6),
         }
@@ -84,7 +87,7 @@ def segment(config: ConfigDict, workdir: Path, out: Path | None) -> int:
         raise UserError(f"sample.condition_dir={config.sample.condition_dir}: no pictures are below it")
     try:
         with owned(out, "--out"):
-            rows = _segment(model, config, tree, names, out)
+            rows = _segment(model, tree, names, out)
     except OSError as error:
         raise UserError(f"cannot write to {out}: {error}; make room, and the same command goes on") from error
     least = config.segment.least_confidence
@@ -100,44 +103,55 @@ def segment(config: ConfigDict, workdir: Path, out: Path | None) -> int:
     return 0
 
 
-def _segment(model: Model, config: ConfigDict, tree: Tree, names: Sequence[str], out: Path) -> list[dict[str, Any]]:
-    space = model.task.space
-    if not isinstance(space, Masks):
-        raise UserError(
-            f"--mode=segment is for a model of masks, model.space='masks', and this is task={config.task!r} in "
-            f"{config.model.space}"
-        )
-    _check_settings(model, config, out)
+def _segment(model: Model, tree: Tree, names: Sequence[str], out: Path) -> list[dict[str, Any]]:
+    config, space = model.config, model.masks
+    _check_settings(model, out)
     files = _files(names)
-    rows = {row["image"]: row for row in _read(out / FILE) if (out / MASKS / files.get(row["image"], "-")).is_file()}
+    stamps = {name: _stamp(tree, name) for name in names}
+    rows = {
+        row["image"]: row
+        for row in _read(out / FILE)
+        if stamps.get(row["image"]) == row["stamp"] and (out / MASKS / files[row["image"]]).is_file()
+    }
     left = [name for name in names if name not in rows]
     if rows and left:
         say(f"{len(rows):,} of {len(names):,} pictures are there already; going on with the rest")
     _write(out / FILE, rows, names)
+    if config.data.resize != "squash" and not config.segment.tiles:
+        say(
+            f"this model was trained with data.resize={config.data.resize!r}; here whole pictures are brought to its "
+            "size, whatever their aspect: segment.tiles=True cuts them instead"
+        )
     shown = progress_bar("segmenting", show=config.log.progress)
     faults: list[str] = []
-    for name, told, picture in shown(_told(model, config, tree, left, faults), len(left)):
+    for name, told, picture in shown(_told(model, tree, left, faults), len(left)):
         _draw(out, files[name], told, picture, space.classes)
-        row = {"image": name, **told.row()}
-        row["uncertain"] = "yes" if row["confidence"] < config.segment.least_confidence else "no"
-        rows[name] = row
-        _append(out / FILE, row)
+        rows[name] = {"image": name, **told.row(), "uncertain": "", "stamp": stamps[name]}
+        _append(out / FILE, rows[name])
     for fault in faults:
         say(fault)
+    for row in rows.values():
+        row["uncertain"] = "yes" if float(row["confidence"]) < config.segment.least_confidence else "no"
     _write(out / FILE, rows, names)
     return [rows[name] for name in names if name in rows]
 
 
-def _told(
-    model: Model, config: ConfigDict, tree: Tree, names: Sequence[str], faults: list[str]
-) -> Iterator[tuple[str, Told, np.ndarray]]:
+def _stamp(tree: Tree, name: str) -> str:
+    """By which a picture that has changed is known."""
+    stamp = tree.stamp(name)
+    return f"{stamp.size}-{stamp.time}"
+
+
+def _told(model: Model, tree: Tree, names: Sequence[str], faults: list[str]) -> Iterator[tuple[str, Told, np.ndarray]]:
     """(name, what the model says of it, the picture as its condition sees it) of each picture, in their order."""
+    config = model.config
     condition = next(one for one in from_config.conditions(config) if isinstance(one, ImageCondition))
     sides, of = tuple(config.data.shape[:2]), condition.of
     if condition.picture.dtype == "float32":
         raise UserError("--mode=segment reads pictures such as PNG and JPEG; this model was trained on DICOM or NIfTI")
     read = Reader(condition.picture.channels, 16 if condition.picture.dtype == "uint16" else 8)
-    resize = Resize("squash", sides[0], sides[1])
+    opaque = frozenset({"image"} if condition.picture.channels == 4 else ())
+    resize = Resize("squash", sides[0], sides[1], alpha=opaque)
     skips = one_of("segment.on_bad_file", config.segment.on_bad_file, ("error", "skip")) == "skip"
     together = max(1, config.sample.batch_size // config.segment.members)  # windows of one call: of one shape, always
     waiting: list[tuple[str, Windows, np.ndarray]] = []
@@ -179,6 +193,8 @@ def _told(
             numbers.append(_number(name, index))
         while len(parts) >= together:
             run(together)
+        if sum(given.nbytes for *_, given in waiting) > MOST_WAITING and parts:
+            run(len(parts))
         yield from done()
     while parts:
         run(min(together, len(parts)))
@@ -187,14 +203,14 @@ def _told(
 
 def _number(name: str, window: int) -> int:
     """By which a picture's members are drawn: of its name alone, so that other files beside it change nothing."""
-    return zlib.crc32(f"{name}#{window}".encode()) % MEMBER_STRIDE
+    return zlib.crc32(f"{name}#{window}".encode(*UNDECODED)) % MEMBER_STRIDE
 
 
 def _files(names: Sequence[str]) -> dict[str, str]:
     """The name of each picture's mask: its own, as .png; with its ending where two would be the same."""
     stems = [str(PurePosixPath(name).with_suffix("")) for name in names]
-    twice = {stem for stem in stems if stems.count(stem) > 1} if len(set(stems)) < len(stems) else set()
-    return {name: f"{name if stem in twice else stem}.png" for name, stem in zip(names, stems, strict=True)}
+    counts = Counter(stems)
+    return {name: f"{name if counts[stem] > 1 else stem}.png" for name, stem in zip(names, stems, strict=True)}
 
 
 def _draw(out: Path, file: str, told: Told, picture: np.ndarray, classes: Sequence[int]) -> None:
@@ -220,14 +236,19 @@ def overlay(picture: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     return drawn
 
 
-def _check_settings(model: Model, config: ConfigDict, out: Path) -> None:
+def _check_settings(model: Model, out: Path) -> None:
     """Raises UserError where `out` holds masks that other settings made."""
+    config = model.config
+    left_out = {"segment": FREE, "sample": (*request.FREE, "num_images", "labels", "texts"), "guidance": ()}
     settings = {
         "step": model.step,
         "weights": fingerprint(model.weights),
-        **{f"segment.{name}": config.segment[name] for name in config.segment if name not in FREE},
-        **{f"sample.{name}": _plain(config.sample[name]) for name in ("sampler", "steps", "seed", "ladder", "eta")},
-        "sample.guidance_scale": config.sample.guidance_scale,
+        **{
+            f"{group}.{name}": _plain(value)
+            for group, free in left_out.items()
+            for name, value in config[group].items()
+            if name not in free
+        },
     }
     file = out / SETTINGS
     held = json.loads(file.read_text("utf-8")) if file.is_file() else settings
@@ -247,7 +268,7 @@ def _read(file: Path) -> list[dict[str, Any]]:
     """The whole lines of a table; a last one that was cut off is left out."""
     if not file.is_file():
         return []
-    text = file.read_text("utf-8")
+    text = file.read_text(*UNDECODED)
     rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
     return [row for row in rows if None not in row and None not in row.values()]
 
@@ -263,11 +284,11 @@ def _line(row: dict[str, Any], *, title: bool = False) -> str:
 
 def _append(file: Path, row: dict[str, Any]) -> None:
     new = not file.is_file() or not file.stat().st_size
-    with file.open("a", encoding="utf-8", newline="") as stream:
+    with file.open("a", encoding=UNDECODED[0], errors=UNDECODED[1], newline="") as stream:
         stream.write(_line(row, title=new))
 
 
 def _write(file: Path, rows: dict[str, dict[str, Any]], names: Sequence[str]) -> None:
     """The table anew, in the order of the names."""
     known = [rows[name] for name in names if name in rows]
-    replace_file(file, "".join(_line(row, title=not index) for index, row in enumerate(known)))
+    replace_file(file, "".join(_line(row, title=not index) for index, row in enumerate(known)).encode(*UNDECODED))

@@ -3,11 +3,11 @@
 import csv
 import io
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -17,6 +17,7 @@ from jdiff import from_config
 from jdiff.common import pictures
 from jdiff.common.errors import UserError, install
 from jdiff.common.files import replace_file
+from jdiff.common.processes import is_first_process
 from jdiff.common.progress import progress_bar
 from jdiff.common.ranges import Range
 from jdiff.data import pipeline
@@ -40,10 +41,12 @@ PIXELS = 4_000_000  # whose uncertainty is ranked
 
 ABOUT = (
     "masks at the model's size; Dice and IoU of an image are the mean over its classes but the background, 1 where a "
-    "class is in neither mask and 0 where it is in one; reported: the mean over images, and pooled over all pixels"
+    "class is in neither mask and 0 where it is in one; reported: the mean over images, and pooled over all pixels; of "
+    "several raters the truth is the majority's, ties to the lower class"
 )
 
 
+@runtime_checkable
 class Segments(Protocol):
     """What of a model is needed."""
 
@@ -61,7 +64,6 @@ class Tally:
     calibration: Calibration | None
     uncertainty: list[np.ndarray]
     wrong: list[np.ndarray]
-    strips: list[UInt8[np.ndarray, "parts h w 3"]]
 
 
 def held_out_of(config: ConfigDict) -> Source:
@@ -92,24 +94,26 @@ def evaluate(
     source = from_config.prepared(config, held_out, train=False)
     view = replace(from_config.view(config, train=False), all_raters=True)
     names = getattr(held_out, "names", tuple(map(str, range(len(held_out)))))
-    tally = Tally([], [], None, [], [], [])
-    every = max(1, len(source) * int(np.prod(config.data.shape[:2])) // PIXELS)
-    firsts = range(0, len(source), CHUNK)
-    for first in progress_bar("segmenting", show=progress)(firsts, len(firsts)):
-        rows = np.arange(first, min(first + CHUNK, len(source)))
+    tally, pixels = Tally([], [], None, [], []), len(source) * int(np.prod(config.data.shape[:2]))
+    chunks = list(_chunks(from_config.shape_numbers(config, source)))
+    done, rng = 0, np.random.default_rng(0)
+    for rows in progress_bar("segmenting", show=progress)(chunks, len(chunks)):
         batch = pipeline.batch_of(source, view, rows)
         found = model.segment(batch["cond"]["image"], members=members, numbers=rows)
-        raters = np.abs(batch["x0"].astype(int)[..., None] - np.array(classes)).argmin(axis=-1)  # class numbers
-        _add(tally, found, raters, [names[row] for row in rows], every)
-        _show(tally, batch["cond"]["image"], found, raters, config)
-        if rows[-1] + 1 < len(source) and stop(int(rows[-1]) + 1):
+        _add(tally, found, _numbers_of(batch["x0"], classes), [names[row] for row in rows], PIXELS / pixels, rng)
+        done += len(rows)
+        if done < len(source) and stop(done):
             return None
     numbers, left_out = _numbers(tally, members)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        replace_file(out / TABLE, _table(tally.rows))
-        pictures.save_png(out / SHOWN_FILE, _picture(tally))
-        left_out += _plot(out, tally)
+        rows = _best_to_worst(tally, np.concatenate(chunks))
+        batch = pipeline.batch_of(source, view, rows)
+        shown = picture(config, batch, model.segment(batch["cond"]["image"], members=members, numbers=rows), SHOWN)
+        if is_first_process():
+            out.mkdir(parents=True, exist_ok=True)
+            replace_file(out / TABLE, _table(tally.rows))
+            pictures.save_png(out / SHOWN_FILE, shown)
+            left_out += _plot(out, tally)
     protocol = {"name": "masks", "about": ABOUT, "features": "", "departs": "", "members": members}
     data = {"name": config.data.name, "dir": config.data.dir, "fingerprint": fingerprint(held_out)}
     known: dict[str, Any] = {
@@ -118,14 +122,24 @@ def evaluate(
         "reference": {"place": f"the held-out masks of {config.data.name}", "count": len(source)},
         "data": data,
         "versions": versions(),
+        "picture": SHOWN_FILE,
         **facts,
         "seconds": round(time.monotonic() - began, 1),
     }
     return Result(numbers=tuple(numbers), left_out=tuple(left_out), facts=known)
 
 
-def _add(tally: Tally, found: Segmentation, raters: np.ndarray, names: list[str], every: int) -> None:
-    """raters: the number of each pixel's class, [n, h, w, raters]."""
+def _chunks(shapes: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows, a few at a time, those of a chunk of one shape."""
+    for shape in np.unique(shapes):
+        rows = np.flatnonzero(shapes == shape)
+        yield from np.split(rows, range(CHUNK, len(rows), CHUNK))
+
+
+def _add(
+    tally: Tally, found: Segmentation, raters: np.ndarray, names: list[str], share: float, rng: np.random.Generator
+) -> None:
+    """raters: the number of each pixel's class, [n, h, w, raters]. share: of the pixels whose uncertainty is kept."""
     classes = found.probabilities.shape[-1]
     shares = np.stack([(raters == number).mean(axis=-1) for number in range(classes)], axis=-1)
     truth, masks = shares.argmax(axis=-1), found.numbers.astype(int)
@@ -160,8 +174,9 @@ def _add(tally: Tally, found: Segmentation, raters: np.ndarray, names: list[str]
     else:
         told = calibration(found.probabilities.max(axis=-1).clip(0, 1), ~wrong)
     tally.calibration = told if tally.calibration is None else tally.calibration.merge(told)
-    tally.uncertainty.append(uncertain.reshape(-1)[::every])
-    tally.wrong.append(wrong.reshape(-1)[::every])
+    ranked = rng.random(wrong.shape) < share
+    tally.uncertainty.append(uncertain[ranked])
+    tally.wrong.append(wrong[ranked])
 
 
 def _over_classes(values: np.ndarray) -> float:
@@ -251,32 +266,37 @@ def _table(rows: list[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _show(tally: Tally, images: np.ndarray, found: Segmentation, raters: np.ndarray, config: ConfigDict) -> None:
-    """Keep how each image is shown: itself, the first rater's mask, the mean over members, the variance; of many the
-    best, those about the median and the worst, as far as they are known.
+def picture(config: ConfigDict, batch: Any, found: Segmentation, columns: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Images of a batch in rows of so many, each beside the first rater's mask, what is told (of two classes the
+    probability), and four times the variance, whose most is 1/4.
     """
-    condition = config.condition.image
-    seen = Range(condition.dtype, *condition.range).on_screen(images)
-    last = found.probabilities.shape[-1] - 1
-    truth = np.rint(255 * raters[..., 0] / last)
-    mean = np.rint(255 * (found.probabilities * np.arange(last + 1)).sum(axis=-1) / last)
-    largest = max(float(found.variance.max()), 1e-6)
-    parts = [truth, mean, np.rint(255 * found.variance / largest)]
-    grey = [np.repeat(part[..., None], 3, axis=-1).astype(np.uint8) for part in parts]
+    condition, last = config.condition.image, len(found.classes) - 1
+    seen = Range(condition.dtype, *condition.range).on_screen(batch["cond"]["image"])
+    truth = _numbers_of(batch["x0"], found.classes)[..., 0] / last
+    told = found.foreground if last == 1 else found.numbers / last
+    grey = [_shown(truth), _shown(told), _shown(np.minimum(4 * found.variance, 1))]
     colour = np.repeat(seen, 3, axis=-1) if seen.shape[-1] == 1 else seen[..., :3]
-    tally.strips += list(np.stack([colour, *grey], axis=1))
+    parts = np.stack([colour, *grey], axis=1)
+    return pictures.grid(parts.reshape(-1, *parts.shape[2:]), 4 * columns)
 
 
-def _picture(tally: Tally) -> UInt8[np.ndarray, "h w 3"]:
-    """Three rows: the best, those about the median, the worst; of each image itself, the true mask, what is told, and
-    the variance.
+def _shown(values: np.ndarray) -> UInt8[np.ndarray, "n h w 3"]:
+    return np.repeat(np.rint(255 * values.clip(0, 1))[..., None], 3, axis=-1).astype(np.uint8)
+
+
+def _numbers_of(masks: UInt8[np.ndarray, "..."], classes: tuple[int, ...]) -> UInt8[np.ndarray, "..."]:
+    """The number of each pixel's class, the nearest value's."""
+    return np.abs(np.arange(256)[:, None] - np.array(classes)).argmin(axis=1).astype(np.uint8)[masks]
+
+
+def _best_to_worst(tally: Tally, numbers: np.ndarray) -> np.ndarray:
+    """The records of the best images, of those about the median, and of the worst, as many of each. numbers: those of
+    the tally's rows.
     """
     order = np.argsort([-row["dice"] for row in tally.rows], kind="stable")
-    count = min(SHOWN, len(order))
-    middle = max(0, (len(order) - count) // 2)
-    chosen = [*order[:count], *order[middle : middle + count], *order[-count:]]
-    shown = np.concatenate([tally.strips[index] for index in chosen])
-    return pictures.grid(shown, 4 * count)
+    count = SHOWN
+    places = [np.arange(count), (len(order) - count) // 2 + np.arange(count), len(order) - count + np.arange(count)]
+    return numbers[order[np.concatenate(places).clip(0, len(order) - 1)]]
 
 
 def _plot(out: Path, tally: Tally) -> list[str]:

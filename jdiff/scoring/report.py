@@ -108,9 +108,8 @@ def card(result: Result, config: Mapping[str, Any], command: str) -> str:
     """A model card in Markdown. config: the run's; empty where there is no run."""
     facts = result.facts
     data = config.get("data", {})
-    title = (
-        f"A diffusion model of {data.get('name', facts['data']['name'])}" if "sampling" in facts else "A set of images"
-    )
+    what = "A model of the masks" if "members" in facts else "A diffusion model"
+    title = f"{what} of {data.get('name', facts['data']['name'])}" if "sampling" in facts else "A set of images"
     parts = [f"# {title}", *_recipe(facts, config)]
     parts += [
         "## Numbers",
@@ -120,7 +119,7 @@ def card(result: Result, config: Mapping[str, Any], command: str) -> str:
             for one in result.numbers
         ),
         "\n".join(f"- {line}" for line in [*context(facts), *(f"left out: {why}" for why in result.left_out)]),
-        f"![images]({GRID_FILE})",
+        f"![images]({facts.get('picture', GRID_FILE)})",
         "## What it is not good at",
         "\n".join(f"- {line}" for line in weaknesses(result)),
         "## The command that repeats it",

@@ -65,15 +65,15 @@ class Masks:
         ones = jnp.clip((x / self.scale + 1) / 2, 1e-6, 1 - 1e-6)
         if self.code == "one_hot":
             return ones / ones.sum(axis=-1, keepdims=True)
-        return self._of_bits(jnp.log(ones), jnp.log1p(-ones))
+        return jax.nn.softmax(self._of_bits(jnp.log(ones), jnp.log1p(-ones)))
 
     def of_logits(self, logits: Float[Array, "*b h w c"]) -> Float[Array, "*b h w classes"]:
         """The classes' ln probabilities, of a network that answers with c logits a pixel."""
         if self.code == "one_hot":
             return jax.nn.log_softmax(logits)
-        return jnp.log(self._of_bits(jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)))
+        return jax.nn.log_softmax(self._of_bits(jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)))
 
     def _of_bits(self, ones: Float[Array, "*b c"], zeros: Float[Array, "*b c"]) -> Float[Array, "*b classes"]:
-        """The classes' probabilities, of each bit's ln probability to be 1 and to be 0."""
+        """The classes' ln probabilities, up to a constant, of each bit's ln probability to be 1 and to be 0."""
         codes = jnp.asarray(self.codes, ones.dtype)
-        return jax.nn.softmax(ones @ codes.T + zeros @ (1 - codes).T)
+        return ones @ codes.T + zeros @ (1 - codes).T

@@ -134,9 +134,13 @@ def check_autoencoder(config: ConfigDict, workdir: Path | None = None) -> None:
 
 
 def _kept(workdir: Path | None) -> Path | None:
-    """The folder of the copy that a run keeps of its autoencoder, once it has one."""
-    own = workdir / AUTOENCODER if workdir else None
-    return own if own and (own / jdiff.config.FILE).is_file() else None
+    """The folder of the copy that a run keeps of its autoencoder, once it has begun: a start that failed may have left
+    a copy of another one.
+    """
+    if workdir is None or not (workdir / jdiff.config.FILE).is_file():
+        return None
+    own = workdir / AUTOENCODER
+    return own if (own / jdiff.config.FILE).is_file() else None
 
 
 def _theirs(config: ConfigDict, workdir: Path | None) -> ConfigDict:
@@ -262,9 +266,11 @@ def moments_of(config: ConfigDict, space: Latents, source: Source, own: PyTree, 
     rows = config.train.batch_size
     encode = encoder(space, own, mesh, rows)
     view = from_config.view(config, train=False)
-    firsts = range(0, len(source), rows)
-    for first in progress_bar("measuring latents", show=config.log.progress)(firsts, len(firsts)):
-        images = pipeline.batch_of(source, view, np.arange(first, min(first + rows, len(source))))["x0"]
+    numbers = from_config.shape_numbers(config, source)
+    of_shapes = [np.flatnonzero(numbers == number) for number in np.unique(numbers)]  # a batch is of one shape
+    batches = [chosen[first : first + rows] for chosen in of_shapes for first in range(0, len(chosen), rows)]
+    for chosen in progress_bar("measuring latents", show=config.log.progress)(batches, len(batches)):
+        images = pipeline.batch_of(source, view, chosen)["x0"]
         yield images if images.dtype == np.float16 else encode(images)
 
 
