@@ -44,7 +44,7 @@ def get_config() -> ConfigDict:
     config.train.warmup_images = 20_000
     config.train.ema_halflife_images = 50_000
     config.train.sample_every = 2_000
-    config.sample.sampler = "ddim"  # heun and other orders overshoot where a mask is drawn in few steps
+    config.sample.sampler = "ddim"  # Heun overshoots where a mask is drawn in few steps
     config.sample.steps = 5
     config.sample.num_images = 36
     config.sample.batch_size = 36
