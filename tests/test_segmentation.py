@@ -23,6 +23,8 @@ from jdiff.modes.segment import Told
 from jdiff.spaces import Masks
 from tests.conftest import TINY, config, refusal, run_here, start_command
 
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
 SMALL = (
     *TINY,
     *("--config.data.image_size=16", "--config.network.channels=16", "--config.network.channel_mults=(1,2)"),
