@@ -129,8 +129,8 @@ def reconstructions(config: ConfigDict, task: Task, mesh: Mesh, held_out: Source
     """Some held-out images, each above what an autoencoder gives back of it."""
     if not isinstance(task, AutoencoderTask) or held_out is None or not config.log.pictures:
         return []
-    usual = np.flatnonzero(from_config.shape_numbers(config, held_out) == 0)
-    images = pipeline.fixed_batch(held_out, from_config.view(config, train=False), PAIRS, usual)["x0"]
+    alike = _of_one_shape(config, held_out)
+    images = pipeline.fixed_batch(held_out, from_config.view(config, train=False), PAIRS, alike)["x0"]
 
     def evaluate(model: Model, state: TrainState, step: int) -> Report:
         return Report(pictures={"reconstructions": pairs(model, images)})
@@ -143,8 +143,8 @@ def segmentations(config: ConfigDict, task: Task, mesh: Mesh, held_out: Source |
     known = isinstance(task.space, Masks) and "image" in config.model.conditions
     if not known or held_out is None or not len(held_out) or not config.log.pictures:
         return []
-    usual = np.flatnonzero(from_config.shape_numbers(config, held_out) == 0)
-    batch = pipeline.fixed_batch(held_out, from_config.view(config, train=False), PAIRS, usual)
+    alike = _of_one_shape(config, held_out)
+    batch = pipeline.fixed_batch(held_out, from_config.view(config, train=False), PAIRS, alike)
 
     def evaluate(model: Model, state: TrainState, step: int) -> Report:
         alone = config.task == "segmentation" and not config.network.dropout  # then all members are the same
@@ -152,6 +152,12 @@ def segmentations(config: ConfigDict, task: Task, mesh: Mesh, held_out: Source |
         return Report(pictures={"segmentations": masks.picture(config, batch, found, columns=4)})
 
     return [(config.train.sample_every, evaluate)]
+
+
+def _of_one_shape(config: ConfigDict, source: Source) -> np.ndarray:
+    """The rows of the shape that most records have: of few that are held out, none may be of the usual one."""
+    numbers = from_config.shape_numbers(config, source)
+    return np.flatnonzero(numbers == np.bincount(numbers).argmax())
 
 
 def distances(config: ConfigDict, task: Task, mesh: Mesh, held_out: Source | None) -> list[Due]:
