@@ -115,6 +115,8 @@ class Compiled:
             self.coding = coding_of_space(task.space)
         if isinstance(task.space, Masks):
             self.segment = jax.jit(partial(classes_drawn, task, mesh), static_argnames="sampler")
+        self.encode = jax.jit(lambda weights, images: task.space.encode(weights, images, None))
+        self.show = jax.jit(lambda weights, x: shown(task.space, task.space.decode(weights, x)))
         of_walk = ("sampler", "repeats", "keep_trajectory")
         self.walk = jax.jit(partial(walk, task, mesh), static_argnames=of_walk)
         self.invert = jax.jit(partial(invert, task), static_argnames="sampler")
@@ -143,8 +145,7 @@ def walk(
     (RePaint).
     """
     keys, space, schedule = image_keys(seed, rows["indices"]), task.space, task.parameterization.schedule
-    like = jnp.zeros((len(keys), *space.shape))
-    like = jax.lax.with_sharding_constraint(like, sharding.of_batch(mesh, len(keys)))
+    like = _like(space, mesh, len(keys))
     image = space.encode(weights, rows["image"], None) if "image" in rows else None
     solver = sampler
     if "noise" in rows:
@@ -185,9 +186,7 @@ def classes_drawn(
     """
     keys, space = image_keys(seed, rows["number"]), task.space
     assert isinstance(space, Masks)
-    like = jnp.zeros((len(keys), *space.shape))
-    like = jax.lax.with_sharding_constraint(like, sharding.of_batch(mesh, len(keys)))
-    x = drivers.prior(keys, like, sigmas[0], task.parameterization.schedule)
+    x = drivers.prior(keys, _like(space, mesh, len(keys)), sigmas[0], task.parameterization.schedule)
     walked = drivers.scan(sampler, guided(task.denoiser(weights), guidances), x, sigmas, rows["cond"], keys)
     return space.probabilities(walked.x0), _finite(walked.x0)
 
@@ -205,6 +204,11 @@ def classes_told(
         one = lambda key, cond: task.ln_probabilities(weights, jax.tree.map(lambda v: v[None], cond), key)[0]  # noqa: E731
         ln_p = jax.vmap(one)(keys, rows["cond"])
     return jnp.exp(ln_p), _finite(ln_p)
+
+
+def _like(space: Space, mesh: Mesh, rows: int) -> Array:
+    """Zeros of x's shape, as a batch lies on the mesh."""
+    return jax.lax.with_sharding_constraint(jnp.zeros((rows, *space.shape)), sharding.of_batch(mesh, rows))
 
 
 def _finite(x: Array) -> Bool[Array, " b"]:

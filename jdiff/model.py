@@ -424,14 +424,14 @@ class Model:
     @_of_shape
     def forward(self, images: Any, *, frames: int = 10, **settings: Any) -> UInt8[np.ndarray, "frames n h w c"]:
         """The forward process: images with the noise of `frames` rungs of the ladder, from none to the most."""
-        image, space = self._images(images), self.task.space
+        image = self._images(images)
         rungs = request.read(self.config, self.schedule, settings, conditions=None, num_images=len(image)).sigmas[::-1]
         rungs = rungs[np.unique(np.round(np.linspace(0, len(rungs) - 1, frames)).astype(int))].astype(np.float32)
-        x0 = jax.jit(lambda weights, image: space.encode(weights, image, None))(self.weights, image)
+        x0 = self._compiled.encode(self.weights, image)
         noisy = x0 + rungs[:, None, None, None, None] * self.noise(range(len(image)), settings.get("seed"))
         seen = compiled.seen(jnp.asarray(noisy), jnp.asarray(rungs))
-        show = jax.jit(lambda weights, x: compiled.shown(space, space.decode(weights, x)))
-        return np.stack([np.asarray(show(self.weights, frame)) for frame in seen])  # a decoder may take much memory
+        show = partial(self._compiled.show, self.weights)
+        return np.stack([np.asarray(show(frame)) for frame in seen])  # one at a time: a decoder may take much memory
 
     @_of_shape
     def invert(self, images: Any, **settings: Any) -> Float[np.ndarray, "n h w c"]:
@@ -727,8 +727,10 @@ class Model:
         made = {}
         for name, place in from_config.helper_runs(asked.config).items() if asked.guided else ():
             if place not in self._helpers:
-                self._helpers[place] = load(*place)
-            made[name] = _as_helper(name, self._helpers[place], self)
+                other = load(*place)
+                _check_space(name, other, self)
+                self._helpers[place] = other
+            made[name] = _as_helper(name, self._helpers[place], self.config)
         return made
 
 
@@ -736,18 +738,9 @@ def _images_of(batches: Iterator[Batch]) -> Images:
     return np.concatenate([batch.images for batch in batches])
 
 
-def _as_helper(name: str, other: Model, model: Model) -> Any:
-    """Another run as a guidance takes it. Raises UserError where it cannot guide this model."""
-    where, theirs, ours = f"guidance.{name}_workdir", other.config.data, model.config.data
-    if not isinstance(other.task, {"weak": DiffusionTask, "classifier": ClassifierTask}[name]):
-        raise UserError(f"{where} holds a run of task={other.config.task!r}, which is not what it takes")
-    if tuple(ours.shape[:2]) in theirs.shapes:
-        other = other.in_shape(tuple(ours.shape[:2]))
-        theirs = other.config.data
-    if theirs.shape != ours.shape:
-        raise UserError(f"{where} holds a run of images {theirs.shape}, this model's are {ours.shape}")
-    if theirs.class_names != ours.class_names:
-        raise UserError(f"{where} holds a run of classes {theirs.class_names}, this model's are {ours.class_names}")
+def _check_space(name: str, other: Model, model: Model) -> None:
+    """Raises UserError where another run's x means something else than this model's, so that it cannot guide it."""
+    where = f"guidance.{name}_workdir"
     if other.config.model.space != model.config.model.space:
         raise UserError(
             f"{where} holds a run in model.space={other.config.model.space!r}, and this model's x is "
@@ -758,6 +751,20 @@ def _as_helper(name: str, other: Model, model: Model) -> Any:
             f"{where} holds a run in the latents of another autoencoder, or normalised otherwise, where x means "
             "something else: give one that was trained with this model's space.autoencoder"
         )
+
+
+def _as_helper(name: str, other: Model, config: ConfigDict) -> Any:
+    """Another run as a guidance takes it. Raises UserError where it cannot guide a model of this config."""
+    where, theirs, ours = f"guidance.{name}_workdir", other.config.data, config.data
+    if not isinstance(other.task, {"weak": DiffusionTask, "classifier": ClassifierTask}[name]):
+        raise UserError(f"{where} holds a run of task={other.config.task!r}, which is not what it takes")
+    if tuple(ours.shape[:2]) in theirs.shapes:
+        other = other.in_shape(tuple(ours.shape[:2]))
+        theirs = other.config.data
+    if theirs.shape != ours.shape:
+        raise UserError(f"{where} holds a run of images {theirs.shape}, this model's are {ours.shape}")
+    if theirs.class_names != ours.class_names:
+        raise UserError(f"{where} holds a run of classes {theirs.class_names}, this model's are {ours.class_names}")
     if isinstance(other.task, ClassifierTask):
         return ClassProbability(other.task, other.weights)
     return other._diffusion.denoiser(other.weights)

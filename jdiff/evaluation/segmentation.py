@@ -36,9 +36,13 @@ class Segmentation:
 
     @property
     def entropy(self) -> Float[np.ndarray, "n h w"]:
-        """-sum over classes of p ln p, in nats, of the mean over members."""
-        p = self.probabilities
-        return -(p * np.log(np.maximum(p, np.finfo(p.dtype).tiny))).sum(axis=-1)
+        """Of the mean over members, in nats."""
+        return entropy(self.probabilities)
+
+
+def entropy(p: Float[np.ndarray, "*b classes"]) -> Float[np.ndarray, "*b"]:
+    """-sum over classes of p ln p, in nats."""
+    return -(p * np.log(np.maximum(p, np.finfo(p.dtype).tiny))).sum(axis=-1)
 
 
 def gathered(

@@ -118,18 +118,30 @@ def score_drawn(config: ConfigDict, workdir: Path, out: Path, one: One) -> int:
         planned = scoring.plan(model, judge, **rest)
         place = out / sweep.name_of(settings) if several else out
         draw = partial(scoring.evaluate, model, judge, planned)
-        try:
-            result = one(place, planned.identity, draw, config, model.config.to_dict(), workdir)
-        except DrawingError as error:
-            if not several:
-                raise
-            say(f"left out: {sweep.name_of(settings)}: {error}")
-            continue
-        if result is None:
+        done = partial(one, place, planned.identity, draw, config, model.config.to_dict(), workdir)
+        if not _row(rows, settings, done, several=bool(several)):
             return 1
-        rows.append((settings, result))
-        if several:
-            say(f"{sweep.name_of(settings)}: {result.numbers[0].title} {report.valued(result.numbers[0])}")
+    return _told(out, rows, several=bool(several))
+
+
+def _row(rows: list[sweep.Row], settings: sweep.Settings, done: Callable[[], Result | None], *, several: bool) -> bool:
+    """Add what these settings give; False where a signal ended it. several: it goes on past what cannot be drawn."""
+    try:
+        result = done()
+    except DrawingError as error:
+        if not several:
+            raise
+        say(f"left out: {sweep.name_of(settings)}: {error}")
+        return True
+    if result is None:
+        return False
+    rows.append((settings, result))
+    if several:
+        say(f"{sweep.name_of(settings)}: {result.numbers[0].title} {report.valued(result.numbers[0])}")
+    return True
+
+
+def _told(out: Path, rows: list[sweep.Row], *, several: bool) -> int:
     if not rows:
         raise UserError("no combination of the sweep could be drawn")
     return sweep.write(out, rows) if several else told(out, rows[0][1])
@@ -151,21 +163,10 @@ def score_masks(config: ConfigDict, workdir: Path, out: Path, one: One) -> int:
         identity = {"data": fingerprint(held_out), "weights": weights_of(model.weights), **facts}
         measure = partial(masks.evaluate, model, held_out, facts)
         place = out / sweep.name_of(settings) if several else out
-        try:
-            result = one(place, identity, measure, config, model.config.to_dict(), workdir)
-        except DrawingError as error:
-            if not several:
-                raise
-            say(f"left out: {sweep.name_of(settings)}: {error}")
-            continue
-        if result is None:
+        done = partial(one, place, identity, measure, config, model.config.to_dict(), workdir)
+        if not _row(rows, settings, done, several=bool(several)):
             return 1
-        rows.append((settings, result))
-        if several:
-            say(f"{sweep.name_of(settings)}: {result.numbers[0].title} {report.valued(result.numbers[0])}")
-    if not rows:
-        raise UserError("no combination of the sweep could be drawn")
-    return sweep.write(out, rows) if several else told(out, rows[0][1])
+    return _told(out, rows, several=bool(several))
 
 
 def _of_masks(model: Model) -> dict[str, Any]:

@@ -27,7 +27,10 @@ from jdiff.data.decode import Reader
 from jdiff.data.resize import Resize
 from jdiff.data.sources.files import pictures_of
 from jdiff.data.trees import Tree, called, open_tree
+from jdiff.evaluation.segmentation import entropy
 from jdiff.evaluation.windows import Windows
+from jdiff.metrics.lesions import NEIGHBOURS
+from jdiff.metrics.segmentation import soft_dice
 from jdiff.model import MEMBER_STRIDE, Model, restore
 from jdiff.training.writers import say
 
@@ -37,7 +40,6 @@ FREE = ("least_confidence", "on_bad_file")  # keys that change no mask
 UNDECODED = ("utf-8", "surrogateescape")  # names of files may be of any encoding
 COLOURS = ((0, 255, 0), (255, 64, 64), (64, 128, 255), (255, 220, 0), (255, 0, 255), (0, 255, 255))
 MOST_WAITING = 2**29  # bytes of pictures that wait for a full batch
-NEIGHBOURS = np.ones((3, 3))  # a component's pixels touch by an edge or a corner
 
 
 @dataclass(frozen=True)
@@ -58,15 +60,14 @@ class Told:
         which is the Dice to expect of a model that is calibrated; of an empty mask 1 - the largest p.
         """
         p, found = 1 - self.probabilities[..., 0], self.numbers > 0
-        sizes = float(p.sum(dtype=np.float64) + found.sum())
-        confidence = 2 * float(p[found].sum(dtype=np.float64)) / sizes if found.any() else 1 - float(p.max())
+        of_mask = soft_dice(p.clip(0, 1)[None], found[None]).item() if found.any() else 1 - float(p.max())
         return {
             "height": p.shape[0],
             "width": p.shape[1],
             "area": int(found.sum()),
             "components": int(ndimage.label(found, NEIGHBOURS)[1]),
-            "confidence": round(confidence, 4),
-            "entropy": round(float(-(self.probabilities * np.log(self.probabilities.clip(1e-12))).sum(-1).mean()), 6),
+            "confidence": round(of_mask, 4),
+            "entropy": round(float(entropy(self.probabilities).mean()), 6),
             "variance": round(float(self.variance.mean()), 6),
         }
 

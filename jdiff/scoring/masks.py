@@ -29,7 +29,7 @@ from jdiff.metrics.calibration import Calibration, auc, calibration
 from jdiff.metrics.lesions import lesions
 from jdiff.metrics.raters import generalized_energy_distance, hungarian_matched_iou
 from jdiff.metrics.resampling import bootstrap_interval
-from jdiff.metrics.segmentation import overlap
+from jdiff.metrics.segmentation import Overlap, overlap
 from jdiff.metrics.surfaces import average_surface_distance, hausdorff95
 from jdiff.scoring.result import Result
 from jdiff.scoring.run import versions
@@ -60,7 +60,7 @@ class Tally:
     """rows: a line an image. What is pooled over pixels: calibration, and the uncertainty of some, wrong or not."""
 
     rows: list[dict[str, Any]]
-    counts: list[np.ndarray]
+    overlap: Overlap | None
     calibration: Calibration | None
     uncertainty: list[np.ndarray]
     wrong: list[np.ndarray]
@@ -94,7 +94,7 @@ def evaluate(
     source = from_config.prepared(config, held_out, train=False)
     view = replace(from_config.view(config, train=False), all_raters=True)
     names = getattr(held_out, "names", tuple(map(str, range(len(held_out)))))
-    tally, pixels = Tally([], [], None, [], []), len(source) * int(np.prod(config.data.shape[:2]))
+    tally, pixels = Tally([], None, None, [], []), len(source) * int(np.prod(config.data.shape[:2]))
     chunks = list(_chunks(from_config.shape_numbers(config, source)))
     done, rng = 0, np.random.default_rng(0)
     for rows in progress_bar("segmenting", show=progress)(chunks, len(chunks)):
@@ -168,7 +168,7 @@ def _add(
             row["ged2"] = generalized_energy_distance(drawn, theirs, classes)
             row["hm_iou"] = hungarian_matched_iou(drawn, theirs, classes)
         tally.rows.append(row)
-    tally.counts.append(np.stack([over.both, over.predicted, over.truth]))
+    tally.overlap = over if tally.overlap is None else tally.overlap.merge(over)
     if classes == 2:
         told = calibration(found.foreground.clip(0, 1), shares[..., 1])
     else:
@@ -226,9 +226,8 @@ def _numbers(tally: Tally, members: int) -> tuple[list[Number], list[str]]:
                 of=count,
             )
         )
-    both, predicted, truth = (part.sum(axis=0) for part in np.concatenate(tally.counts, axis=1))
-    sizes = predicted + truth
-    pooled = float(np.divide(2 * both, sizes, out=np.ones(len(both)), where=sizes > 0).mean())
+    assert tally.overlap is not None
+    pooled = float(tally.overlap.pooled().dice.mean())
     assert tally.calibration is not None
     one_number = (
         ("pooled_dice", "Dice over pixels", pooled, HIGHER, "of all pixels as those of one image: large objects weigh"),
