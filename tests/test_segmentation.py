@@ -20,6 +20,7 @@ from jdiff.data.resize import Resize
 from jdiff.evaluation.windows import Windows, enlarged
 from jdiff.metrics.segmentation import dice
 from jdiff.modes.segment import Told
+from jdiff.scoring.masks import Tally, _best_to_worst
 from jdiff.spaces import Masks
 from tests.conftest import TINY, config, refusal, run_here, start_command
 
@@ -264,6 +265,15 @@ def test_masks_of_held_out_images_are_scored(folder, model, tmp_path):
     assert (tmp_path / "scores" / "reliability.png").is_file()
     again = run_here("--mode=evaluate", f"--workdir={workdir}", "--out=scores", cwd=tmp_path)
     assert "these numbers are in scores/evaluation.json already" in again.out
+
+
+def test_what_is_shown_is_of_one_shape():
+    """Of records 0 to 9, scored in another order, those of the shape that most have, the best first."""
+    numbers = np.array([0, 2, 4, 6, 8, 9, 1, 3, 5, 7])
+    shapes = np.array([1, 0, 1, 0, 1, 0, 1, 0, 0, 0])
+    tally = Tally([{"dice": number / 10} for number in numbers], None, None, [], [])
+    chosen = _best_to_worst(tally, numbers, shapes)
+    assert chosen.tolist() == [9, 8, 7, 5, 8, 7, 5, 3, 7, 5, 3, 1]
 
 
 def test_a_sweep_of_masks_is_one_table(folder, tmp_path):

@@ -95,7 +95,8 @@ def evaluate(
     view = replace(from_config.view(config, train=False), all_raters=True)
     names = getattr(held_out, "names", tuple(map(str, range(len(held_out)))))
     tally, pixels = Tally([], None, None, [], []), len(source) * int(np.prod(config.data.shape[:2]))
-    chunks = list(_chunks(from_config.shape_numbers(config, source)))
+    shapes = from_config.shape_numbers(config, source)
+    chunks = list(_chunks(shapes))
     done, rng = 0, np.random.default_rng(0)
     for rows in progress_bar("segmenting", show=progress)(chunks, len(chunks)):
         batch = pipeline.batch_of(source, view, rows)
@@ -106,7 +107,7 @@ def evaluate(
             return None
     numbers, left_out = _numbers(tally, members)
     if out is not None:
-        rows = _best_to_worst(tally, np.concatenate(chunks))
+        rows = _best_to_worst(tally, np.concatenate(chunks), shapes)
         batch = pipeline.batch_of(source, view, rows)
         shown = picture(config, batch, model.segment(batch["cond"]["image"], members=members, numbers=rows), SHOWN)
         if is_first_process():
@@ -288,14 +289,14 @@ def _numbers_of(masks: UInt8[np.ndarray, "..."], classes: tuple[int, ...]) -> UI
     return np.abs(np.arange(256)[:, None] - np.array(classes)).argmin(axis=1).astype(np.uint8)[masks]
 
 
-def _best_to_worst(tally: Tally, numbers: np.ndarray) -> np.ndarray:
-    """The records of the best images, of those about the median, and of the worst, as many of each. numbers: those of
-    the tally's rows.
+def _best_to_worst(tally: Tally, numbers: np.ndarray, shapes: np.ndarray) -> np.ndarray:
+    """The records of the best images, of those about the median, and of the worst, as many of each, among those of the
+    shape that most have. numbers: the records of the tally's rows. shapes: of each record.
     """
-    order = np.argsort([-row["dice"] for row in tally.rows], kind="stable")
-    count = SHOWN
-    places = [np.arange(count), (len(order) - count) // 2 + np.arange(count), len(order) - count + np.arange(count)]
-    return numbers[order[np.concatenate(places).clip(0, len(order) - 1)]]
+    order = numbers[np.argsort([-row["dice"] for row in tally.rows], kind="stable")]
+    order = order[shapes[order] == np.bincount(shapes).argmax()]
+    first, count = np.arange(SHOWN), len(order)
+    return order[np.concatenate([first, (count - SHOWN) // 2 + first, count - SHOWN + first]).clip(0, count - 1)]
 
 
 def _plot(out: Path, tally: Tally) -> list[str]:
