@@ -20,6 +20,10 @@ STEPS = 1000  # of the diffusion process
 Draw = Callable[[str, int, int], Images]
 
 
+def device() -> str:
+    return "cuda" if import_module("torch").cuda.is_available() else "cpu"
+
+
 def fit(
     work: Work,
     steps: int,
@@ -37,9 +41,9 @@ def fit(
     torch: Any = import_module("torch")
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     for step, (images, labels) in enumerate(work.batches(steps, seed)):
-        x0 = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+        x0 = torch.from_numpy(images).to(device()).permute(0, 3, 1, 2).float() / 127.5 - 1
         optimizer.zero_grad(set_to_none=True)
-        loss(x0, torch.from_numpy(labels)).backward()
+        loss(x0, torch.from_numpy(labels).to(device())).backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
@@ -48,7 +52,7 @@ def fit(
 
 def as_pixels(x: Any) -> Images:
     """x in [-1, 1], [n, c, h, w] -> uint8 [n, h, w, c]."""
-    return ((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    return ((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
 # diffusers
@@ -88,11 +92,11 @@ def train_diffusers(recipe: str, work: Work, steps: int, seed: int, parameters: 
     """
     torch: Any = import_module("torch")
     torch.manual_seed(seed)
-    model, table, settings = unet2d(work), noise_scheduler(recipe), work.config.train
+    model, table, settings = unet2d(work).to(device()), noise_scheduler(recipe), work.config.train
     weights, size = list(model.parameters()), settings.batch_size
 
     def loss(x0: Any, labels: Any) -> Any:
-        noise, times = torch.randn_like(x0), torch.randint(0, STEPS, (len(x0),))
+        noise, times = torch.randn_like(x0), torch.randint(0, STEPS, (len(x0),), device=x0.device)
         predicted = model(table.add_noise(x0, noise, times), times, class_labels=labels).sample
         return torch.nn.functional.mse_loss(predicted, noise)
 
@@ -132,8 +136,8 @@ def train_diffusers(recipe: str, work: Work, steps: int, seed: int, parameters: 
 def load_diffusers(recipe: str, work: Work, folder: Path) -> Draw:
     torch, diffusers = import_module("torch"), import_module("diffusers")
     model, table = unet2d(work), noise_scheduler(recipe)
-    model.load_state_dict(torch.load(folder / "weights.pt"))
-    model.eval()
+    model.load_state_dict(torch.load(folder / "weights.pt", map_location="cpu"))
+    model.to(device()).eval()
     # Trailing steps, without which few calls start at too little noise (arXiv 2305.08891). Their documentation asks
     # for the clipped lambda with the cosine table.
     clipped = {"lambda_min_clipped": -5.1} if recipe == "tuned" else {}
@@ -146,10 +150,10 @@ def load_diffusers(recipe: str, work: Work, folder: Path) -> Draw:
     def draw(sampler: str, nfe: int, seed: int) -> Images:
         torch.manual_seed(seed)
         images = []
-        for classes in torch.from_numpy(asked()).split(BATCH):
+        for classes in torch.from_numpy(asked()).to(device()).split(BATCH):
             solver = solvers[sampler]()
-            solver.set_timesteps(nfe)
-            x = torch.randn(len(classes), *work.train[0].shape[:0:-1]) * solver.init_noise_sigma
+            solver.set_timesteps(nfe, device=device())
+            x = torch.randn(len(classes), *work.train[0].shape[:0:-1], device=device()) * solver.init_noise_sigma
             with torch.no_grad():
                 for t in solver.timesteps:
                     predicted = model(solver.scale_model_input(x, t), t, class_labels=classes).sample
@@ -198,8 +202,8 @@ def train_lucidrains(work: Work, steps: int, seed: int, parameters: int, folder:
     """
     torch, ema_pytorch = import_module("torch"), import_module("ema_pytorch")
     torch.manual_seed(seed)
-    unet = lucidrains_unet(work, parameters)
-    model = lucidrains(unet, work)
+    unet = lucidrains_unet(work, parameters).to(device())
+    model = lucidrains(unet, work).to(device())
     weights = list(unet.parameters())
     ema = ema_pytorch.EMA(unet, beta=0.995, update_every=10)
     fit(
@@ -218,18 +222,19 @@ def train_lucidrains(work: Work, steps: int, seed: int, parameters: int, folder:
 
 def load_lucidrains(work: Work, folder: Path) -> Draw:
     torch = import_module("torch")
-    saved = torch.load(folder / "weights.pt")
+    saved = torch.load(folder / "weights.pt", map_location="cpu")
     unet = lucidrains_unet(work, saved["parameters"])
     unet.load_state_dict(saved["weights"])
-    unet.eval()
+    unet.to(device()).eval()
     # Unguided. With its own cond_scale=1 it returns one tensor where its caller unpacks two.
     unet.forward_with_cond_scale = lambda x, t, classes, **_: (unet(x, t, classes, cond_drop_prob=0.0),) * 2
 
     def draw(sampler: str, nfe: int, seed: int) -> Images:
         torch.manual_seed(seed)
         eta = {"ddim": 0.0, "ddim_eta_1": 1.0}[sampler]  # 1 is this module's own
-        model = lucidrains(unet, work, sampling_timesteps=nfe, ddim_sampling_eta=eta)
-        drawn = [model.sample(classes, rescaled_phi=0.0) for classes in torch.from_numpy(asked()).split(BATCH)]
+        model = lucidrains(unet, work, sampling_timesteps=nfe, ddim_sampling_eta=eta).to(device())
+        classes = torch.from_numpy(asked()).to(device()).split(BATCH)
+        drawn = [model.sample(some, rescaled_phi=0.0) for some in classes]
         return as_pixels(torch.cat(drawn) * 2 - 1)
 
     return draw
