@@ -1,10 +1,12 @@
 """Segmentation by diffusion against the same network without it: ISIC 2018 at 64x64.
 
-    python -m benchmarks.segmentation --data=DIR --out=runs/segmentation [--minutes=40] [--raters] [--score]
+    python -m benchmarks.segmentation --data=DIR --out=runs/segmentation [--minutes=40 | --images=N] [--size=64]
+                                      [--raters] [--score [--jobs=1]]
 
 DIR holds train/ and test/ with images/ and masks/. Both are configs/isic2018.py with a small network, trained for as
-many minutes; a run that is there goes on. --score then evaluates them on the test pairs: diffusion in 1, 2, 5 and 10
-steps, both with 1 and 5 members, and prints a table with the difference from the plain network, paired over images.
+many minutes or images; a run that is there goes on. --score then evaluates them on the test pairs, --jobs at a time:
+diffusion in 1, 2, 5 and 10 steps, both with 1 and 5 members, and prints a table with the difference from the plain
+network, paired over images, and the seconds that an image takes, measured one after another.
 --raters makes four masks of each first (tests/raters.py) and compares 16 samples with them.
 """
 
@@ -15,24 +17,23 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+import jdiff
 from benchmarks.kinds import flags
 from jdiff.metrics.resampling import bootstrap_difference
 from tests.raters import four_raters
 
 CONFIG = Path(__file__).parents[1] / "configs" / "isic2018.py"
 SETTINGS: dict[str, Any] = {
-    "data.image_size": 64,
     "network.channels": 24,
-    "network.channel_mults": (1, 2, 4),
     "network.attention_levels": (),
     "network.blocks_per_level": 1,
-    "train.images": 10_000_000,
     "train.learning_rate": 1e-3,
     "train.warmup_images": 3_200,
     "train.ema_halflife_images": 5_000,
@@ -43,6 +44,9 @@ SETTINGS: dict[str, Any] = {
 }
 SIDES = {"diffusion": {}, "plain": {"task": "segmentation"}}
 STEPS = {"diffusion": (1, 2, 5, 10), "plain": (1,)}
+BATCH = 120  # masks drawn at once
+
+Setting = tuple[str, int, int]  # side, steps, members
 
 
 def command(*arguments: str) -> list[str]:
@@ -65,15 +69,15 @@ def train(settings: dict[str, Any], workdir: Path, minutes: float) -> None:
     spent.write_text(json.dumps(before + (time.monotonic() - began) / 60))
 
 
-def raters(data: Path, out: Path) -> Path:
-    """The pairs with four masks an image, at 64x64."""
+def raters(data: Path, size: int, out: Path) -> Path:
+    """The pairs with four masks an image, of the model's size."""
     for split in ("train", "test") if not (out / "done").exists() else ():
         for number, file in enumerate(sorted((data / split / "masks").iterdir())):
-            mask = np.asarray(Image.open(file).convert("L").resize((64, 64), Image.Resampling.NEAREST)) > 127
+            mask = np.asarray(Image.open(file).convert("L").resize((size, size), Image.Resampling.NEAREST)) > 127
             image = next((data / split / "images").glob(f"{file.stem.removesuffix('_segmentation')}.*"))
             for folder in ("images", "masks"):
                 (out / split / folder).mkdir(parents=True, exist_ok=True)
-            Image.open(image).convert("RGB").resize((64, 64), Image.Resampling.BICUBIC).save(
+            Image.open(image).convert("RGB").resize((size, size), Image.Resampling.BICUBIC).save(
                 out / split / "images" / f"{image.stem}.png"
             )
             for rater, drawn in enumerate(four_raters(mask, number)):
@@ -84,33 +88,57 @@ def raters(data: Path, out: Path) -> Path:
     return out
 
 
-def score(workdir: Path, out: Path, steps: int, members: int) -> tuple[dict[str, float], np.ndarray]:
+def evaluated(out: Path, setting: Setting) -> Path:
+    """The folder of a setting's scores, evaluated unless it is there."""
+    side, steps, members = setting
+    place = out / "scores" / f"{side}_{steps}_{members}"
+    if not (place / "evaluation.json").exists():
+        given = flags({"sample.steps": steps, "segment.members": members, "sample.batch_size": BATCH})
+        subprocess.run(command("--mode=evaluate", f"--workdir={out / side}", *given, f"--out={place}"), check=True)
+    return place
+
+
+def read(place: Path) -> tuple[dict[str, float], np.ndarray]:
     """(numbers, the Dice of each image)."""
-    settings = {"sample.steps": steps, "segment.members": members, "sample.batch_size": 120}
-    given = flags(settings)
-    subprocess.run(command("--mode=evaluate", f"--workdir={workdir}", *given, f"--out={out}"), check=True)
-    held = json.loads((out / "evaluation.json").read_text())
-    rows = list(csv.DictReader((out / "masks.csv").open()))
-    numbers = {name: one["value"] for name, one in held["numbers"].items()}
-    numbers["seconds_an_image"] = held["seconds"] / held["count"]
-    return numbers, np.array([float(row["dice"]) for row in rows])
+    numbers = json.loads((place / "evaluation.json").read_text())["numbers"]
+    rows = list(csv.DictReader((place / "masks.csv").open()))
+    return {name: one["value"] for name, one in numbers.items()}, np.array([float(row["dice"]) for row in rows])
 
 
-def table(out: Path, members: tuple[int, ...]) -> None:
-    found = {}
-    for side in SIDES:
-        for steps in STEPS[side]:
-            for count in members:
-                place = out / "scores" / f"{side}_{steps}_{count}"
-                found[side, steps, count] = score(out / side, place, steps, count)
+def seconds_an_image(out: Path, data: Path, setting: Setting) -> float:
+    """Of as many images as fill one batch, compiled before."""
+    side, steps, members = setting
+    model = jdiff.load(out / side)
+    names = sorted((data / "test" / "images").iterdir())[: BATCH // members]
+    size = model.config.data.shape[:2]
+    images = np.stack([np.asarray(Image.open(name).convert("RGB").resize(size[::-1])) for name in names])
+    how: dict[str, Any] = {"steps": steps} if side == "diffusion" else {}
+    taken = []
+    for _ in range(3):
+        began = time.perf_counter()
+        model.segment(images, members=members, batch_size=BATCH, **how)
+        taken.append(time.perf_counter() - began)
+    return min(taken[1:]) / len(images)
+
+
+def table(out: Path, data: Path, members: tuple[int, ...], jobs: int) -> None:
+    settings = [(side, steps, count) for side in SIDES for steps in STEPS[side] for count in members]
+    if 5 in members:
+        settings.append(("diffusion", 1, 10))
+    with ThreadPoolExecutor(jobs) as pool:
+        places = dict(zip(settings, pool.map(lambda setting: evaluated(out, setting), settings), strict=True))
+    found = {setting: read(place) for setting, place in places.items()}
     best_plain = max((key for key in found if key[0] == "plain"), key=lambda key: found[key][0]["dice"])
     names = [name for name in next(iter(found.values()))[0] if all(name in one for one, _ in found.values())]
-    print("| side | NFE | members | " + " | ".join(names) + " | Dice less the plain network's |")
-    print("| --- " * (len(names) + 4) + "|")
-    for (side, steps, count), (numbers, dice) in found.items():
+    print("| side | NFE | members | " + " | ".join(names) + " | Dice less the plain network's | seconds an image |")
+    print("| --- " * (len(names) + 5) + "|")
+    for setting, (numbers, dice) in found.items():
         gap = bootstrap_difference(dice, found[best_plain][1])
         cells = " | ".join(f"{numbers[name]:.4g}" for name in names)
-        print(f"| {side} | {steps} | {count} | {cells} | {gap.estimate:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}] |")
+        difference = f"{gap.estimate:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
+        side, steps, count = setting
+        taken = seconds_an_image(out, data, setting)
+        print(f"| {side} | {steps} | {count} | {cells} | {difference} | {taken:.4f} |", flush=True)
 
 
 def main() -> None:
@@ -118,18 +146,26 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/segmentation"))
     parser.add_argument("--minutes", type=float, default=40.0)
+    parser.add_argument("--images", type=int, default=10_000_000, help="how many to train on, if minutes allow")
+    parser.add_argument("--size", type=int, default=64, help="of images and masks")
+    parser.add_argument("--jobs", type=int, default=1, help="evaluations at a time")
     parser.add_argument("--sides", default=",".join(SIDES))
     parser.add_argument("--raters", action="store_true")
     parser.add_argument("--score", action="store_true")
     options = parser.parse_args()
-    data = raters(options.data, options.out / "data") if options.raters else options.data
+    data = raters(options.data, options.size, options.out / "data") if options.raters else options.data
     if options.score:
-        table(options.out, (16,) if options.raters else (1, 5))
+        table(options.out, data, (16,) if options.raters else (1, 5), options.jobs)
         return
-    more: dict[str, Any] = {"data.dir": str(data)}
+    more: dict[str, Any] = {
+        "data.dir": str(data),
+        "data.image_size": options.size,
+        "network.channel_mults": (1, 2, 4) if options.size <= 64 else (1, 2, 4, 4),
+        "train.images": options.images,
+    }
     if options.raters:
         more |= {"data.several": "raters", "data.suffixes": ("", "")}
-    for side in options.sides.split(","):
+    for side in filter(None, options.sides.split(",")):
         train({**more, **SIDES[side]}, options.out / side, options.minutes)
 
 

@@ -1,0 +1,142 @@
+"""Images from images: photos of facades from maps, clothes from their edges. Does what is drawn follow its condition?
+
+    python -m benchmarks.translation --data=DIR --out=runs/translation [--tasks=facades,edges] [--score]
+
+DIR holds facades_100 and tfds/fashion_mnist (JDIFF_TEST_DATA). Each task is a config of configs/ with a network that
+two cores can train, trained by the command; a run that is there goes on. --score draws and measures:
+
+facades: 64x64, 90 pairs; 8 photos for each of the 10 held-out maps. The rank of a map's own photo among the ten, by
+the nearness of their edges to those of a drawn photo: its mean over the 80 (1 is best, 5.5 is chance), the p of a
+permutation of photos, and the mean with the maps shuffled.
+edges: Fashion-MNIST, 28x28; one image for each of 1,000 held-out images' edges (XDoG). The share that the classifier of
+benchmarks/quality reads as the class of the image whose edges they were.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from scipy import ndimage
+
+import jdiff
+from benchmarks.quality import ours
+from benchmarks.quality.scores import judge
+from benchmarks.quality.work import Work
+from jdiff import from_config
+from jdiff.common.pictures import grid, save_png
+from jdiff.data import pipeline
+
+DRAWN, MAPS, EDGES = 8, 10, 1000
+PERMUTATIONS = 10_000
+SMALL: dict[str, Any] = {
+    "network.channel_mults": (1, 2, 4),
+    "network.attention_levels": (2,),
+    "network.blocks_per_level": 1,
+    "train.learning_rate": 1e-3,
+    "train.warmup_images": 6_400,
+}
+FACADES = {**SMALL, "data.image_size": 64, "network.channels": 48, "train.images": 160_000}
+CLOTHES = {
+    **SMALL,
+    "model.conditions": ("image",),
+    "condition.image.view": "xdog",
+    "network.channels": 32,
+    "network.dropout": 0.0,
+    "train.batch_size": 128,
+    "train.images": 250_000,
+    "train.ema_halflife_images": 10_000,
+}
+
+Images = UInt8[np.ndarray, "n h w c"]
+
+
+def tasks(data: Path) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Name -> (config, settings)."""
+    return {
+        "facades": ("facades", {**FACADES, "data.dir": str(data / "facades_100")}),
+        "edges": ("fashion_mnist", {**CLOTHES, "data.dir": str(data / "tfds")}),
+    }
+
+
+def held_out(model: Any, count: int) -> tuple[Images, Images, list[Any]]:
+    """(images, conditions, labels or Nones) of held-out records."""
+    source = from_config.sources(model.config)[1]
+    assert source is not None
+    batch = pipeline.fixed_batch(source, from_config.view(model.config, train=False), count)
+    rows = pipeline.fixed_rows(source, count)
+    return batch["x0"], batch["cond"]["image"], [source[int(row)].get("label") for row in rows]
+
+
+def edge_features(images: Images) -> Float[np.ndarray, "n hw"]:
+    """Blurred strength of edges, of zero mean and unit norm."""
+    grey = ndimage.gaussian_filter(images.mean(axis=3), (0, 1, 1))
+    strength = np.hypot(ndimage.sobel(grey, axis=1), ndimage.sobel(grey, axis=2))
+    features = ndimage.gaussian_filter(strength, (0, 2, 2)).reshape(len(images), -1)
+    features -= features.mean(axis=1, keepdims=True)
+    return features / np.linalg.norm(features, axis=1, keepdims=True)
+
+
+def ranks(drawn: Images, photos: Images) -> Int[np.ndarray, "drawn photos"]:
+    """The rank of every photo by the nearness of its edges to a drawn image's; 1 is the nearest."""
+    nearness = edge_features(drawn) @ edge_features(photos).T
+    return 1 + (-nearness).argsort(axis=1).argsort(axis=1)
+
+
+def facades(run: Path, out: Path) -> None:
+    model = jdiff.load(run)
+    photos, maps, _ = held_out(model, MAPS)
+    of_map = np.repeat(np.arange(len(maps)), DRAWN)
+    rng = np.random.default_rng(0)
+    for scale in (1.0, 2.0):
+        drawn = model.sample(len(of_map), cond_images=maps[of_map], guidance_scale=scale, seed=0)
+        found = ranks(drawn, photos)
+
+        def mean_rank(photo_of_map: np.ndarray, found: np.ndarray = found) -> float:
+            return float(found[np.arange(len(of_map)), photo_of_map[of_map]].mean())
+
+        own = mean_rank(np.arange(len(maps)))
+        permuted = np.array([mean_rank(rng.permutation(len(maps))) for _ in range(PERMUTATIONS)])
+        p = (1 + (permuted <= own).sum()) / (1 + PERMUTATIONS)
+        shuffled = np.roll(maps, 1, axis=0)
+        wrong = model.sample(len(of_map), cond_images=shuffled[of_map], guidance_scale=scale, seed=0)
+        shuffled_rank = ranks(wrong, photos)[np.arange(len(of_map)), of_map].mean()
+        print(f"| facades, guidance {scale} | {own:.2f} | {p:.4f} | {shuffled_rank:.2f} |", flush=True)
+        rows = [np.stack([maps[i], *drawn[of_map == i], photos[i]]) for i in range(len(maps))]
+        save_png(out / f"facades_{scale:g}.png", grid(np.concatenate(rows), DRAWN + 2))
+
+
+def edges(run: Path, out: Path, data: Path) -> None:
+    model = jdiff.load(run)
+    images, conditions, labels = held_out(model, EDGES)
+    reads = judge(Work("fashion_mnist", {"data.dir": str(data / "tfds")}, nfes=()), out / "classifier").reads
+    real = (reads(images) == labels).mean()
+    for scale in (1.0, 2.0):
+        drawn = model.sample(len(images), cond_images=conditions, guidance_scale=scale, seed=0)
+        right = (reads(drawn) == labels).mean()
+        print(f"| edges of Fashion-MNIST, guidance {scale} | read right {right:.1%} | photos {real:.1%} |", flush=True)
+        rows = np.stack([conditions[:20], drawn[:20], images[:20]], axis=1).reshape(-1, *images.shape[1:])
+        save_png(out / f"edges_{scale:g}.png", grid(rows, 12))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--out", type=Path, default=Path("runs/translation"))
+    parser.add_argument("--tasks", default="facades,edges")
+    parser.add_argument("--score", action="store_true", help="measure what was trained")
+    options = parser.parse_args()
+    for name in options.tasks.split(","):
+        config, settings = tasks(options.data)[name]
+        run = options.out / name
+        if not options.score:
+            ours.run(config, settings, run)
+        elif name == "facades":
+            facades(run, options.out)
+        else:
+            edges(run, options.out, options.data)
+
+
+if __name__ == "__main__":
+    main()
