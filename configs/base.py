@@ -283,7 +283,11 @@ CONDITION_IMAGE = group(
     dtype=Setting("uint8", "filled in likewise"),
     range=Setting((0.0, 255.0), "filled in likewise", "(-inf, inf)", of=float),
     factor=Setting(4, "thumbnail: the downsampling factor", "[1, 2^16]"),
-    into=Setting("concat", '"concat": concatenated to the noisy image; "cross_attention": tokens for cross-attention'),
+    into=Setting(
+        "concat",
+        '"concat": concatenated to the noisy image; "cross_attention": tokens for cross-attention; "adapter": to a '
+        "copy of the encoder beside the model of train.initial, which stays frozen (ControlNet)",
+    ),
     width=Setting(128, "cross_attention: features of a token", "[1, 2^16]"),
     downsamples=Setting(2, "cross_attention: convolutions of stride 2 in the encoder", "[0, 16]"),
     drop_rate=Setting(None, "as of labels", "[0, 1)", resume=TOLD, kind=float),
@@ -473,6 +477,9 @@ TRAIN = group(
         "config.json and safetensors, or a pipeline's folder); the network is then theirs",
         resume=IDENTITY,
     ),
+    initial_fingerprint=Setting(
+        "", "of the weights that stay frozen (lora, adapters); filled in when training starts", resume=SILENT
+    ),
     initial_checkpoint=Setting(
         "latest",
         "of that run: latest, best or a step; filled in with it",
@@ -530,7 +537,6 @@ LORA = group(
     rank=Setting(0, "0: train all weights", "[0, 2^16]"),
     alpha=Setting(None, "the low-rank parts are scaled by alpha / rank; None: the rank", "(0, inf)", kind=float),
     layers=Setting(("attention", "convolution"), "whose kernels get a part", of=str),
-    base=Setting("", "fingerprint of the frozen weights; filled in when training starts", resume=SILENT),
 )
 
 SAMPLE = group(
@@ -587,6 +593,11 @@ SAMPLE = group(
         "all but by_hand: the upper end; None: the schedule's own, 160 at most",
         "[1e-6, 1e5]",
         kind=float,
+    ),
+    adapter_scale=Setting(
+        1.0,
+        "condition.image.into='adapter': by how much what it adds is scaled; 0: the frozen model alone",
+        "[-1e3, 1e3]",
     ),
     guidance_scale=Setting(None, "w in w D_cond + (1 - w) D_uncond; None or 1: no guidance", "[-1e9, 1e9]", kind=float),
     shape=Setting(

@@ -366,6 +366,16 @@ def known_as(name: str, known: Collection[str]) -> None:
         raise UserError(f"unknown setting {name!r}{now_called(name, nearest(name, list(known)))}")
 
 
+def adapts(config: ConfigDict) -> bool:
+    """Whether the network has an adapter to a condition image."""
+    return "image" in config.model.conditions and config.condition.image.into == "adapter"
+
+
+def stands_beside(config: ConfigDict) -> bool:
+    """Whether what is trained stands beside the frozen weights of train.initial."""
+    return bool(config.lora.rank) or adapts(config)
+
+
 def check_resumable(saved: ConfigDict, given: ConfigDict, workdir: Path) -> dict[str, tuple[Any, Any]]:
     """What the config given changes of the run in `workdir`, name -> (there, here), of the keys whose changes are told.
 
@@ -388,7 +398,7 @@ def _stays(name: str, saved: ConfigDict, given: ConfigDict) -> bool:
     """Whether a run cannot go on with another value of this key."""
     if name == "data.augment":  # the network is conditioned on it
         return bool(saved.data.augment) != bool(given.data.augment)
-    if name.startswith("train.initial") and given.lora.rank:  # read again at each start, wherever it lies by now
+    if name.startswith("train.initial") and stands_beside(given):  # read again at each start, wherever it lies by now
         return False
     return settings()[name].resume == IDENTITY
 

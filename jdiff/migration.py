@@ -6,10 +6,12 @@ config.json holds the version of its keys; one without is of version 1.
 from collections.abc import Iterator
 from typing import Any
 
-VERSION = 2
+VERSION = 3
 
-# In version 2 the field's terms took the place of our own.
+# In version 2 the field's terms took the place of our own. In version 3 low-rank parts were no longer the only ones to
+# stand beside frozen weights.
 RENAMED = {
+    "lora.base": "train.initial_fingerprint",
     "condition.image.halvings": "condition.image.downsamples",
     "network.waves": "network.noise_channels",
     "network.wave_offset": "network.freq_shift",
@@ -22,7 +24,7 @@ def migrated(saved: dict[str, Any]) -> dict[str, Any]:
     """The keys and values of a config.json of any version under today's names."""
     version = saved.get("version", 1)
     flat = {name: value for name, value in _flat(saved) if name != "version"}
-    if version < 2:
+    if version < VERSION:
         flat = {RENAMED.get(name, name): value for name, value in flat.items()}
         flat = {name: RENAMED_VALUES.get((name, str(value)), value) for name, value in flat.items()}
     if "condition.scalars.mean" not in flat:  # before they were standardised

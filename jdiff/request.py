@@ -20,7 +20,7 @@ from jdiff.conditions.image import Image
 from jdiff.conditions.label import Label
 from jdiff.conditions.scalars import Scalars
 from jdiff.conditions.text import Text
-from jdiff.config import check_values, known_as, one_of
+from jdiff.config import adapts, check_values, known_as, one_of
 from jdiff.diffusion.guidance import Guidance
 from jdiff.diffusion.ladders import Ladder
 from jdiff.diffusion.samplers import Sampler
@@ -28,6 +28,7 @@ from jdiff.diffusion.schedules import Schedule
 from jdiff.from_config.conditions import label as label_condition
 from jdiff.from_config.guidance import GUIDANCES, THRESHOLDS, away_from
 from jdiff.from_config.sampling import is_first_order, names
+from jdiff.networks.adapter import ADAPTER_SCALE
 
 Rows = dict[str, Any]  # name -> arrays [n, ...]
 
@@ -312,7 +313,10 @@ def rows(
         if not _length(values):
             raise UserError(f"{name}: there are none; give one an image, or fewer, which are taken in turn")
     missing = [condition for name, condition in known.items() if name not in made]
-    return made | told | _dropped(missing, sides), captions
+    scale = {}
+    if config.sample.adapter_scale != 1.0:
+        scale[ADAPTER_SCALE] = np.full(1, config.sample.adapter_scale, np.float32)
+    return made | told | scale | _dropped(missing, sides), captions
 
 
 def _check_conditions(config: ConfigDict) -> None:
@@ -323,6 +327,8 @@ def _check_conditions(config: ConfigDict) -> None:
     if sample.texts and "text" not in known:
         raise UserError(f"sample.texts={sample.texts}: this model was trained without texts")
     label_condition(config, 0.0).of_caller(sample.labels, "sample.labels")
+    if sample.adapter_scale != 1.0 and not adapts(config):
+        raise UserError(f"sample.adapter_scale={sample.adapter_scale}: this model has no adapter")
 
 
 def _dropped(missing: Sequence[Condition], sides: tuple[int, int]) -> Rows:

@@ -19,9 +19,9 @@ class Image(Condition):
     """A record's picture `of`, or what `make` computes from it, such as a sketch: [n, h, w, c] in the data's dtype.
 
     picture: the picture's channels, dtype and range. into: "concat" concatenates it to the noisy image, patch x patch
-    of its pixels, as channels, to one of x's; "cross_attention" encodes
-    it into tokens of `width` features, its sides halved `downsamples` times. A caller gives
-    images as the network sees them, after `make`.
+    of its pixels, as channels, to one of x's; "cross_attention" encodes it into tokens of `width` features, its sides
+    halved `downsamples` times; "adapter" gives it to the network's adapter alone. A caller gives images as the network
+    sees them, after `make`.
     """
 
     name = "image"
@@ -32,7 +32,7 @@ class Image(Condition):
     sides: tuple[int, int]
     make: Make | None = None
     patch: int = 1
-    into: Literal["concat", "cross_attention"] = "concat"
+    into: Literal["concat", "cross_attention", "adapter"] = "concat"
     width: int = 128
     downsamples: int = 2
     drop_rate: float = 0.0
@@ -79,4 +79,6 @@ class Image(Condition):
     def embedder(self, vector_features: int, dtype: Any) -> Any:
         from jdiff.networks.conditioning import ImageChannels, ImageTokens
 
+        if self.into == "adapter":
+            return None
         return ImageTokens(self.width, self.downsamples, dtype) if self.token_width else ImageChannels()

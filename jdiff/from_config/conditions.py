@@ -90,7 +90,7 @@ def image(config: ConfigDict, drop_rate: float) -> Image:
         sides=tuple(config.data.shape[:2]),
         make=pick("condition.image.view", wanted.view, makers)(),
         patch=pixels_a_side(config),
-        into=one_of("condition.image.into", wanted.into, ("concat", "cross_attention")),  # type: ignore[arg-type]
+        into=one_of("condition.image.into", wanted.into, ("concat", "cross_attention", "adapter")),  # type: ignore[arg-type]
         width=wanted.width,
         downsamples=wanted.downsamples,
         drop_rate=drop_rate,

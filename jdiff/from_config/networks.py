@@ -12,8 +12,9 @@ from ml_collections import ConfigDict
 from jdiff.common.errors import UserError
 from jdiff.common.keys import root_key
 from jdiff.conditions import Condition
-from jdiff.config import one_of
+from jdiff.config import adapts, one_of
 from jdiff.from_config.names import pick
+from jdiff.networks.adapter import Adapter
 from jdiff.networks.attention import head_count
 from jdiff.networks.classifier import Classifier
 from jdiff.networks.conditioning import AugmentEmbedding, Conditioner
@@ -29,6 +30,11 @@ Shape = tuple[int, int, int]  # (h, w, c) of x
 
 def denoising(config: ConfigDict, shape: Shape, conditions: Sequence[Condition]) -> nn.Module:
     """The network F(x, c_noise, cond) of a diffusion model. Raises UserError for settings that do not fit together."""
+    if adapts(config) and config.network.name != "unet":
+        raise UserError(
+            f"condition.image.into='adapter' stands beside a UNet, and network.name={config.network.name!r}; a "
+            "transformer takes images by 'concat' or 'cross_attention'"
+        )
     network = pick("network.name", config.network.name, NETWORKS)(config, shape, conditions)
     if config.network.norm_groups:  # must divide the widths of all layers, which a trace alone shows
         x, cond = jnp.zeros((1, *shape)), {each.name: each.encode(_one(each, config)) for each in conditions}
@@ -90,7 +96,7 @@ def unet(config: ConfigDict, shape: Shape, conditions: Sequence[Condition]) -> U
     widths = [mult * network.channels for mult in network.channel_mults]
     if network.norm_groups and (uneven := [width for width in widths if width % network.norm_groups]):
         raise UserError(f"network.norm_groups={network.norm_groups} does not divide {uneven[0]} channels")
-    return UNet(
+    plain = UNet(
         out_channels=channels * (2 if config.model.learned_variance else 1),
         channels=network.channels,
         channel_mults=network.channel_mults,
@@ -115,6 +121,9 @@ def unet(config: ConfigDict, shape: Shape, conditions: Sequence[Condition]) -> U
         conditioner=conditioner(config, conditions, vector_features=4 * network.channels),
         remat=network.remat,
     )
+    if not adapts(config):
+        return plain
+    return plain.clone(adapter=Adapter(plain.clone(joints=True), network.channels, plain.style.dtype))
 
 
 def _style(network: ConfigDict) -> Style:
@@ -206,7 +215,8 @@ def conditioner(config: ConfigDict, conditions: Sequence[Condition], *, vector_f
         told = " and of ".join(f"{name}s ({width})" for name, width in widths.items())
         keys = " and ".join(f"condition.{name}.width" for name in widths)
         raise UserError(f"tokens of {told} are concatenated: give {keys} the same value")
-    made: dict[str, Any] = {each.name: each.embedder(vector_features, dtype) for each in conditions}
+    embedders = {each.name: each.embedder(vector_features, dtype) for each in conditions}
+    made: dict[str, Any] = {name: embedder for name, embedder in embedders.items() if embedder is not None}
     if config.data.augment:
         made["augment"] = AugmentEmbedding(vector_features, dtype)
     return Conditioner(made) if made else None

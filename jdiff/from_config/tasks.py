@@ -6,7 +6,7 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from jdiff.common.errors import UserError
-from jdiff.config import one_of
+from jdiff.config import adapts, one_of
 from jdiff.diffusion import tables
 from jdiff.from_config.autoencoders import distances, first_stage
 from jdiff.from_config.conditions import conditions
@@ -23,7 +23,7 @@ from jdiff.tasks.adversary import Adversary
 from jdiff.tasks.autoencoder import AutoencoderTask
 from jdiff.tasks.classifier import ClassifierTask
 from jdiff.tasks.diffusion import DiffusionTask
-from jdiff.tasks.lora import LoRATask
+from jdiff.tasks.frozen import Adapted, FrozenTask, LowRank
 from jdiff.tasks.segmentation import SegmentationTask
 
 
@@ -105,6 +105,10 @@ def segmentation(config: ConfigDict) -> SegmentationTask:
         )
     if not given:
         raise UserError("task='segmentation' needs an image to look at: set model.conditions=('image',)")
+    if adapts(config):
+        raise UserError(
+            "task='segmentation' is trained anew: set condition.image.into to 'concat' or 'cross_attention'"
+        )
     network = denoising(config, lives_in.shape, given)
     return SegmentationTask(network=network, space=lives_in, conditions=given)
 
@@ -130,22 +134,28 @@ def adversary(config: ConfigDict) -> Adversary | None:
     )
 
 
-def adapted(config: ConfigDict) -> DiffusionTask | LoRATask:
-    """The diffusion task, or low-rank parts of it."""
+def beside_frozen(config: ConfigDict) -> DiffusionTask | FrozenTask:
+    """The diffusion task; or, beside the frozen weights of train.initial, its low-rank parts or its adapter alone."""
     task, wanted = diffusion(config), config.lora
-    if not wanted.rank:
+    adapter = adapts(config) and bool(config.train.initial)  # exported, it is merged
+    if not (wanted.rank or adapter):
         return task
+    chosen = "lora.rank" if wanted.rank else "condition.image.into='adapter'"
     if config.objective.uncertainty:
-        raise UserError("objective.uncertainty is learned with all weights: with lora.rank set it to False")
+        raise UserError(f"objective.uncertainty is learned with all weights: with {chosen} set it to False")
     if not config.train.initial:
         raise UserError(f"lora.rank={wanted.rank} needs weights to stand beside: set train.initial")
+    if adapter:
+        if wanted.rank:
+            raise UserError("lora.rank and condition.image.into='adapter' both stand beside frozen weights: choose one")
+        return FrozenTask(task=task, parts=Adapted())
     layers = tuple(one_of("lora.layers", layer, LAYERS) for layer in wanted.layers)
     alpha = float(wanted.rank) if wanted.alpha is None else wanted.alpha
-    return LoRATask(task=task, rank=wanted.rank, alpha=alpha, layers=layers)
+    return FrozenTask(task=task, parts=LowRank(wanted.rank, alpha, layers))
 
 
 TASKS: dict[str, Callable[[ConfigDict], Task]] = {
-    "diffusion": adapted,
+    "diffusion": beside_frozen,
     "autoencoder": autoencoder,
     "classifier": classifier,
     "segmentation": segmentation,

@@ -119,7 +119,7 @@ def _train(config: ConfigDict, workdir: Path, interrupt: Interrupt[Training], st
         start, state = begin_from_whole(config, task, mesh, checkpoints, workdir, start)
         total, rate = from_config.total_steps(config), from_config.rate(config)
         if FROZEN in state.task_state:
-            config.lora.base = arrays.fingerprint(state.task_state[FROZEN])
+            config.train.initial_fingerprint = arrays.fingerprint(state.task_state[FROZEN])
         if start >= total:
             say(already_trained(config, start, total))
             return 0

@@ -38,7 +38,9 @@ class UNet(nn.Module):
     "last". resample: "conv", "residual" (in a residual block) or "pool" (without parameters). input_skip: the
     downsampled image is added at every level of the encoder (Song et al., arXiv 2011.13456, the residual encoder of
     NCSN++). noise_channels: features of the noise level before its two layers; 0: `channels`. remat: recomputes blocks
-    in the backward pass, for less memory and about a third more time.
+    in the backward pass, for less memory and about a third more time. adapter: gives what is added to the skip
+    connections and to the middle's output (networks/adapter.py); joints: whether this is the way down of an adapter,
+    which ends there; hint: added to the first convolution's output.
 
     Raises ValueError where 2^(levels - 1) does not divide a side.
     """
@@ -64,6 +66,8 @@ class UNet(nn.Module):
     style: Style = Style()
     conditioner: Conditioner | None = None
     remat: bool = False
+    adapter: nn.Module | None = None
+    joints: bool = False
 
     @nn.compact
     def __call__(
@@ -73,7 +77,8 @@ class UNet(nn.Module):
         cond: Mapping[str, Any],
         *,
         train: bool = False,
-    ) -> Float[Array, "b h w o"]:
+        hint: Float[Array, "b h w f"] | None = None,
+    ) -> Float[Array, "b h w o"] | list[Array]:
         check_sides(x.shape[1], x.shape[2], levels=len(self.channel_mults))
         style = self.style
         conditions = self.conditioner(cond) if self.conditioner else Embedded()
@@ -97,6 +102,7 @@ class UNet(nn.Module):
         image = conditions.concat_to(x)
 
         h = Conv(self.channels, dtype=style.dtype, name="first")(image.astype(style.dtype))
+        h = h if hint is None else h + hint
         skips = [h]
         for level, features in levels:
             if level > 0:
@@ -119,6 +125,15 @@ class UNet(nn.Module):
         if self.middle_attention:
             h = self._attend(h, conditions, last, "middle")
         h = block(h, features, "middle_1")
+        if self.joints:
+            return [
+                Conv(each.shape[-1], 1, zero_init=True, dtype=style.dtype, name=f"joint_{index}")(each)
+                for index, each in enumerate([*skips, h])
+            ]
+        if self.adapter:
+            *added, last_added = self.adapter(x, c_noise, cond, train=train)
+            skips = [skip + joint for skip, joint in zip(skips, added, strict=True)]
+            h = h + last_added
 
         for level, features in reversed(levels):
             for index in range(self.blocks_per_level + 1):

@@ -17,6 +17,7 @@ from jdiff.diffusion.denoiser import Cond, Denoise, Denoised, make_denoiser
 from jdiff.diffusion.objective import Objective, uncertain
 from jdiff.diffusion.parameterization import Parameterization
 from jdiff.diffusion.tables import DDPMTable
+from jdiff.networks.adapter import ADAPTER_SCALE
 from jdiff.spaces import Space
 from jdiff.tasks import Weights
 
@@ -116,7 +117,7 @@ class DiffusionTask:
     def _known(self, cond: Cond) -> dict[str, Any]:
         """What the network is told: its conditions, which of them are dropped, and how images were augmented."""
         known = {each.name: each.encode(cond[each.name]) for each in self.conditions if each.name in cond}
-        return known | {name: cond[name] for name in ("augment", "drop") if name in cond}
+        return known | {name: cond[name] for name in ("augment", "drop", ADAPTER_SCALE) if name in cond}
 
 
 @struct.dataclass

@@ -23,6 +23,7 @@ from jdiff.from_config.networks import settings_of
 from jdiff.interop import pipelines, tensors
 from jdiff.interop.pipelines import Pipeline
 from jdiff.interop.schedulers import network_folder
+from jdiff.networks.adapter import ADAPTER, with_copies
 from jdiff.networks.conditioning import is_conditioner
 from jdiff.spaces import AUTOENCODER, as_state
 from jdiff.tasks import Task, Weights
@@ -155,8 +156,11 @@ def overlaid(params: PyTree, start: Pretrained, config: ConfigDict) -> tuple[PyT
     New may be what belongs to the conditions alone, such as classes of other names. Raises UserError that names the
     first other array that differs.
     """
-    ours, theirs = flatten_dict(params), dict(start.params)
-    made, new = {}, []
+    theirs = dict(start.params)
+    params, adapter = dict(params), params.get(ADAPTER) if not any(path[0] == ADAPTER for path in theirs) else None
+    if adapter is not None:
+        del params[ADAPTER]
+    ours, made, new = flatten_dict(params), {}, []
     other = other_conditions(config, start.config)
     for path, leaf in ours.items():
         name, found = "/".join(path), theirs.pop(path, None)
@@ -176,7 +180,11 @@ def overlaid(params: PyTree, start: Pretrained, config: ConfigDict) -> tuple[PyT
     if left := sorted("/".join(path) for path in theirs if not is_conditioner(path[0])):
         raise UserError(f"train.initial={start.path}: {left[0]} is there, and this network has no such array")
     new += [f"{'/'.join(path)} of {start.path} is left out" for path in sorted(theirs)]
-    return unflatten_dict(made), new
+    network = unflatten_dict(made)
+    if adapter is not None:
+        network[ADAPTER] = with_copies(adapter, network)
+        new.append("the adapter begins as a copy of the encoder, with joints of zeros")
+    return network, new
 
 
 def _label_table(
@@ -208,9 +216,9 @@ def pretrained_weights(config: ConfigDict, mesh: Mesh) -> tuple[Weights, list[st
     made = Weights({**params, "network": network}, state)
     where = jax.tree.map(lambda leaf: leaf.sharding, sharding.abstract(mesh, made))
     made = jax.device_put(made, where)
-    if config.lora.base and config.lora.base != fingerprint(made.params):
+    if config.train.initial_fingerprint and config.train.initial_fingerprint != fingerprint(made.params):
         raise UserError(
-            f"train.initial={config.train.initial} holds other weights than those that this run's low-rank parts were "
-            "trained beside: give the folder and train.initial_checkpoint of these"
+            f"train.initial={config.train.initial} holds other weights than those that what this run trained "
+            "stands beside: give the folder and train.initial_checkpoint of these"
         )
     return made, notes

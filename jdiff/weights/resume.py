@@ -39,7 +39,7 @@ def goes_on(config: ConfigDict, workdir: Path, checkpoints: Checkpoints) -> tupl
     changes = jdiff.config.check_resumable(saved, config, workdir)
     followed = 0 if changes else saved.checkpoint.resume_from  # told changes ask to go back once more
     step = _gone_back(config.checkpoint.resume_from, followed, latest, workdir, checkpoints)
-    config.lora.base = saved.lora.base
+    config.train.initial_fingerprint = saved.train.initial_fingerprint
     with contextlib.suppress(DamagedError):  # then begin_from_whole goes further back, and counts from there
         count_from(config, checkpoints, step)
     lines = [f"{name} is {now!r}, {before!r} before" for name, (before, now) in changes.items()]

@@ -43,6 +43,11 @@ def with_pretrained_network(config: ConfigDict, workdir: Path) -> ConfigDict:
     Raises UserError where what the network predicts, and at which noise, is not what these weights learned.
     """
     if not config.train.initial:
+        if jdiff.config.adapts(config):
+            raise UserError(
+                "condition.image.into='adapter' stands beside a trained model, which stays frozen: set "
+                "train.initial to its run"
+            )
         return config
     if config.task == "autoencoder":
         return with_initial_autoencoder(config, workdir)
@@ -50,7 +55,9 @@ def with_pretrained_network(config: ConfigDict, workdir: Path) -> ConfigDict:
     config.train.initial = str(expanded(config.train.initial).resolve())  # read again from other folders
     if (workdir / jdiff.config.FILE).is_file():
         own = jdiff.config.of_run(workdir)
-        if own.train.initial == config.train.initial or (own.lora.rank and config.lora.rank):
+        if own.train.initial == config.train.initial or (
+            jdiff.config.stands_beside(own) and jdiff.config.stands_beside(config)
+        ):
             config = with_own(config, own)
             for name in set(own.network) - set(OWN_CHOICE):
                 config.network[name] = own.network[name]
