@@ -123,7 +123,9 @@ def unet(config: ConfigDict, shape: Shape, conditions: Sequence[Condition]) -> U
     )
     if not adapts(config):
         return plain
-    return plain.clone(adapter=Adapter(plain.clone(joints=True), network.channels, plain.style.dtype))
+    own = conditioner(config, conditions, vector_features=4 * network.channels)  # one module has one place
+    encoder = plain.clone(joints=True, conditioner=own)
+    return plain.clone(adapter=Adapter(encoder, network.channels, plain.style.dtype))
 
 
 def _style(network: ConfigDict) -> Style:

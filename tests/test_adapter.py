@@ -1,0 +1,143 @@
+"""A condition image by an adapter beside a frozen model (ControlNet)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+import jdiff
+from jdiff.data.sources.digits import Digits
+from jdiff.data.transforms import Thumbnail
+from tests.conftest import TINY, config, refusal, run_here
+
+ADAPTER = (
+    "--config.model.conditions=('label','image')",
+    "--config.condition.image.into=adapter",
+    "--config.condition.image.factor=2",
+)
+FAST = ("--config.train.learning_rate=0.03", "--config.train.ema_halflife_images=8")
+LABELS = np.arange(6)
+
+
+def thumbnails(count):
+    source = Digits("test")
+    return np.stack([Thumbnail(2)(source[number]["image"]) for number in range(count)])
+
+
+def network(model):
+    return {"/".join(path): np.asarray(leaf) for path, leaf in flatten_dict(model.params["network"]).items()}
+
+
+def train(base, *more, cwd):
+    result = run_here(
+        config("digits"), f"--config.train.initial={base}", *ADAPTER, *TINY, *more, "--workdir=run", cwd=cwd
+    )
+    assert result.status == 0, result.err
+    return cwd / "run", result
+
+
+@pytest.fixture(scope="module")
+def adapted(tiny_run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adapted")
+    return train(tiny_run.workdir, "--config.train.steps=6", *FAST, cwd=folder)
+
+
+def test_it_begins_as_the_frozen_model(tiny_run, tmp_path):
+    """Joints of zeros: trained for no time at all, it draws what the model draws; and copies stand in the adapter."""
+    run, result = train(tiny_run.workdir, "--config.train.steps=1", "--config.train.learning_rate=0", cwd=tmp_path)
+    assert "the adapter begins as a copy of the encoder, with joints of zeros" in result.out
+    base, model = jdiff.load(tiny_run.workdir), jdiff.load(run)
+    drawn = model.sample(6, labels=LABELS, cond_images=thumbnails(6))
+    np.testing.assert_array_equal(drawn, base.sample(6, labels=LABELS))
+    before, after = network(base), network(model)
+    np.testing.assert_array_equal(after["adapter/encoder/first/kernel"], before["first/kernel"])
+    table = "conditioner/embedders_label/table"
+    np.testing.assert_array_equal(after[f"adapter/encoder/{table}"], before[table])
+
+
+def test_the_adapter_alone_is_trained(tiny_run, adapted):
+    before, after = network(jdiff.load(tiny_run.workdir)), network(jdiff.load(adapted[0]))
+    for name, array in before.items():
+        np.testing.assert_array_equal(array, after[name], err_msg=name)
+    own = {name for name in after if name not in before}
+    assert own
+    assert all(name.startswith("adapter/") for name in own)
+    assert np.abs(after["adapter/encoder/joint_0/kernel"]).max() > 0
+    # The copy of the encoder learns as well, once the joints are no longer zero.
+    assert np.abs(after["adapter/encoder/down0_0/conv_0/kernel"] - before["down0_0/conv_0/kernel"]).max() > 0
+
+
+def test_without_it_the_frozen_model_is_left(tiny_run, adapted):
+    """At scale 0, or without an image, to the bit; else the image shows; guidance leads away from the model."""
+    base, model = jdiff.load(tiny_run.workdir), jdiff.load(adapted[0])
+    alone = base.sample(6, labels=LABELS)
+    images = thumbnails(6)
+    np.testing.assert_array_equal(model.sample(6, labels=LABELS, cond_images=images, adapter_scale=0.0), alone)
+    np.testing.assert_array_equal(model.sample(6, labels=LABELS), alone)
+    far = {"labels": LABELS, "adapter_scale": 100.0}  # so little trained, it says little
+    shown = model.sample(6, cond_images=images, **far)
+    assert (shown != alone).any()
+    assert (model.sample(6, cond_images=images[::-1], **far) != shown).any()
+    assert (model.sample(6, cond_images=images, **{**far, "adapter_scale": 50.0}) != shown).any()
+    assert (model.sample(6, cond_images=images, guidance_scale=3.0, **far) != shown).any()
+
+
+def test_joints_are_added_as_the_paper_has_it(adapted):
+    """The network with its adapter equals the sum of two ways down, computed here from their parts."""
+    model = jdiff.load(adapted[0])
+    unet, params = model.task.network, model.params["network"]
+    rng = np.random.default_rng(0)
+    x, c_noise = jnp.asarray(rng.normal(size=(2, 8, 8, 1)), jnp.float32), jnp.array([0.3, -0.2])
+    cond = {"label": jnp.array([1, 2]), "image": jnp.asarray(rng.normal(size=(2, 8, 8, 1)), jnp.float32)}
+    joints = unet.adapter.apply({"params": params["adapter"]}, x, c_noise, cond)
+    doubled = unet.adapter.apply({"params": params["adapter"]}, x, c_noise, {**cond, "adapter_scale": jnp.full(2, 2.0)})
+    jax.tree.map(lambda one, two: np.testing.assert_allclose(2 * one, two, rtol=1e-6), joints, doubled)
+
+    _, kept = unet.apply({"params": params}, x, c_noise, cond, capture_intermediates=True)
+    first = kept["intermediates"]["first"]["__call__"][0]
+    first_up = kept["intermediates"]["up0_0"]["__call__"][0]
+    without = unet.clone(adapter=None)
+    bare = {name: part for name, part in params.items() if name != "adapter"}
+    _, alone = without.apply({"params": bare}, x, c_noise, cond, capture_intermediates=True)
+    np.testing.assert_array_equal(first, alone["intermediates"]["first"]["__call__"][0])
+    assert np.abs(first_up - alone["intermediates"]["up0_0"]["__call__"][0]).max() > 1e-4
+
+
+def test_it_resumes_to_the_bit(tiny_run, adapted, tmp_path):
+    train(tiny_run.workdir, "--config.train.steps=3", *FAST, cwd=tmp_path)
+    run, _ = train(tiny_run.workdir, "--config.train.steps=6", *FAST, cwd=tmp_path)
+    whole, resumed = network(jdiff.load(adapted[0])), network(jdiff.load(run))
+    for name, array in whole.items():
+        np.testing.assert_array_equal(array, resumed[name], err_msg=name)
+
+
+def test_exported_it_needs_no_other_folder(adapted, tmp_path):
+    run, _ = adapted
+    model = jdiff.load(run)
+    assert run_here("--mode=export", f"--workdir={run}", f"--out={tmp_path / 'out'}", cwd=tmp_path).status == 0
+    drawn = jdiff.load(tmp_path / "out").sample(4, labels=LABELS[:4], cond_images=thumbnails(4))
+    np.testing.assert_array_equal(drawn, model.sample(4, labels=LABELS[:4], cond_images=thumbnails(4)))
+    # Another training may start from it, and then its adapter goes on.
+    again, result = train(tmp_path / "out", "--config.train.steps=1", "--config.train.learning_rate=0", cwd=tmp_path)
+    assert "begins as a copy" not in result.out
+    np.testing.assert_array_equal(jdiff.load(again).sample(4, labels=LABELS[:4], cond_images=thumbnails(4)), drawn)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "condition.image.into='adapter' stands beside a trained model, which stays frozen: set train.initial"),
+        (["--config.network.name=dit", "--config.train.initial={dit}"], "condition.image.into='adapter' stands beside a UNet"),
+        (["--config.lora.rank=2", "--config.train.initial={base}"], "choose one"),
+    ],
+)
+def test_wrong_beginnings(arguments, message, tiny_run, tmp_path):
+    given = [argument.format(base=tiny_run.workdir) for argument in arguments]
+    line = refusal(config("digits"), *given, *ADAPTER, *TINY, "--config.train.steps=1", "--workdir=run", cwd=tmp_path)
+    assert message in line
+
+
+def test_a_scale_wants_an_adapter(tiny_run, tmp_path):
+    line = refusal("--mode=sample", f"--workdir={tiny_run.workdir}", "--config.sample.adapter_scale=0.5", cwd=tmp_path)
+    assert "sample.adapter_scale=0.5: this model has no adapter" in line
