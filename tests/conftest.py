@@ -28,6 +28,12 @@ if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # What is compared to the last digits holds on a CPU; and the workers of pytest-xdist would share one GPU's memory.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Nearly all programs here compute for milliseconds, and XLA would take seconds to make them fast. The two flags halve
+# what it takes without optimizing; an XLA that no longer knows one says so and stops: then leave it out.
+FAST_COMPILE = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+GIVEN_FLAGS = os.environ.get("XLA_FLAGS", "")
+os.environ["XLA_FLAGS"] = f"{FAST_COMPILE} {GIVEN_FLAGS}".strip()
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 # What was found of files is kept for these tests alone.
 os.environ["JDIFF_CACHE"] = tempfile.mkdtemp(prefix="jdiff_tests_")
 atexit.register(shutil.rmtree, os.environ["JDIFF_CACHE"], ignore_errors=True)
@@ -85,13 +91,12 @@ class Result:
     seconds: float
 
 
-FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-
-
 def start_command(
-    *arguments: str, cwd: Path, xla: str = FAST_COMPILE, module: str = "jdiff.main", **environment: str
+    *arguments: str, cwd: Path, compile_well: bool = False, module: str = "jdiff.main", **environment: str
 ) -> subprocess.Popen:
-    environment["XLA_FLAGS"] = f"{xla} {environment.get('XLA_FLAGS', '')}".strip()
+    flags = GIVEN_FLAGS if compile_well else os.environ["XLA_FLAGS"]
+    environment["XLA_FLAGS"] = f"{flags} {environment.get('XLA_FLAGS', '')}".strip()
+    environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "0" if compile_well else "1"
     environment["PYTHONUTF8"] = "1"  # what it says is read here, whatever the locale
     command = [sys.executable, "-m", module, *arguments]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -172,12 +177,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             lines.writelines(f"{spent:6.0f} s  {name}\n" for name, spent in seconds.items())
 
 
-@pytest.fixture
-def compile_fast(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Tiny programs: compiling them well would take longer than running them."""
-    jax.config.update("jax_disable_most_optimizations", "slow" not in request.keywords)
+@pytest.fixture(autouse=True)
+def compile_well(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where a test computes for long, its programs are optimized."""
+    well = any(name in request.keywords for name in ("compile_well", "slow", "alone"))
+    jax.config.update("jax_disable_most_optimizations", not well)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 def config(name: str) -> str:
@@ -216,7 +222,7 @@ def new_digits_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
     """
     folder = tmp_path_factory.mktemp("digits")
     cache = f"--config.machine.compilation_cache={folder / 'xla'}"
-    result = run_command(config("digits"), cache, cwd=folder, xla="")
+    result = run_command(config("digits"), cache, cwd=folder, compile_well=True)
     assert result.status == 0, result.err
     (folder / "result.json").write_text(json.dumps(asdict(result)), "utf-8")
     (folder / "fingerprint").write_text(fingerprint())

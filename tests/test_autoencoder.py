@@ -14,8 +14,6 @@ from jdiff.networks.autoencoder import Autoencoder, Layout
 from jdiff.networks.layers import Style
 from jdiff.networks.quantizer import nearest
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 TINY = Layout(channels=8, channel_mults=(1, 2), blocks_per_level=1, style=Style(norm_groups=4))
 
 

@@ -28,8 +28,6 @@ from jdiff.tasks.reconstruction import Term, l1, l2
 from tests.conftest import CACHE, REPOSITORY
 from tests.small_autoencoder import KEY, LAYOUT, PLAYER, make_batch, make_task
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 
 def gradients(task: AutoencoderTask, params, state, *steps: int, rows: int = 8):
     """(loss, state, logs, gradients) of a step, or of each of several."""

@@ -18,8 +18,6 @@ from jdiff.networks.resample import Downsample, Upsample, resample
 from jdiff.networks.unet import BLOCKS, UNet
 from tests.arrays import drawn, noise
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 KEY = jax.random.key(0)
 # Convolutions whose bias an instance norm, following at once, takes away again.
 BEFORE_A_NORM = {

@@ -15,8 +15,6 @@ from jdiff.networks.layers import Style
 from jdiff.spaces.first_stage import FirstStage
 from jdiff.spaces.pixels import Pixels
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 KEY = root_key(0)
 VALUES = 64  # of an image
 

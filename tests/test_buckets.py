@@ -24,8 +24,6 @@ from jdiff.resolve import resolve, with_shapes
 from tests.conftest import TINY, config, refusal, run_here
 from tests.memory_source import Records
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 TALL, WIDE = (18, 14), (14, 18)
 
 

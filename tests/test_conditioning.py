@@ -46,8 +46,6 @@ from jdiff.tasks.diffusion import DiffusionTask
 from tests.arrays import drawn, noise, perturbed
 from tests.conftest import REPOSITORY, TINY, config, refusal, run_here
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 ALL = ("label", "text", "image", "scalars")
 
 

@@ -13,8 +13,6 @@ from PIL import Image
 import jdiff
 from tests.conftest import TINY, config, refusal, run_here, start_command
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 SHORT = (*TINY, "--config.train.steps=2", "--config.checkpoint.every=2", "--config.model.sigma_data=0.6")
 
 

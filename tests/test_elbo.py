@@ -19,8 +19,6 @@ from jdiff.spaces.first_stage import FirstStage
 from jdiff.spaces.pixels import Pixels
 from jdiff.tasks.elbo import bits_per_dim
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 VARIANCE = 0.02
 LEVELS = 1001  # so many that a level's mass is its width times the density
 VALUES, LATENTS = 6, 2

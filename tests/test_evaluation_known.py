@@ -318,7 +318,6 @@ def gathered(images, size=BATCH, **more):
     return gather(lambda first: InMemory(images).batches(first, size), tiny_reader(), 8, keep=len(images), **more)
 
 
-@pytest.mark.usefixtures("compile_fast")
 def test_gathering_is_exact_under_batches_and_halves_and_an_end(tmp_path):
     images = some_images(300)
     whole = gathered(images)
@@ -355,7 +354,6 @@ np.savez(sys.argv[2], devices=jax.device_count(), features=found.features, mean=
 """
 
 
-@pytest.mark.usefixtures("compile_fast")
 def test_two_devices_gather_what_one_does(tmp_path):
     images = some_images(201)  # odd: the devices' shares of the last batch differ
     one = gathered(images)

@@ -17,8 +17,6 @@ from jdiff.networks.features.resize import (
 from jdiff.networks.features.space import IMAGENET, Input
 from tests.features_parity import SIDES, difference, peer, random_images, real_images, torch_images
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 # (height, width) -> Inception's side and DINOv2's.
 CASES = [((32, 32), 299), ((96, 72), 299), ((299, 299), 299), ((512, 512), 299), ((32, 32), 224), ((512, 384), 224)]
 CLOSE = 5e-7

@@ -104,7 +104,7 @@ def small(monkeypatch) -> None:
     monkeypatch.setitem(clip_vision.NETWORKS, "clip-vit-base-patch32", CLIP)
 
 
-@pytest.mark.usefixtures("compile_fast", "small")
+@pytest.mark.usefixtures("small")
 def test_dinov2_in_the_protocols_of_its_peers(tmp_path, pictures):
     torch = pytest.importorskip("torch")
     tensors = authors(SMALL)
@@ -134,7 +134,7 @@ def test_dinov2_in_the_protocols_of_its_peers(tmp_path, pictures):
     assert difference(seen[0], seen[len(SIDES)]) > RELATIVE  # that protocols differ is seen
 
 
-@pytest.mark.usefixtures("compile_fast", "small")
+@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(("name", "network"), [("dinov2_vits14", SMALL), ("dinov2_vits14_reg", REGISTERS)])
 @pytest.mark.parametrize("side", [224, 112])
 def test_dinov2_of_its_authors_files(tmp_path, name, network, side):
@@ -147,7 +147,6 @@ def test_dinov2_of_its_authors_files(tmp_path, name, network, side):
     assert difference(network_of_ours(x), expected) < RELATIVE
 
 
-@pytest.mark.usefixtures("compile_fast")
 @pytest.mark.parametrize(("name", "network"), [("dinov2_vits14", SMALL), ("dinov2_vits14_reg", REGISTERS)])
 def test_dinov2_of_transformers_files(tmp_path, monkeypatch, name, network):
     """transformers adds nothing to the number of patches; and images that are not square."""
@@ -225,7 +224,7 @@ def clip_model(network: CLIPVision) -> Any:
     return randomised(transformers.CLIPVisionModelWithProjection(config))
 
 
-@pytest.mark.usefixtures("compile_fast", "small")
+@pytest.mark.usefixtures("small")
 def test_clip_in_cmmds_protocol(tmp_path, pictures):
     """From the file of the vision tower, and from one of the whole model, with its text tower."""
     model = clip_model(CLIP)

@@ -8,8 +8,6 @@ from jdiff.config import load, override
 from jdiff.resolve import resolve
 from tests.conftest import TINY, config, refusal, run_here
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 SHORT = (*TINY, "--config.train.steps=2", "--config.checkpoint.every=2", "--config.log.pictures=false")
 
 

@@ -20,8 +20,6 @@ from jdiff.weights.read import Pretrained, overlaid
 from jdiff.weights.start import pretrained_tokenizer
 from tests.conftest import TINY, config, refusal, run_here
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 # Trains nothing: the weights afterwards are those that it started with.
 STILL = ("--config.train.learning_rate=0", "--config.train.steps=1")
 

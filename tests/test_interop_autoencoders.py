@@ -29,8 +29,6 @@ from tests.interop_parity import (
     with_tensors,
 )
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 
 def blocks(levels: int, attending: tuple[int, ...] = ()) -> dict[str, tuple[str, ...]]:
     """Their names of blocks, with attention at some levels."""

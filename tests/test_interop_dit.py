@@ -21,8 +21,6 @@ from tests.interop_parity import (
     with_tensors,
 )
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 TINY = {
     "num_attention_heads": 2,
     "attention_head_dim": 8,

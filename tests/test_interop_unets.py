@@ -36,8 +36,6 @@ from tests.interop_parity import (
     with_tensors,
 )
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 TEXT_WIDTH = 24
 
 

@@ -19,17 +19,14 @@ from tests.conftest import CACHE, REPOSITORY
 
 @pytest.fixture(scope="module")
 def usual(tiny_run):
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield randomness.arrays(str(tiny_run.workdir))
-    jax.config.update("jax_disable_most_optimizations", False)
+    return randomness.arrays(str(tiny_run.workdir))
 
 
 @pytest.mark.parametrize("partitionable", [pytest.param("0", marks=pytest.mark.slow), "1"])
 def test_settings_of_jax_change_no_random_number(usual, tiny_run, partitionable, tmp_path):
     """The bits of noise, paths, initial weights, training, Fourier features and samples under other settings of JAX."""
     settings = {"JAX_DEFAULT_PRNG_IMPL": "rbg", "JAX_THREEFRY_PARTITIONABLE": partitionable}
-    common = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_COMPILATION_CACHE_DIR": str(CACHE)}
-    environment = {**os.environ, **settings, **common}
+    environment = {**os.environ, **settings, "JAX_COMPILATION_CACHE_DIR": str(CACHE)}
     file = tmp_path / "arrays.npz"
     command = [sys.executable, "-m", "tests.randomness", tiny_run.workdir, file]
     subprocess.run(command, check=True, env=environment, cwd=REPOSITORY)

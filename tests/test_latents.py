@@ -26,8 +26,6 @@ from jdiff.spaces.pixels import Pixels
 from jdiff.spaces.tiles import in_tiles
 from tests.conftest import TINY, config, refusal, run_here
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 SMALL = (
     "--config.autoencoder.channels=8",
     "--config.autoencoder.channel_mults=(1,2)",

@@ -22,8 +22,6 @@ from tests.conftest import CACHE, TINY, Run, config, refusal, run_here
 from tests.forked import Server, server
 from tests.test_resume import wait_for
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 QUICK = ("--config.sample.sampler=ddim", "--config.sample.steps=2", "--config.sample.guidance_scale=1")
 MANY = ("--config.sample.num_images=50", "--config.sample.batch_size=8", "--config.sample.seed=3", *QUICK)
 

@@ -38,9 +38,6 @@ SAMPLERS = [
 ]
 
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     """A tiny model, trained until labels and noise matter."""
@@ -356,7 +353,9 @@ def test_each_trained_to_the_end_draws_digits(name, tmp_path):
     from benchmarks.digits import distance, pixels, read_right
 
     settings = {**TRAININGS[name], "train.sample_every": 0, "train.trajectory_every": 0}
-    result = run_command(config("digits"), *flags(settings), "--workdir=run", cwd=tmp_path, xla="", timeout=1200)
+    result = run_command(
+        config("digits"), *flags(settings), "--workdir=run", cwd=tmp_path, compile_well=True, timeout=1200
+    )
     assert result.status == 0, result.err
     images = pixels(jdiff.load(tmp_path / "run").sample(1000, guidance_scale=1.0))
     accuracy, frechet = read_right(images, np.arange(1000) % 10), distance(images)

@@ -16,8 +16,6 @@ from jdiff.networks.unet import UNet
 from tests.arrays import perturbed
 from tests.conftest import REPOSITORY
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 SMALL = {"channels": 16, "channel_mults": (1, 2), "blocks_per_level": 1, "attention_levels": (1,)}
 
 

@@ -17,8 +17,6 @@ from jdiff.training import sharding
 from jdiff.training.memory import smaller_steps
 from tests.conftest import TINY, config, refusal, run_here
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 DIGITS = (config("digits"), *TINY, "--workdir=run", "--config.log.tensorboard=false")
 FULL = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
 

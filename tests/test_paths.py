@@ -20,8 +20,6 @@ from jdiff.data.sources.packed import Packed
 from jdiff.weights.start import with_pretrained_network
 from tests.conftest import TINY, config, run_here
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):

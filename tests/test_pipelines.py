@@ -15,8 +15,6 @@ from tests import pipelines
 from tests.conftest import refusal
 from tests.pipelines import TEXTS, diffusers, drawn, levels, opened
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 KINDS = {"sd": pipelines.stable_diffusion, "dit": pipelines.dit, "ldm": pipelines.ldm}
 CHANNELS = {"sd": 4, "dit": 4, "ldm": 3}
 ASKED = {"sd": {"texts": TEXTS}, "dit": {"labels": [3, 7]}, "ldm": {}}

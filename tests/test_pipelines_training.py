@@ -15,8 +15,6 @@ from tests import pipelines
 from tests.conftest import CACHE, config, refusal, run_here
 from tests.pipelines import TEXTS, drawn, levels, opened
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 FEW = (
     "--config.train.batch_size=4",
     "--config.train.learning_rate=0.01",

@@ -17,8 +17,6 @@ from jdiff.scoring.latent_use import LatentUse
 from tests.conftest import config, refusal, run_here
 from tests.test_latents import SHORT, SMALL
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:

@@ -11,8 +11,6 @@ from jdiff.networks.discriminator import PatchDiscriminator
 from jdiff.networks.features.lpips import LPIPS
 from jdiff.tasks.reconstruction import Perceptual, gradient, l1, l2, ssim
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 
 def images(*shape: int, seed: int = 0) -> jax.Array:
     return jax.random.uniform(root_key(seed), shape, minval=-1, maxval=1)

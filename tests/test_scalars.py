@@ -22,8 +22,6 @@ from tests.conftest import TINY, config, refusal, run_here
 from tests.memory_source import Records
 from tests.short_training import SMALL_DIT
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 NAMES = ("year", "size", "kind")
 YEARS = np.linspace(1990, 2020, 32)
 

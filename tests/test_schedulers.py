@@ -15,9 +15,6 @@ from jdiff.interop.schedulers import SCHEDULER
 from jdiff.weights.start import checked_process, with_pretrained_network
 from tests.conftest import TINY, config, refusal, run_here
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
-
 NETWORK = {
     "_class_name": "UNet2DModel",
     "in_channels": 1,

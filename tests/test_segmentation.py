@@ -24,8 +24,6 @@ from jdiff.scoring.masks import Tally, _best_to_worst
 from jdiff.spaces import Masks
 from tests.conftest import TINY, config, refusal, run_here, start_command
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 SMALL = (
     *TINY,
     *("--config.data.image_size=16", "--config.network.channels=16", "--config.network.channel_mults=(1,2)"),

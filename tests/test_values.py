@@ -20,8 +20,6 @@ from jdiff.diffusion.denoiser import Denoised
 from jdiff.diffusion.likelihood import bits_per_dim, log_likelihood
 from jdiff.diffusion.tables import DDPMTable, linear_betas
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 UNIT = np.random.default_rng(0).random((3, 8, 8, 1)).astype(np.float32)
 
 
