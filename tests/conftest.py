@@ -71,6 +71,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 TINY = (
     "--config.network.channels=8",
     "--config.network.channel_mults=(1,)",
+    "--config.network.blocks_per_level=1",
     "--config.network.attention_levels=()",
     "--config.train.batch_size=16",
     "--config.train.holdout_images=32",

@@ -26,12 +26,7 @@ from tests.forked import server
 
 ARGUMENTS = (
     *(config("digits"), *TINY, "--config.log.every=2", "--config.checkpoint.every=5", "--workdir=run"),
-    *(
-        "--config.log.tensorboard=false",
-        "--config.log.progress=false",
-        "--config.train.holdout_images=0",
-        "--config.network.blocks_per_level=1",
-    ),
+    *("--config.log.tensorboard=false", "--config.log.progress=false", "--config.train.holdout_images=0"),
 )
 
 
