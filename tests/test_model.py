@@ -280,8 +280,8 @@ def test_guidance_through_the_model(model, run, tmp_path):
     for other in ({"rescale": 0.7}, {"threshold": "dynamic"}, {"threshold": "static"}):
         assert model.sample(6, sampler="ddim", guidance_scale=3.0, **other).shape == (6, 8, 8, 1)
 
-    classifier = ["--config.train.steps=20", f"--config.machine.compilation_cache={tmp_path}", "--workdir=reader"]
-    assert run_here(config("digits_classifier"), *classifier, cwd=tmp_path).status == 0
+    classifier = ["--config.train.steps=20", "--workdir=reader"]
+    assert run_here(config("digits_classifier"), *TINY, *classifier, cwd=tmp_path).status == 0
     by_reader = {"method": "classifier", "classifier_workdir": str(tmp_path / "reader")}
     np.testing.assert_array_equal(model.sample(6, sampler="ddim", guidance_scale=0.0, **by_reader), plain)
     assert (model.sample(6, sampler="ddim", guidance_scale=20.0, **by_reader) != plain).any()

@@ -257,6 +257,7 @@ def moments_cases():
             yield pytest.param(sampler, name, 100_000, marks=pytest.mark.slow, id=f"{sampler} {name} 100,000")
 
 
+@pytest.mark.compile_well
 @pytest.mark.parametrize(("sampler", "name", "n"), moments_cases())
 def test_noisy_samplers_keep_the_exact_moments(sampler, name, n):
     """Started at the exact marginal and stopped at SIGMA_END: mean and covariance of n within five standard errors."""
