@@ -82,6 +82,16 @@ TINY = (
     "--config.log.every=5",
     f"--config.machine.compilation_cache={CACHE}",
 )
+# A network that compiles in a third of that one's time, for what does not depend on the network.
+SMALL_DIT = {
+    "network.name": "dit",
+    "network.width": 32,
+    "network.depth": 1,
+    "network.attention_heads": 2,
+    "network.patch_size": 2,
+    "train.learning_rate": 1e-2,
+}
+TINY_DIT = (*TINY, *(f"--config.{name}={value}" for name, value in SMALL_DIT.items()))
 
 
 @dataclass
@@ -146,18 +156,12 @@ def refusal(*arguments: str, cwd: Path) -> str:
     return result.err
 
 
-# Files that take long begin first, so that the workers of pytest-xdist end together.
+# Files that take more than a minute begin first, so that the workers of pytest-xdist end together.
 LONG = (
     "test_doctor",
-    "test_samplers",
-    "test_model",
-    "test_command",
-    "test_devices",
-    "test_processes",
-    "test_resume",
-    "test_blocks",
-    "test_latents",
-    "test_reconstruct",
+    *("test_segmentation", "test_samplers", "test_latents", "test_model", "test_command", "test_evaluate"),
+    *("test_reconstruct", "test_resume", "test_going_on", "test_data_modes", "test_devices", "test_errors"),
+    *("test_processes", "test_shipped_configs", "test_blocks"),
 )
 
 
@@ -251,5 +255,14 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A tiny model of digits, trained for ten steps."""
     folder = tmp_path_factory.mktemp("tiny")
     result = run_here(config("digits"), "--config.train.steps=10", *TINY, "--workdir=run", cwd=folder)
+    assert result.status == 0, result.err
+    return Run(folder / "run", result)
+
+
+@pytest.fixture(scope="session")
+def dit_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """As `tiny_run`, for tests that ask nothing of the network."""
+    folder = tmp_path_factory.mktemp("tiny_dit")
+    result = run_here(config("digits"), "--config.train.steps=10", *TINY_DIT, "--workdir=run", cwd=folder)
     assert result.status == 0, result.err
     return Run(folder / "run", result)

@@ -10,15 +10,6 @@ from benchmarks import kinds
 from tests.conftest import TINY, config, run_here
 
 QUIET = {"log.every": 1, "log.tensorboard": False, "log.progress": False, "train.holdout_images": 0}
-# Compiled in a tenth of a UNet's time.
-SMALL_DIT = {
-    "network.name": "dit",
-    "network.width": 32,
-    "network.depth": 1,
-    "network.attention_heads": 2,
-    "network.patch_size": 2,
-    "train.learning_rate": 1e-2,
-}
 FAST = {"train.batch_size": 32, "train.warmup_images": 0, "train.learning_rate": 4e-3}
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 import jdiff
 from jdiff.evaluation import classifier
 from jdiff.scoring import report
-from tests.conftest import TINY, run_here, start_command
+from tests.conftest import TINY_DIT, run_here, start_command
 
 FEW = ("--config.eval.num_images=24", "--config.sample.batch_size=8", "--config.sample.steps=3")
 
@@ -27,10 +27,10 @@ def short_classifier():
 
 
 @pytest.fixture(scope="module")
-def run(tiny_run, tmp_path_factory):
+def run(dit_run, tmp_path_factory):
     """The tiny digits run in a folder of its own."""
     folder = tmp_path_factory.mktemp("evaluated") / "run"
-    shutil.copytree(tiny_run.workdir, folder)
+    shutil.copytree(dit_run.workdir, folder)
     return folder
 
 
@@ -312,7 +312,7 @@ def test_what_cannot_be_is_told_in_a_line(run, arguments, told):
 def test_numbers_during_training_choose_the_best_checkpoint(tmp_path):
     arguments = (
         "--config=digits",
-        *TINY,
+        *TINY_DIT,
         "--config.train.steps=6",
         "--config.checkpoint.every=2",
         "--config.eval.every=2",
@@ -341,7 +341,7 @@ def test_numbers_during_training_choose_the_best_checkpoint(tmp_path):
     ],
 )
 def test_a_best_checkpoint_that_nothing_tells_is_refused_at_the_start(tmp_path, arguments, told):
-    result = run_here("--config=digits", *TINY, "--config.checkpoint.every=1000", *arguments, cwd=tmp_path)
+    result = run_here("--config=digits", *TINY_DIT, "--config.checkpoint.every=1000", *arguments, cwd=tmp_path)
     assert result.status == 1
     assert told in result.err
 

@@ -6,9 +6,9 @@ import jdiff
 from jdiff import from_config
 from jdiff.config import load, override
 from jdiff.resolve import resolve
-from tests.conftest import TINY, config, refusal, run_here
+from tests.conftest import TINY_DIT, config, refusal, run_here
 
-SHORT = (*TINY, "--config.train.steps=2", "--config.checkpoint.every=2", "--config.log.pictures=false")
+SHORT = (*TINY_DIT, "--config.train.steps=2", "--config.checkpoint.every=2", "--config.log.pictures=false")
 
 
 @pytest.fixture(scope="module")

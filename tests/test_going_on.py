@@ -17,12 +17,12 @@ from jdiff.training.checkpoints import Checkpoints
 from jdiff.training.optimizer import carried_over, make_optimizer
 from jdiff.training.writers import Jsonl
 from jdiff.weights.resume import last_good
-from tests.conftest import TINY, config, refusal, run_here
+from tests.conftest import TINY_DIT, config, refusal, run_here
 from tests.test_resume import final_state
 
 QUIET = ("--config.log.tensorboard=false", "--config.log.pictures=false", "--config.log.progress=false")
-DIGITS = (config("digits"), *TINY, *QUIET, "--workdir=run")
-FOLDER = (config("folder"), *TINY, *QUIET, "--config.data.image_size=8", "--workdir=run")
+DIGITS = (config("digits"), *TINY_DIT, *QUIET, "--workdir=run")
+FOLDER = (config("folder"), *TINY_DIT, *QUIET, "--config.data.image_size=8", "--workdir=run")
 DURATIONS = {  # of 10 and of 20 steps of 16 of the 1,500 digits
     "steps": ("--config.train.steps=10", "--config.train.steps=20"),
     "images": ("--config.train.images=160", "--config.train.images=320"),
@@ -108,7 +108,7 @@ def test_what_changes_the_training_is_told_and_kept(run):
     for name in changes:
         assert f"from step 10 on, {name} is " in said
         assert sum(f"step 10: {name} is " in line for line in kept) == 1
-    assert "train.learning_rate is 0.001, 0.002 before" in said
+    assert "train.learning_rate is 0.001, 0.01 before" in said
     assert "from step" not in trained(*DIGITS, "--config.train.steps=13", *given, cwd=run)
     state = final_state(run / "run", 13)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))

@@ -18,7 +18,7 @@ import jdiff
 from jdiff.common.errors import DrawingError, UserError
 from jdiff.common.shards import Shards
 from jdiff.tasks import Weights
-from tests.conftest import CACHE, TINY, Run, config, refusal, run_here
+from tests.conftest import CACHE, TINY, TINY_DIT, Run, config, refusal, run_here
 from tests.forked import Server, server
 from tests.test_resume import wait_for
 
@@ -38,8 +38,8 @@ def sampled(run: Run, *arguments: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def model(tiny_run: Run) -> jdiff.Model:
-    return jdiff.load(tiny_run.workdir)
+def model(dit_run: Run) -> jdiff.Model:
+    return jdiff.load(dit_run.workdir)
 
 
 @pytest.fixture(scope="module")
@@ -50,16 +50,16 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> Run:
     names = {"labels": np.arange(200) % 10 == 0, "class_names": np.array(["ship", "buoy"])}
     np.savez(folder / "data.npz", images=images, **{**names, "labels": names["labels"].astype(int)})
     data = ["--config.data.name=arrays", f"--config.data.dir={folder / 'data.npz'}", "--config.data.holdout=0"]
-    result = run_here(config("digits"), *TINY, *data, "--config.train.steps=2", "--workdir=run", cwd=folder)
+    result = run_here(config("digits"), *TINY_DIT, *data, "--config.train.steps=2", "--workdir=run", cwd=folder)
     assert result.status == 0, result.err
     return Run(folder / "run", result)
 
 
 @pytest.fixture(scope="module")
-def fresh(tiny_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fresh(dit_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of samples that were drawn at once."""
     folder = tmp_path_factory.mktemp("fresh")
-    sampled(tiny_run, *MANY, f"--out={folder}")
+    sampled(dit_run, *MANY, f"--out={folder}")
     return folder
 
 
@@ -102,11 +102,11 @@ ENDS = (signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGUSR1)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ends", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_samples_that_were_ended_come_to_those_of_one_run(tiny_run, tmp_path, commands, ends):
+def test_samples_that_were_ended_come_to_those_of_one_run(dit_run, tmp_path, commands, ends):
     """To the bit. Ctrl-C comes twice. No second command writes there meanwhile."""
     out, chance = tmp_path / "out", random.Random(0)
     sizes = (f"--config.sample.num_images={60 * ends}", "--config.sample.batch_size=8")
-    command = ("--mode=sample", f"--workdir={tiny_run.workdir}", *QUICK, "--config.sample.steps=50", *sizes)
+    command = ("--mode=sample", f"--workdir={dit_run.workdir}", *QUICK, "--config.sample.steps=50", *sizes)
     for number in (ENDS * ends)[:ends]:
         before = len(shards_in(out))
         process = commands.start(*command, "--out=out", cwd=tmp_path)
@@ -144,9 +144,9 @@ def test_samples_that_were_ended_come_to_those_of_one_run(tiny_run, tmp_path, co
     assert (tmp_path / "whole" / "grid.png").read_bytes() == (out / "grid.png").read_bytes()
 
 
-def test_a_signal_in_a_long_batch_is_answered_at_once(tiny_run, tmp_path, commands):
+def test_a_signal_in_a_long_batch_is_answered_at_once(dit_run, tmp_path, commands):
     """The batch would take minutes."""
-    command = ("--mode=sample", f"--workdir={tiny_run.workdir}", *QUICK, "--config.sample.steps=100000", "--out=out")
+    command = ("--mode=sample", f"--workdir={dit_run.workdir}", *QUICK, "--config.sample.steps=100000", "--out=out")
     process = commands.start(*command, cwd=tmp_path)
     wait_for(lambda: process.out.exists() and "100,000 network calls for each" in process.out.read_text())
     time.sleep(1)
@@ -181,9 +181,9 @@ def stopped_after(shards: int, run: Run, *arguments: str) -> None:
         run_here("--mode=sample", f"--workdir={run.workdir}", *arguments, cwd=run.workdir)
 
 
-def test_another_request_is_drawn_anew(tiny_run, tmp_path):
-    stopped_after(2, tiny_run, *MANY, f"--out={tmp_path / 'out'}")
-    said = sampled(tiny_run, *MANY, "--config.sample.labels=(3,)", f"--out={tmp_path / 'out'}")
+def test_another_request_is_drawn_anew(dit_run, tmp_path):
+    stopped_after(2, dit_run, *MANY, f"--out={tmp_path / 'out'}")
+    said = sampled(dit_run, *MANY, "--config.sample.labels=(3,)", f"--out={tmp_path / 'out'}")
     assert "held images of another request (sample.labels" in said
     assert "there already" not in said
     assert len(drawn(tmp_path / "out")["images"]) == 50
@@ -209,24 +209,24 @@ def test_other_weights_of_the_same_step_are_another_request(model):
     assert model.with_weights(model.weights, step=model.step).identity(asked) == model.identity(asked)
 
 
-def test_a_request_that_is_finished_is_not_drawn_again(tiny_run, tmp_path):
+def test_a_request_that_is_finished_is_not_drawn_again(dit_run, tmp_path):
     """But for a picture that is missing, of all that was drawn."""
     out = tmp_path / "out"
     command = (*MANY, f"--out={out}", "--config.sample.save_images=true")
-    sampled(tiny_run, *command)
+    sampled(dit_run, *command)
     files = {path.name: path.read_bytes() for path in (out / "images").iterdir()}
     grid, index = (out / "grid.png").read_bytes(), (out / "samples.json").read_text()
-    stopped_after(1, tiny_run, *command, "--config.sample.seed=4")  # another request is under way
+    stopped_after(1, dit_run, *command, "--config.sample.seed=4")  # another request is under way
     with mock.patch("jdiff.modes.sample.draw", side_effect=AssertionError("drawn again")):
         with mock.patch("jdiff.modes.sample.write_pictures", side_effect=AssertionError("written again")):
-            assert "all 50 images of this request are there already" in sampled(tiny_run, *command)
+            assert "all 50 images of this request are there already" in sampled(dit_run, *command)
         (out / "grid.png").unlink()
         (out / "images" / "000049.png").unlink()
-        sampled(tiny_run, *command)
+        sampled(dit_run, *command)
     assert (out / "grid.png").read_bytes() == grid
     assert {path.name: path.read_bytes() for path in (out / "images").iterdir()} == files
     assert (out / "samples.json").read_text() == index
-    assert "8 of 50 images are there already" in sampled(tiny_run, *command, "--config.sample.seed=4")
+    assert "8 of 50 images are there already" in sampled(dit_run, *command, "--config.sample.seed=4")
     assert json.loads((out / "samples.json").read_text())["sample.seed"] == 4
 
 
@@ -282,28 +282,28 @@ def test_a_damaged_shard_is_asked_for_again(tmp_path, damage):
     assert len(shards_in(tmp_path)) == 1
 
 
-def test_samples_with_a_shard_that_was_lost(tiny_run, tmp_path, fresh):
+def test_samples_with_a_shard_that_was_lost(dit_run, tmp_path, fresh):
     out = tmp_path / "out"
-    stopped_after(4, tiny_run, *MANY, f"--out={out}")
+    stopped_after(4, dit_run, *MANY, f"--out={out}")
     shards_in(out)[1].unlink()
-    assert "8 of 50 images are there already" in sampled(tiny_run, *MANY, f"--out={out}")
+    assert "8 of 50 images are there already" in sampled(dit_run, *MANY, f"--out={out}")
     np.testing.assert_array_equal(drawn(out)["images"], drawn(fresh)["images"])
     assert sorted(path.name for path in out.glob("[!.]*")) == ["grid.png", "samples.json", "samples.npz"]
     assert json.loads((out / "samples.json").read_text())["sample.seed"] == 3
 
 
-def test_a_folder_that_cannot_be_written_is_told_before_anything_is_drawn(tiny_run, tmp_path):
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_drawn(dit_run, tmp_path):
     (tmp_path / "file").write_text("")
     with mock.patch("jdiff.modes.sample.draw", side_effect=AssertionError("drawn before --out is tried")):
-        line = refusal("--mode=sample", f"--workdir={tiny_run.workdir}", "--out=file/out", cwd=tmp_path)
+        line = refusal("--mode=sample", f"--workdir={dit_run.workdir}", "--out=file/out", cwd=tmp_path)
     assert "cannot write the samples to file/out" in line
     assert "give another folder with --out" in line
 
 
-def test_what_is_to_come_is_said_before_it_is_drawn(tiny_run, tmp_path):
+def test_what_is_to_come_is_said_before_it_is_drawn(dit_run, tmp_path):
     with mock.patch("jdiff.modes.sample.draw", side_effect=Killed), pytest.raises(Killed):
-        run_here("--mode=sample", f"--workdir={tiny_run.workdir}", f"--out={tmp_path}", cwd=tmp_path)
-    few = sampled(tiny_run, *MANY, f"--out={tmp_path}").splitlines()
+        run_here("--mode=sample", f"--workdir={dit_run.workdir}", f"--out={tmp_path}", cwd=tmp_path)
+    few = sampled(dit_run, *MANY, f"--out={tmp_path}").splitlines()
     assert few[1] == "drawing 50 images, 8 at a time: 2 network calls for each 8"
     assert few[2].startswith("50 images from step 10: ddim, NFE 2, 2 network passes")
 
@@ -348,8 +348,8 @@ def spoilt(model: jdiff.Model) -> jdiff.Model:
     return model.with_weights(Weights(params, model.weights.state), step=model.step)
 
 
-def test_images_that_are_not_finite_are_no_images(model, tiny_run):
-    says = rf"3 of 3 images by the weights of step 10 of {tiny_run.workdir} are not finite: try another sample\.sampler"
+def test_images_that_are_not_finite_are_no_images(model, dit_run):
+    says = rf"3 of 3 images by the weights of step 10 of {dit_run.workdir} are not finite: try another sample\.sampler"
     digits, quick = np.zeros((3, 8, 8, 1), np.uint8), {"sampler": "ddim", "steps": 2, "guidance_scale": 1.0}
     for draw in (
         lambda: spoilt(model).sample(3, **quick),

@@ -21,11 +21,11 @@ import jdiff
 from jdiff.training import sharding
 from jdiff.training.checkpoints import Checkpoints
 from jdiff.weights.start import initial_state
-from tests.conftest import TINY, config, start_command
+from tests.conftest import TINY_DIT, config, start_command
 from tests.forked import server
 
 ARGUMENTS = (
-    *(config("digits"), *TINY, "--config.log.every=2", "--config.checkpoint.every=5", "--workdir=run"),
+    *(config("digits"), *TINY_DIT, "--config.log.every=2", "--config.checkpoint.every=5", "--workdir=run"),
     *("--config.log.tensorboard=false", "--config.log.progress=false", "--config.train.holdout_images=0"),
 )
 

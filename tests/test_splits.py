@@ -15,11 +15,11 @@ from jdiff.data.ids import Ids
 from jdiff.data.sources.folder import Folder
 from jdiff.data.sources.pairs import Pairs
 from jdiff.training import history
-from tests.conftest import TINY, config, refusal, run_here
+from tests.conftest import TINY_DIT, config, refusal, run_here
 
 QUIET = ("--config.log.tensorboard=false", "--config.log.pictures=false", "--config.log.progress=false")
 DATA = ("--config.data.dir=d", "--config.data.image_size=8", "--config.train.steps=1", "--workdir=run")
-FOLDER = (config("folder"), *TINY, *QUIET, *DATA, "--config.data.holdout=0.2")
+FOLDER = (config("folder"), *TINY_DIT, *QUIET, *DATA, "--config.data.holdout=0.2")
 PAIRS = (*FOLDER, "--config.data.name=pairs")
 
 
@@ -229,7 +229,7 @@ def test_lists_that_do_not_fit_are_told_or_refused(tmp_path):
     with pytest.raises(UserError, match=r"no/list.txt cannot be read: No such file"):
         Pairs(str(tmp_path / "d"), "train", split_list="no/list.txt")
     assert "data.name='digits' takes none; it is for folder, pairs" in refusal(
-        config("digits"), *TINY, "--config.data.split_list=x", "--workdir=w", cwd=tmp_path
+        config("digits"), *TINY_DIT, "--config.data.split_list=x", "--workdir=w", cwd=tmp_path
     )
     pairs(tmp_path / "e", 4, "train")
     pairs(tmp_path / "e", 4, "test")
