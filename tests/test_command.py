@@ -53,7 +53,8 @@ def test_training_leaves_what_design_says(digits_run):
 def test_unguided_samples_are_digits_and_not_copies(digits_run, tmp_path):
     """1,000 of them by the command."""
     arguments = ["--config.sample.num_images=1000", "--config.sample.guidance_scale=1.0", "--out=out"]
-    result = run_command("--mode=sample", f"--workdir={digits_run.workdir}", *arguments, cwd=tmp_path)
+    workdir = f"--workdir={digits_run.workdir}"
+    result = run_command("--mode=sample", workdir, *arguments, cwd=tmp_path, compile_well=True)
     assert result.status == 0, result.err
     arrays = np.load(tmp_path / "out" / "samples.npz")
     assert arrays["images"].dtype == np.uint8
@@ -67,6 +68,7 @@ def test_unguided_samples_are_digits_and_not_copies(digits_run, tmp_path):
     assert copied <= 0.10
 
 
+@pytest.mark.compile_well
 def test_guided_samples_are_read_as_their_class(model):
     images = model.sample(500, guidance_scale=2.0)
     accuracy = read_right(pixels(images), np.arange(500) % 10)
