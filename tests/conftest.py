@@ -31,7 +31,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Nearly all programs here compute for milliseconds, and XLA would take seconds to make them fast. The two flags halve
 # what it takes without optimizing; an XLA that no longer knows one says so and stops: then leave it out.
 FAST_COMPILE = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-GIVEN_FLAGS = os.environ.get("XLA_FLAGS", "")
+GIVEN_FLAGS = os.environ.get("XLA_FLAGS", "").replace(FAST_COMPILE, "").strip()  # a worker inherits them
 os.environ["XLA_FLAGS"] = f"{FAST_COMPILE} {GIVEN_FLAGS}".strip()
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 # What was found of files is kept for these tests alone.
