@@ -1,6 +1,7 @@
-"""Images from images: photos of facades from maps, clothes from their edges. Does what is drawn follow its condition?
+"""Images from images: photos of facades from maps, clothes from edges, digits from thumbnails by an adapter. Does what
+is drawn follow its condition?
 
-    python -m benchmarks.translation --data=DIR --out=runs/translation [--tasks=facades,edges] [--score]
+    python -m benchmarks.translation --data=DIR --out=runs/translation [--tasks=facades,edges,adapter] [--score]
 
 DIR holds facades_100 and tfds/fashion_mnist (JDIFF_TEST_DATA). Each task is a config of configs/ with a network that
 two cores can train, trained by the command; a run that is there goes on. --score draws and measures:
@@ -10,17 +11,22 @@ the nearness of their edges to those of a drawn photo: its mean over the 80 (1 i
 permutation of photos, and the mean with the maps shuffled.
 edges: Fashion-MNIST, 28x28; one image for each of 1,000 held-out images' edges (XDoG). The share that the classifier of
 benchmarks/quality reads as the class of the image whose edges they were.
+adapter: the run of the main job, frozen, and an adapter (ControlNet) to thumbnails of 4x4 pixels, trained for 600
+steps, without labels in half of them; one digit for each held-out thumbnail, without a label. The share that the main
+job's SVM reads as the class of the thumbnail's digit; and the same of the frozen model alone.
 """
 
 import argparse
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from scipy import ndimage
 
 import jdiff
+from benchmarks import digits
 from benchmarks.quality import ours
 from benchmarks.quality.scores import judge
 from benchmarks.quality.work import Work
@@ -49,6 +55,14 @@ CLOTHES = {
     "train.ema_halflife_images": 10_000,
 }
 
+ADAPTER = {
+    "model.conditions": ("label", "image"),
+    "model.drop_rate": 0.5,
+    "condition.image.into": "adapter",
+    "condition.image.factor": 2,
+    "train.steps": 600,
+}
+
 Images = UInt8[np.ndarray, "n h w c"]
 
 
@@ -58,6 +72,15 @@ def tasks(data: Path) -> dict[str, tuple[str, dict[str, Any]]]:
         "facades": ("facades", {**FACADES, "data.dir": str(data / "facades_100")}),
         "edges": ("fashion_mnist", {**CLOTHES, "data.dir": str(data / "tfds")}),
     }
+
+
+def train(name: str, data: Path, out: Path) -> None:
+    if name == "adapter":
+        ours.run("digits", {}, out / "digits")
+        ours.run("digits", {**ADAPTER, "train.initial": str(out / "digits")}, out / "adapter")
+        return
+    config, settings = tasks(data)[name]
+    ours.run(config, settings, out / name)
 
 
 def held_out(model: Any, count: int) -> tuple[Images, Images, list[Any]]:
@@ -120,20 +143,42 @@ def edges(run: Path, out: Path, data: Path) -> None:
         save_png(out / f"edges_{scale:g}.png", grid(rows, 12))
 
 
+def adapter(run: Path, out: Path) -> None:
+    frozen, model = jdiff.load(out / "digits"), jdiff.load(run)
+    images, conditions, labels = held_out(model, EDGES)
+    count = {
+        name: sum(leaf.size for leaf in jax.tree.leaves(one.params)) for name, one in (("base", frozen), ("all", model))
+    }
+    share = count["all"] / count["base"] - 1
+    for scale in (1.0, 2.0):
+        drawn = model.sample(len(images), cond_images=conditions, guidance_scale=scale, seed=0)
+        right = digits.read_right(digits.pixels(drawn), np.array(labels))
+        print(f"| adapter of {share:.0%} of the parameters, guidance {scale} | read right {right:.1%} |", flush=True)
+    base: dict[str, Any] = {"labels": np.array(labels), "guidance_scale": 1.0, "seed": 0}
+    alone = model.sample(len(images), cond_images=conditions, adapter_scale=0.0, **base)
+    same = (alone == frozen.sample(len(images), **base)).all()
+    drawn_without = model.sample(len(images), cond_images=conditions, adapter_scale=0.0, guidance_scale=1.0, seed=0)
+    without = digits.read_right(digits.pixels(drawn_without), np.array(labels))
+    print(f"| at scale 0 | the frozen model's images: {same}; without labels read right {without:.1%} |", flush=True)
+    rows = np.stack([conditions[:20], drawn[:20], images[:20]], axis=1).reshape(-1, *images.shape[1:])
+    save_png(out / "adapter.png", grid(rows, 12))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--out", type=Path, default=Path("runs/translation"))
-    parser.add_argument("--tasks", default="facades,edges")
+    parser.add_argument("--tasks", default="facades,edges,adapter")
     parser.add_argument("--score", action="store_true", help="measure what was trained")
     options = parser.parse_args()
     for name in options.tasks.split(","):
-        config, settings = tasks(options.data)[name]
         run = options.out / name
         if not options.score:
-            ours.run(config, settings, run)
+            train(name, options.data, options.out)
         elif name == "facades":
             facades(run, options.out)
+        elif name == "adapter":
+            adapter(run, options.out)
         else:
             edges(run, options.out, options.data)
 

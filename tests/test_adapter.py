@@ -128,12 +128,15 @@ def test_exported_it_needs_no_other_folder(adapted, tmp_path):
     ("arguments", "message"),
     [
         ([], "condition.image.into='adapter' stands beside a trained model, which stays frozen: set train.initial"),
-        (["--config.network.name=dit", "--config.train.initial={dit}"], "condition.image.into='adapter' stands beside a UNet"),
+        (
+            ["--config.network.name=dit", "--config.train.initial={dit}"],
+            "condition.image.into='adapter' stands beside a UNet",
+        ),
         (["--config.lora.rank=2", "--config.train.initial={base}"], "choose one"),
     ],
 )
-def test_wrong_beginnings(arguments, message, tiny_run, tmp_path):
-    given = [argument.format(base=tiny_run.workdir) for argument in arguments]
+def test_wrong_beginnings(arguments, message, tiny_run, dit_run, tmp_path):
+    given = [argument.format(base=tiny_run.workdir, dit=dit_run.workdir) for argument in arguments]
     line = refusal(config("digits"), *given, *ADAPTER, *TINY, "--config.train.steps=1", "--workdir=run", cwd=tmp_path)
     assert message in line
 
