@@ -282,6 +282,7 @@ CONDITION_IMAGE = group(
     ),
     dtype=Setting("uint8", "filled in likewise"),
     range=Setting((0.0, 255.0), "filled in likewise", "(-inf, inf)", of=float),
+    mask_values=Setting((), "filled in likewise, where that is a mask", "[0, 2^16)", resume=SILENT),
     factor=Setting(4, "thumbnail: the downsampling factor", "[1, 2^16]"),
     into=Setting(
         "concat",
@@ -543,7 +544,17 @@ SAMPLE = group(
     "sample",
     SILENT,
     name=Setting("samples", "--mode=sample writes to WORKDIR/samples/<name> unless --out is given"),
-    condition_dir=Setting("", "--mode=segment: a folder of pictures of any size, whose masks are told"),
+    condition_dir=Setting(
+        "",
+        "a folder of pictures of any size: --mode=segment tells their masks, --mode=sample draws images that they "
+        'condition; "": of --mode=sample some held-out images',
+    ),
+    condition_view=Setting(
+        "as_in_training",
+        "condition_dir: its pictures are photos, which go through condition.image.view (as_in_training), or what that "
+        "makes already, such as sketches drawn by hand (as_is)",
+    ),
+    images_per_condition=Setting(1, "condition_dir: images drawn of each picture, not num_images", "[1, 2^20]"),
     num_images=Setting(100, "how many images to draw", "[1, 2^31)"),
     batch_size=Setting(100, "images at a time, over all devices", "[1, 2^31)"),
     sampler=Setting(

@@ -123,10 +123,12 @@ class Model:
     ladder, guidance_scale, rescale, ...); what is not given is as in the config. shape=(height, width): of a model
     trained in several (data.buckets), else the usual one, or that of images given. The conditions are given as labels
     (numbers or names of classes), texts, cond_images [n, h, w, c] and scalars [n, k] (as the data have them): one an
-    image, or fewer, taken in turn; those left out where others are given are dropped. guidance_scale: w in w D_cond +
-    (1 - w) D_uncond, a number or one an image; 1 is no guidance. Image i depends on its conditions, the seed and i
-    alone. Images are given as uint8, or as floats in [-1, 1]; where the data's values are others (16 bits, floats), as
-    the data have them, and so are samples. workdir: the run's folder, where its tokenizer and examples are.
+    image, or fewer, taken in turn; those left out where others are given are dropped. condition_dir=FOLDER gives
+    condition images in files, as photos where the model is given sketches of them (see configs/base.py).
+    guidance_scale: w in w D_cond + (1 - w) D_uncond, a number or one an image; 1 is no guidance. Image i depends on its
+    conditions, the seed and i alone. Images are given as uint8, or as floats in [-1, 1]; where the data's values are
+    others (16 bits, floats), as the data have them, and so are samples. workdir: the run's folder, where its tokenizer
+    and examples are.
     """
 
     def __init__(
@@ -528,7 +530,7 @@ class Model:
                     "answers are the same: set segment.members=1"
                 )
             config = request.overridden(config, {name: own.get(name) for name in ("seed", "batch_size")}, ("sample",))
-            told, _ = request.rows(config, self._conditions, {"image": shown["cond_images"]}, self.workdir)
+            told, *_ = request.rows(config, self._conditions, {"image": shown["cond_images"]}, self.workdir)
             seed, dropout = np.uint32(config.sample.seed), members > 1
             program = partial(self._compiled.segment, self.weights, seed, dropout=dropout)
             size = min(config.sample.batch_size, len(number))

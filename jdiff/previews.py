@@ -21,11 +21,13 @@ from jdiff.common.keys import folded, named, root_key
 from jdiff.common.processes import is_first_process
 from jdiff.compiled import features_first
 from jdiff.conditions.aspect import Aspect
+from jdiff.conditions.image import Image
 from jdiff.config import one_of
 from jdiff.data import pipeline
 from jdiff.data.sources import Source
 from jdiff.evaluation.numbers import LOWER
 from jdiff.model import Model
+from jdiff.request import Request
 from jdiff.scoring import masks
 from jdiff.spaces import Masks
 from jdiff.tasks import Task
@@ -37,6 +39,7 @@ from jdiff.training.step import TrainState
 from jdiff.training.writers import Writers, say
 
 GRID_IMAGES = 256  # most images in a grid
+MOST_OF_ONE = 8  # images of one condition image in a grid
 STRIP_IMAGES = 8  # images in a strip
 STRIP_FRAMES = 10  # rungs shown in a strip
 PAIRS = 16  # images shown with their reconstructions
@@ -108,7 +111,9 @@ def sample_grid(config: ConfigDict, task: Task, mesh: Mesh, held_out: Source | N
         return []
 
     def evaluate(model: Model, state: TrainState, step: int) -> Report:
-        return Report(pictures={"samples": grid(model, model.sample())})
+        asked = model.request()
+        images = np.concatenate([batch.images for batch in model.draw(asked)])
+        return Report(pictures={"samples": grid(model, images[numbers_of(asked)], asked)})
 
     return [(config.train.sample_every, evaluate)] if config.log.pictures else []
 
@@ -246,8 +251,39 @@ def show(path: Path, name: str, picture: np.ndarray, writers: Writers | None = N
         say(f"could not write {path}: {error.strerror or error}; training goes on")
 
 
-def grid(model: Model, images: Num[np.ndarray, "n h w c"]) -> UInt8[np.ndarray, "H W c2"]:
-    """The first images as one picture; where every class comes in turn, a column a class."""
+def numbers_of(asked: Request) -> list[int]:
+    """The numbers of the images in a request's grid: the first ones, or those of the first condition images."""
+    if (shown := _conditions_in(asked)) is None:
+        return list(range(min(GRID_IMAGES, asked.count)))
+    count, each = shown
+    given = len(asked.in_turn[Image.name])
+    return [row + given * number for row in range(count) for number in range(each)]
+
+
+def _conditions_in(asked: Request) -> tuple[int, int] | None:
+    """(how many condition images a request's grid shows, how many images of each); None without any."""
+    if Image.name not in asked.in_turn or Image.name in asked.in_turn.get("drop", {}):
+        return None
+    given = len(asked.in_turn[Image.name])
+    each = min(MOST_OF_ONE, max(1, asked.count // given))
+    return min(given, asked.count, max(1, GRID_IMAGES // (each + 2))), each
+
+
+def grid(model: Model, images: Num[np.ndarray, "n h w c"], asked: Request) -> UInt8[np.ndarray, "H W c2"]:
+    """A request's images of `numbers_of` as one picture: where every class comes in turn, a column a class; where they
+    have condition images, each of these, its images and, where it is known, the true one, side by side.
+    """
+    if (shown := _conditions_in(asked)) is not None:
+        count, each = shown
+        seen = from_config.image_condition(asked.config).seen.range
+        drawn = pictures.coloured(model.shown(images))
+        parts = [pictures.coloured(seen.on_screen(asked.in_turn[Image.name][:count]))[:, None]]
+        parts.append(drawn.reshape(count, each, *drawn.shape[1:]))
+        if asked.truth is not None:
+            parts.append(pictures.coloured(model.shown(asked.truth[:count]))[:, None])
+        rows = np.concatenate(parts, axis=1)
+        beside = max(1, round(count**0.5 / rows.shape[1] ** 0.5))  # about as wide as it is high
+        return pictures.grid(rows.reshape(-1, *rows.shape[2:]), beside * rows.shape[1])
     classes = len(model.config.data.class_names)
     by_label = set(model.config.model.conditions) - {Aspect.name} == {"label"}
     in_turn = by_label and not model.config.sample.labels and 1 < classes <= 20

@@ -2,20 +2,20 @@
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from ml_collections import ConfigDict
 
 from jdiff import from_config
 from jdiff.common.errors import UserError
 from jdiff.conditions import Condition
-from jdiff.conditions.examples import load_examples
+from jdiff.conditions.examples import TRUTH, load_examples
 from jdiff.conditions.image import Image
 from jdiff.conditions.label import Label
 from jdiff.conditions.scalars import Scalars
@@ -41,7 +41,8 @@ TO_CLASSES = "classifier"  # the method that guides by a classifier, to a class 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Request:
     """config: the run's with the call's settings in place. scale: of the guidance, for each image. guided: whether any
-    of them changes anything. in_turn: the conditions, of which the images take each in turn. captions: texts, likewise.
+    of them changes anything. in_turn: the conditions, of which the images take each in turn. Likewise, where they are
+    known, captions: texts; names: of the files of condition images; truth: the images that conditions were taken from.
     """
 
     config: ConfigDict
@@ -51,6 +52,8 @@ class Request:
     guided: bool
     in_turn: Rows
     captions: list[str] | None = None
+    names: tuple[str, ...] = ()
+    truth: Num[np.ndarray, "given h w c"] | None = None
 
     @property
     def count(self) -> int:
@@ -120,24 +123,32 @@ def read(
 ) -> Request:
     """The request of a call of a model of this config.
 
-    settings: keys of the groups sample and guidance, and conditions by their arguments. conditions: the model's; None
-    where a call needs none. workdir: the run's, where its examples are. Raises UserError for whatever cannot be.
+    settings: keys of the groups sample and guidance, and conditions by their arguments; a condition_dir among them is
+    read, and tells how many images where num_images does not. conditions: the model's; None where a call needs none.
+    workdir: the run's, where its examples are. Raises UserError for whatever cannot be.
     """
     kinds: list[Any] = [*KINDS, *(conditions or ())]
     arguments = {kind.argument: kind for kind in kinds}
     given = {name: settings[name] for name in arguments if settings.get(name) is not None}
     rest = {name: value for name, value in settings.items() if name not in (*arguments, "guidance_scale")}
     wanted = overridden(config, {"num_images": num_images, **rest})
+    files = None
+    if (folder := settings.get("condition_dir")) and conditions is not None and Image.argument not in given:
+        _check_known({Image.name}, {condition.name: condition for condition in conditions})
+        files = from_config.condition_files(wanted, folder)
+        given[Image.argument] = files.images
+        if num_images is None:
+            wanted.sample.num_images = len(files.names) * wanted.sample.images_per_condition
     scale, guided = read_scale(wanted, settings.get("guidance_scale"))
     in_shapes(wanted, wanted.sample.shape)
     solver, sigmas = from_config.sampler(wanted.sample), from_config.ladder(wanted.sample, schedule)
     _check(wanted, solver, scale, guided=guided)
     in_turn: Rows = {}
-    captions = None
+    captions = truth = None
     if conditions is not None:
         asked = {arguments[name].name: values for name, values in given.items()}
         to_class = guided and wanted.guidance.method == TO_CLASSES
-        in_turn, captions = rows(wanted, conditions, asked, workdir, to_class=to_class)
+        in_turn, captions, truth = rows(wanted, conditions, asked, workdir, to_class=to_class)
     return Request(
         config=wanted,
         sampler=solver,
@@ -146,6 +157,8 @@ def read(
         guided=guided,
         in_turn=in_turn,
         captions=captions,
+        names=files.names if files else (),
+        truth=files.truth if files else truth,
     )
 
 
@@ -279,8 +292,9 @@ def rows(
     workdir: Path | None,
     *,
     to_class: bool = False,
-) -> tuple[Rows, list[str] | None]:
-    """(cond, texts), each of them taken in turn by the images: of as many rows as are given.
+) -> tuple[Rows, list[str] | None, np.ndarray | None]:
+    """(cond, texts, the images that examples are of), each of them taken in turn by the images: of as many rows as are
+    given.
 
     Given some conditions of a model that has several, the others are dropped. Given none at all, classes come in turn,
     or, of a model that is given more than a label, the conditions of the run's examples. What the
@@ -295,15 +309,12 @@ def rows(
     )
     listed = {"label": list(config.sample.labels) or None, "text": list(config.sample.texts) or None}
     given = {name: values for name, values in {**listed, **given}.items() if values is not None}
-    for name in given:
-        if name not in readable:
-            words = next((kind.words for kind in KINDS if kind.name == name), name)
-            raise UserError(f"this model was trained without {words}; it takes {', '.join(known) or 'nothing'}")
+    _check_known(given, readable)
     made = {name: readable[name].of_caller(values) for name, values in given.items()}
-    captions = list(given["text"]) if "text" in given else None
+    captions, truth = list(given["text"]) if "text" in given else None, None
     if not made and set(known) - {"label"}:
         examples = load_examples(workdir, list(known.values()), sides)
-        made = {name: examples[name] for name in known}
+        made, truth = {name: examples[name] for name in known}, examples.get(TRUTH)
         captions = [str(text) for text in examples["captions"]] if "text" in known else None
     elif not made and isinstance(label := readable.get("label"), Label):
         made["label"] = label.every_class()
@@ -316,7 +327,15 @@ def rows(
     scale = {}
     if config.sample.adapter_scale != 1.0:
         scale[ADAPTER_SCALE] = np.full(1, config.sample.adapter_scale, np.float32)
-    return made | told | scale | _dropped(missing, sides), captions
+    return made | told | scale | _dropped(missing, sides), captions, truth
+
+
+def _check_known(asked: Iterable[str], known: Mapping[str, Condition]) -> None:
+    """Raises UserError for a condition that the model does not take."""
+    for name in asked:
+        if name not in known:
+            words = next((kind.words for kind in KINDS if kind.name == name), name)
+            raise UserError(f"this model was trained without {words}; it takes {', '.join(known) or 'nothing'}")
 
 
 def _check_conditions(config: ConfigDict) -> None:

@@ -61,6 +61,7 @@ def resolve(config: ConfigDict, source: Source) -> ConfigDict:
         given = _picture(config, source, "condition.image.of", image.of)
         image.shape = (given.shape[0] or height, given.shape[1] or width, given.channels)
         image.dtype, image.range = given.dtype, (float(given.low), float(given.high))
+        image.mask_values = given.values
         if image.view != "as_is" and (given.kind == "mask" or given.dtype != "uint8"):
             what = "a mask's values" if given.kind == "mask" else f"{given.dtype} pictures"
             raise UserError(

@@ -428,7 +428,7 @@ def test_training_with_four_conditions(trained):
     assert "conditioned on label, text, image, scalars" in result.out
     assert {"tokenizer.json", EXAMPLES} <= {path.name for path in workdir.iterdir()}
     with np.load(workdir / EXAMPLES) as examples:
-        assert set(examples) == {*ALL, "captions", "format"}
+        assert set(examples) == {*ALL, "captions", "format", "truth"}
         labels = examples["label"]
         assert list(examples["captions"]) == [f"a handwritten {WORDS[label]}" for label in labels]
         assert len({len(values) for name, values in examples.items() if name != "format"}) == 1
@@ -585,7 +585,7 @@ def told(config, workdir, wanted, **given):
     guided = request.read_scale(wanted, None)[1]
     to_class = guided and wanted.guidance.method == "classifier"
     values = {names[name]: given[name] for name in given}
-    found, texts = request.rows(wanted, conditions, values, workdir, to_class=to_class)
+    found, texts, _ = request.rows(wanted, conditions, values, workdir, to_class=to_class)
     numbers = np.arange(wanted.sample.num_images)
     in_turn = jax.tree.map(lambda values: values[numbers % len(values)], found)
     return in_turn, None if texts is None else [texts[i % len(texts)] for i in numbers]

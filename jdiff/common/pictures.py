@@ -88,6 +88,15 @@ def grid(images: UInt8[np.ndarray, "n h w c"], columns: int | None = None) -> UI
     return canvas
 
 
+def coloured(images: UInt8[np.ndarray, "*n h w c"]) -> UInt8[np.ndarray, "*n h w 3"]:
+    """Images of any number of channels as RGB, shown as in a grid; transparent ones on white."""
+    channels = images.shape[-1]
+    if channels == 4:
+        opacity = images[..., 3:] / 255
+        return np.rint(images[..., :3] * opacity + 255 * (1 - opacity)).astype(np.uint8)
+    return images[..., :3] if channels > 2 else np.repeat(images[..., :1], 3, axis=-1)
+
+
 def _showable(images: UInt8[np.ndarray, "n h w c"]) -> UInt8[np.ndarray, "n h2 w2 c2"]:
     """Images with 1, 3 or 4 channels and sides of at least SMALLEST_SIDE pixels."""
     channels = images.shape[-1]

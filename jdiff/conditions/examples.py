@@ -14,13 +14,16 @@ from jdiff.conditions import Condition
 from jdiff.conditions.image import Image
 
 EXAMPLES = "examples.npz"  # in a run's folder; of other shapes than the usual one examples_HxW.npz
+TRUTH = "truth"  # beside the conditions, the images that they are of, where these are given an image
 FORMAT = 2  # 1: condition images of float data were kept in [-1, 1]
 
 
 def save_examples(
     workdir: Path, cond: dict[str, Any], captions: Sequence[str], sides: tuple[int, int] | None = None
 ) -> None:
-    """sides: of images of another shape than the usual. Raises OSError where the folder cannot be written."""
+    """cond: by name, and TRUTH. sides: of images of another shape than the usual. Raises OSError where the folder
+    cannot be written.
+    """
     arrays: dict[str, Any] = {"captions": np.array(captions)} if captions else {}
     for name, values in cond.items():
         parts = values if isinstance(values, dict) else {"": values}
@@ -37,8 +40,8 @@ def _of_shape(sides: tuple[int, int]) -> str:
 def load_examples(
     workdir: Path | None, conditions: Sequence[Condition], sides: tuple[int, int] | None = None
 ) -> dict[str, Any]:
-    """{a condition's name: its values, ...} and, where there are texts, "captions". sides: of the images. Raises
-    UserError without a file.
+    """{a condition's name: its values, ...} and, where there are texts, "captions", and TRUTH. sides: of the images.
+    Raises UserError without a file.
     """
     folder = workdir or Path()
     own = folder / _of_shape(sides) if sides else folder / EXAMPLES

@@ -138,6 +138,14 @@ def load(file: Any, *, page: int = 0, near: int = 0) -> Image.Image:
         return _loaded(image, page=page, near=near)
 
 
+def header(stream: BufferedIOBase) -> Facts:
+    """What the header of an image file tells; the stream is at its beginning again. Raises what `load` raises."""
+    with _opened(stream) as image:
+        facts = _facts(image)
+    stream.seek(0)
+    return facts
+
+
 @contextmanager
 def _opened(stream: BufferedIOBase) -> Iterator[Image.Image]:
     """The image of a stream, its header read. What makes it unreadable is told in words."""

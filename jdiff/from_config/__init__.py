@@ -5,6 +5,7 @@ family here (SAMPLERS, LADDERS, GUIDANCES, NETWORKS, CONDITIONS, SOURCES, SPACES
 """
 
 from jdiff.from_config.autoencoders import bottleneck, lpips, settings_of_autoencoder
+from jdiff.from_config.condition_files import condition_files, files_of, image_condition
 from jdiff.from_config.conditions import conditions
 from jdiff.from_config.guidance import guidances, helper_runs
 from jdiff.from_config.networks import multiple
@@ -18,12 +19,15 @@ from jdiff.from_config.views import example, view
 
 __all__ = [
     "bottleneck",
+    "condition_files",
     "conditions",
     "diffusion",
     "ema",
     "example",
+    "files_of",
     "guidances",
     "helper_runs",
+    "image_condition",
     "images_seen",
     "ladder",
     "lpips",

@@ -27,6 +27,7 @@ from jdiff.training import history
 from jdiff.training.interrupt import Interrupt
 from jdiff.training.writers import say
 
+IMAGES = "images"  # the folder of a PNG an image
 MOST_NAMED = 10  # classes in a line
 WEAK_PRIOR = 1e-3  # of autoencoder.beta
 FINISHED, FAULT = -1, -2  # in place of a number of images
@@ -70,7 +71,8 @@ def sample(config: ConfigDict, workdir: Path, out: Path | None) -> int:
             if isinstance(model.task, AutoencoderTask):
                 status = sample_prior(model, config, workdir, shards, stack)
             else:
-                status = _sample(model, workdir / history.FILE, model.request(), shards, interrupt, stack)
+                asked = model.request(condition_dir=config.sample.condition_dir or None)
+                status = _sample(model, workdir / history.FILE, asked, shards, interrupt, stack)
         except OSError as error:
             raise UserError(
                 f"cannot write the samples to {shards.folder}: {error}; make room, and the same command goes on, or "
@@ -148,6 +150,7 @@ def _sample(
     add_pictures(model, asked, shards)
     say(
         f"{drawn}\nsamples: {shards.file}\npicture: {shards.folder / 'grid.png'}"
+        + (f"\nimages: {shards.folder / IMAGES}" if asked.names else "")
         + (f"\nhistory of the run: {past}" if past.is_file() else "")
     )
     return 0
@@ -190,10 +193,9 @@ def draw(model: Model, asked: Request, shards: Shards, interrupt: Interrupt[Draw
     """
     began, calls, work = time.monotonic(), asked.sampler.nfe(len(asked.sigmas) - 1) or 0, interrupt.work
     first = work.done or 0
-    texts = None if asked.captions is None else np.array(asked.captions).dtype
     for batch in model.draw(asked, first=first, progress=model.config.log.progress):
         if is_first_process():
-            shards.write(first, arrays_of(batch, texts))
+            shards.write(first, arrays_of(batch, asked))
         calls, first = max(calls, batch.calls), first + len(batch.indices)
         work.done = first
         if interrupt.asked(first, 1):
@@ -201,10 +203,23 @@ def draw(model: Model, asked: Request, shards: Shards, interrupt: Interrupt[Draw
     return time.monotonic() - began, calls
 
 
-def arrays_of(batch: Batch, texts: Any) -> dict[str, np.ndarray]:
-    """What a shard holds. texts: the dtype of all texts."""
-    known = {"labels": batch.labels, "texts": None if batch.texts is None else np.array(batch.texts, texts)}
-    return {"images": batch.images} | {name: values for name, values in known.items() if values is not None}
+def arrays_of(batch: Batch, asked: Request) -> dict[str, np.ndarray]:
+    """What a shard holds; texts and names of the dtype that holds all."""
+    known = {"images": batch.images, "labels": batch.labels}
+    for name, values in (("texts", asked.captions), ("names", asked.names)):
+        known[name] = np.array(values)[batch.indices % len(values)] if values else None
+    return {name: values for name, values in known.items() if values is not None}
+
+
+def images_of(asked: Request) -> list[str]:
+    """The names of the images' files: those of their conditions' files, where there are some."""
+    count, names = asked.count, asked.names
+    if not names:
+        return [f"{IMAGES}/{number:06d}.png" for number in range(count)]
+    return [
+        f"{IMAGES}/{names[i % len(names)]}{f'_{i // len(names) + 1}' if count > len(names) else ''}.png"
+        for i in range(count)
+    ]
 
 
 def class_mix(asked: Request) -> str:
@@ -245,10 +260,11 @@ def draw_stages(model: Model, asked: Request) -> dict[str, np.ndarray]:
     """The stages [stages, n, h, w, c] of the first images, by the name of their picture."""
     settings = asked.config.sample
     first, stages = min(previews.STRIP_IMAGES, settings.num_images), {}
+    given = {"condition_dir": settings.condition_dir or None}
     if settings.trajectory:
-        stages["trajectory"] = model.trajectory(first)
+        stages["trajectory"] = model.trajectory(first, **given)
     if settings.compare_steps:
-        compared = model.compare_steps(settings.compare_steps, first)
+        compared = model.compare_steps(settings.compare_steps, first, **given)
         stages["steps"] = np.stack([model.shown(images) for images in compared])
     return stages
 
@@ -257,14 +273,14 @@ def add_pictures(model: Model, asked: Request, shards: Shards) -> None:
     """Write the pictures that are asked for, where they are not there already."""
     settings, told = asked.config.sample, shards.told()
     wanted = {
-        "save_images": settings.save_images,
+        "save_images": settings.save_images or bool(asked.names),
         "trajectory": settings.trajectory,
         "compare_steps": list(settings.compare_steps),
     }
     names = ["grid.png"]
     names += ["trajectory.png", "trajectory.gif"] if settings.trajectory else []
     names += ["steps.png"] if settings.compare_steps else []
-    names += [f"images/{number:06d}.png" for number in range(asked.count)] if settings.save_images else []
+    names += images_of(asked) if wanted["save_images"] else []
     there = told.get("pictures") == wanted and all((shards.folder / name).is_file() for name in names)
     if of_first_process(lambda: there):
         return
@@ -279,16 +295,21 @@ def add_pictures(model: Model, asked: Request, shards: Shards) -> None:
 def write_pictures(model: Model, asked: Request, shards: Shards, stages: dict[str, np.ndarray]) -> None:
     """grid.png, and what else config.sample asks for."""
     settings, out = asked.config.sample, shards.folder
-    for stale in (*out.glob("trajectory.*"), *out.glob("steps.png"), *out.glob("images/*.png")):  # of an earlier call
+    for stale in (
+        *out.glob("trajectory.*"),
+        *out.glob("steps.png"),
+        *out.glob(f"{IMAGES}/**/*.png"),
+    ):  # of an earlier call
         stale.unlink()
     images: Iterator[np.ndarray] = itertools.chain.from_iterable(shards.blocks("images"))
-    few = np.stack(list(itertools.islice(images, previews.GRID_IMAGES)))
-    pictures.save_png(out / "grid.png", previews.grid(model, few))
-    if settings.save_images:
-        numbers = itertools.count()
+    shown = previews.numbers_of(asked)
+    few = {number: image for number, image in zip(range(max(shown) + 1), images, strict=False) if number in shown}
+    pictures.save_png(out / "grid.png", previews.grid(model, np.stack([few[number] for number in shown]), asked))
+    if settings.save_images or asked.names:
+        names = iter(images_of(asked))
         for block in shards.blocks("images"):
             for image in model.shown(block):
-                pictures.save_png(out / "images" / f"{next(numbers):06d}.png", image)
+                pictures.save_png(out / next(names), image)
     if "trajectory" in stages:
         pictures.save_png(out / "trajectory.png", previews.strip(stages["trajectory"]))
         pictures.save_gif(out / "trajectory.gif", [pictures.grid(frame) for frame in stages["trajectory"]])

@@ -275,8 +275,7 @@ def picture(config: ConfigDict, batch: Any, found: Segmentation, columns: int) -
     truth = _numbers_of(batch["x0"], found.classes)[..., 0] / last
     told = found.foreground if last == 1 else found.numbers / last
     grey = [_shown(truth), _shown(told), _shown(np.minimum(4 * found.variance, 1))]
-    colour = np.repeat(seen, 3, axis=-1) if seen.shape[-1] == 1 else seen[..., :3]
-    parts = np.stack([colour, *grey], axis=1)
+    parts = np.stack([pictures.coloured(seen), *grey], axis=1)
     return pictures.grid(parts.reshape(-1, *parts.shape[2:]), 4 * columns)
 
 
