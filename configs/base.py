@@ -706,7 +706,7 @@ SEGMENT = group(
     tiles=Setting(
         False,
         "cut pictures that are larger than the model's into overlapping tiles, at their own resolution, in place of "
-        "bringing each to the model's size as a whole",
+        "bringing each to the model's size as a whole; smaller ones are enlarged either way",
     ),
     overlap=Setting(0.25, "tiles: by at least this share of their sides", "[0, 0.9]"),
     on_bad_file=Setting("error", '"error" refuses an unreadable picture by name, "skip" leaves it out and tells it'),

@@ -17,9 +17,9 @@ from PIL import Image
 import jdiff
 from jdiff.common.errors import UserError
 from jdiff.data.resize import Resize
+from jdiff.evaluation.told import Told
 from jdiff.evaluation.windows import Windows, enlarged
 from jdiff.metrics.segmentation import dice
-from jdiff.modes.segment import Told
 from jdiff.scoring.masks import Tally, _best_to_worst
 from jdiff.spaces import Masks
 from tests.conftest import TINY, config, refusal, run_here, start_command
@@ -135,7 +135,7 @@ def test_a_member_depends_on_its_image_and_numbers_alone(model):
     assert (found.variance > 0).any()
 
 
-@pytest.mark.parametrize(("size", "count"), [((40, 40), 9), ((16, 50), 4), ((9, 12), 1), ((100, 17), 16)])
+@pytest.mark.parametrize(("size", "count"), [((40, 40), 9), ((16, 50), 4), ((9, 12), 1), ((9, 40), 3), ((100, 17), 16)])
 def test_windows_hold_every_pixel_and_come_together(size, count):
     """A map that is linear over the picture is the same once cut and put together."""
     windows = Windows.tiles(size, (16, 16), 0.25)
@@ -190,7 +190,7 @@ def test_a_folder_of_photos_gives_masks_of_their_sizes(folder, photos, tmp_path,
         mask = Image.open(tmp_path / "one" / "masks" / file)
         assert mask.size == given.size == (int(row["width"]), int(row["height"]))
         assert int(row["area"]) == np.count_nonzero(np.asarray(mask))
-        for kind in ("probabilities", "overlays"):
+        for kind in ("probabilities", "entropy", "variance", "overlays"):
             assert Image.open(tmp_path / "one" / kind / file).size == given.size
     again = run_here(*of(folder / "drawn", photos, few, "--out=two"), cwd=tmp_path)
     assert again.status == 0
@@ -337,7 +337,8 @@ def test_a_network_without_dropout_has_one_answer(folder):
 def test_an_empty_mask_is_as_sure_as_its_likeliest_pixel():
     p = np.full((900, 900), 1e-6, np.float32)
     p[0, 0] = 0.3
-    told = Told(np.stack([1 - p, p], axis=-1), np.zeros_like(p))
+    told = Told()
+    told.add(np.stack([1 - p, p], axis=-1), np.zeros_like(p))
     assert told.row()["confidence"] == pytest.approx(0.7, abs=1e-3)
 
 

@@ -6,12 +6,13 @@ import logging
 import math
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BufferedIOBase, BytesIO
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 
 from jdiff.data.decode import Facts
 from jdiff.data.trees import MOST_BYTES
@@ -51,10 +52,8 @@ def uncompressed(stream: BufferedIOBase) -> Any:
     return gzip.GzipFile(fileobj=stream) if compressed else stream
 
 
-def described(stream: Any) -> _Nifti:
-    """The header at the beginning of an uncompressed stream. Raises ValueError where it is not of NIfTI voxels that fit
-    into an image.
-    """
+def _header(stream: Any) -> Any:
+    """nibabel's header at the beginning of an uncompressed stream. Raises ValueError where it is none."""
     quietly("nibabel")
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
@@ -69,6 +68,15 @@ def described(stream: Any) -> _Nifti:
     with in_words("its header is damaged"):
         header = kind(head[:length], check=False)
         header.check_fix(logging.getLogger("nibabel.global"), error_level=40)
+        return header
+
+
+def described(stream: Any) -> _Nifti:
+    """The header at the beginning of an uncompressed stream. Raises ValueError where it is not of NIfTI voxels that fit
+    into an image.
+    """
+    header = _header(stream)
+    with in_words("its header is damaged"):
         shape, dtype = tuple(int(side) for side in header.get_data_shape()), header.get_data_dtype()
         slope, intercept = header.get_slope_inter()
         found = _Nifti(
@@ -83,7 +91,7 @@ def described(stream: Any) -> _Nifti:
         raise ValueError("it holds RGB voxels, and only numbers are read")
     if np.issubdtype(dtype, np.complexfloating):
         raise ValueError("it holds complex numbers: save their magnitude")
-    if found.offset < length:
+    if found.offset < header.sizeof_hdr:
         raise ValueError(f"its header is damaged: its voxels begin at byte {found.offset}")
     if min(found.shape) < 1:
         raise ValueError(f"it has no voxels: its shape is {found.shape}")
@@ -151,6 +159,33 @@ def slice_of(stream: BufferedIOBase, axis: int, page: int) -> Float32[np.ndarray
         spec = (found.shape, found.dtype, found.offset, found.slope, found.intercept)
         values = ArrayProxy(voxels, spec, mmap=False)[tuple(index[: len(found.shape)])]
         return np.asarray(values).astype(np.float32)
+
+
+def like(stream: BufferedIOBase, pages: Sequence[UInt8[np.ndarray, "h w"]], axis: int, slope: float = 1.0) -> bytes:
+    """A file of these pages, in the order of `slice_of`, with the shape and the place (both affine matrices) of a
+    stream's file; its values are slope x stored.
+    """
+    header = _header(uncompressed(stream))
+    shape = (*header.get_data_shape(), *(1,) * (3 - len(header.get_data_shape())))
+    sides = [shape[other] for other in range(3) if other != axis]
+    # Page k + slices t: the slices count faster than further axes, the first of which counts faster than the others.
+    stacked = np.stack(pages).reshape(*shape[:2:-1], shape[axis], *sides)
+    values = np.moveaxis(stacked, range(len(shape) - 3), range(-1, 2 - len(shape), -1))
+    values = np.moveaxis(values, 0, axis).reshape(header.get_data_shape())
+    header.set_data_dtype(np.uint8)
+    header.set_data_offset(0)
+    header.set_intent("none")
+    header["cal_min"] = header["cal_max"] = 0  # the window of other values
+    made = _image_class(header)(values, None, header)
+    made.header.set_slope_inter(slope, 0.0)
+    return made.to_bytes()
+
+
+def _image_class(header: Any) -> Any:
+    from nibabel.nifti1 import Nifti1Image
+    from nibabel.nifti2 import Nifti2Image
+
+    return Nifti2Image if isinstance(header, Nifti2Image.header_class) else Nifti1Image
 
 
 _volumes: OrderedDict[bytes, bytes] = OrderedDict()  # the last volumes that were decompressed: header and voxels

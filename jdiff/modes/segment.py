@@ -1,16 +1,16 @@
 """--mode=segment: the masks of a folder of pictures of any size, with how sure they are."""
 
 import csv
+import gzip
 import io
 import json
 import zlib
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
+from jaxtyping import UInt8
 from ml_collections import ConfigDict
 from scipy import ndimage
 
@@ -21,60 +21,28 @@ from jdiff.common.errors import UserError
 from jdiff.common.files import replace_file
 from jdiff.common.ownership import owned
 from jdiff.common.progress import progress_bar
-from jdiff.conditions.image import Image as ImageCondition
 from jdiff.config import one_of
-from jdiff.data.decode import Reader
+from jdiff.data import medical, nifti
+from jdiff.data.given import Given, stems
 from jdiff.data.resize import Resize
-from jdiff.data.sources.files import pictures_of
-from jdiff.data.trees import Tree, called, open_tree
-from jdiff.evaluation.segmentation import entropy
+from jdiff.evaluation.told import PROBABILITIES, Told, most
 from jdiff.evaluation.windows import Windows
 from jdiff.metrics.lesions import NEIGHBOURS
-from jdiff.metrics.segmentation import soft_dice
 from jdiff.model import MEMBER_STRIDE, Model, restore
 from jdiff.training.writers import say
 
 FILE, SETTINGS = "segmentation.csv", "settings.json"
-MASKS, PROBABILITIES, OVERLAYS = "masks", "probabilities", "overlays"
+MASKS, OVERLAYS = "masks", "overlays"  # beside those of jdiff.evaluation.told
 FREE = ("least_confidence", "on_bad_file")  # keys that change no mask
 UNDECODED = ("utf-8", "surrogateescape")  # names of files may be of any encoding
 COLOURS = ((0, 255, 0), (255, 64, 64), (64, 128, 255), (255, 220, 0), (255, 0, 255), (0, 255, 255))
 MOST_WAITING = 2**29  # bytes of pictures that wait for a full batch
 
 
-@dataclass(frozen=True)
-class Told:
-    """What a model says of a picture, at its size: probabilities of classes, and their variance over members."""
-
-    probabilities: np.ndarray
-    variance: np.ndarray
-
-    @property
-    def numbers(self) -> np.ndarray:
-        """The number of the likeliest class of each pixel."""
-        return self.probabilities.argmax(axis=-1).astype(np.uint8)
-
-    def row(self) -> dict[str, Any]:
-        """A line of the table. area: pixels of no background. components: how many connected regions they make.
-        confidence: the soft Dice 2 sum p m / (sum p + sum m) of the probability p of no background with the mask m,
-        which is the Dice to expect of a model that is calibrated; of an empty mask 1 - the largest p.
-        """
-        p, found = 1 - self.probabilities[..., 0], self.numbers > 0
-        of_mask = soft_dice(p.clip(0, 1)[None], found[None]).item() if found.any() else 1 - float(p.max())
-        return {
-            "height": p.shape[0],
-            "width": p.shape[1],
-            "area": int(found.sum()),
-            "components": int(ndimage.label(found, NEIGHBOURS)[1]),
-            "confidence": round(of_mask, 4),
-            "entropy": round(float(entropy(self.probabilities).mean()), 6),
-            "variance": round(float(self.variance.mean()), 6),
-        }
-
-
 def segment(config: ConfigDict, workdir: Path, out: Path | None) -> int:
-    """Write masks, probability maps, overlays and segmentation.csv of the pictures below sample.condition_dir to
-    `out`, each picture at its own size and under its own name; the exit status. What is there already is kept.
+    """Write masks, maps of probability, entropy and variance, overlays and segmentation.csv of the pictures below
+    sample.condition_dir to `out`, each at its own size and under its own name, of NIfTI as NIfTI at the same place; the
+    exit status. What is there already is kept.
     """
     if config.machine.distributed:
         raise UserError("machine.distributed=True: --mode=segment works by one process; start it alone")
@@ -82,13 +50,11 @@ def segment(config: ConfigDict, workdir: Path, out: Path | None) -> int:
         raise UserError("--mode=segment needs the pictures: set --config.sample.condition_dir=PATH, their folder")
     out = out or workdir / "segmentation"
     model = restore(config, workdir)
-    tree = open_tree(config.sample.condition_dir, "sample.condition_dir")
-    names = pictures_of(tree)
-    if not names:
-        raise UserError(f"sample.condition_dir={config.sample.condition_dir}: no pictures are below it")
+    classes = model.masks.classes
+    given = from_config.files_of(model.config, config.sample.condition_dir)
     try:
         with owned(out, "--out"):
-            rows = _segment(model, tree, names, out)
+            rows = _segment(model, given, classes, out)
     except OSError as error:
         raise UserError(f"cannot write to {out}: {error}; make room, and the same command goes on") from error
     least = config.segment.least_confidence
@@ -104,15 +70,16 @@ def segment(config: ConfigDict, workdir: Path, out: Path | None) -> int:
     return 0
 
 
-def _segment(model: Model, tree: Tree, names: Sequence[str], out: Path) -> list[dict[str, Any]]:
-    config, space = model.config, model.masks
+def _segment(model: Model, given: Given, classes: Sequence[int], out: Path) -> list[dict[str, Any]]:
+    config, names = model.config, given.names
     _check_settings(model, out)
-    files = _files(names)
-    stamps = {name: _stamp(tree, name) for name in names}
+    called = stems(names)
+    stamps = {name: _stamp(given, name) for name in names}
     rows = {
         row["image"]: row
         for row in _read(out / FILE)
-        if stamps.get(row["image"]) == row["stamp"] and (out / MASKS / files[row["image"]]).is_file()
+        if stamps.get(row["image"]) == row["stamp"]
+        and all((out / MASKS / file).is_file() for file in _files(row["image"], called, int(row["slices"])))
     }
     left = [name for name in names if name not in rows]
     if rows and left:
@@ -125,8 +92,8 @@ def _segment(model: Model, tree: Tree, names: Sequence[str], out: Path) -> list[
         )
     shown = progress_bar("segmenting", show=config.log.progress)
     faults: list[str] = []
-    for name, told, picture in shown(_told(model, tree, left, faults), len(left)):
-        _draw(out, files[name], told, picture, space.classes)
+    for name, files, told in shown(_drawn(out, given, called, _told(model, given, left, faults)), len(left)):
+        _save(out, given, name, files, told, classes)
         rows[name] = {"image": name, **told.row(), "uncertain": "", "stamp": stamps[name]}
         _append(out / FILE, rows[name])
     for fault in faults:
@@ -137,25 +104,43 @@ def _segment(model: Model, tree: Tree, names: Sequence[str], out: Path) -> list[
     return [rows[name] for name in names if name in rows]
 
 
-def _stamp(tree: Tree, name: str) -> str:
+def _stamp(given: Given, name: str) -> str:
     """By which a picture that has changed is known."""
-    stamp = tree.stamp(name)
+    stamp = given.tree.stamp(name)
     return f"{stamp.size}-{stamp.time}"
 
 
-def _told(model: Model, tree: Tree, names: Sequence[str], faults: list[str]) -> Iterator[tuple[str, Told, np.ndarray]]:
-    """(name, what the model says of it, the picture as its condition sees it) of each picture, in their order."""
-    config = model.config
-    condition = next(one for one in from_config.conditions(config) if isinstance(one, ImageCondition))
+Page: TypeAlias = tuple[str, int, np.ndarray, np.ndarray, np.ndarray]
+
+
+def _drawn(
+    out: Path, given: Given, called: Mapping[str, str], told: Iterable[Page]
+) -> Iterator[tuple[str, list[str], Told]]:
+    """(name, names of its masks, what the model says) of each file. Writes overlays: of a volume one, of the slice with
+    the largest area.
+    """
+    so_far, largest = Told(), -1
+    for name, pages, probabilities, variance, picture in told:
+        so_far.add(probabilities, variance)
+        files, numbers, volume = _files(name, called, pages), so_far.masks[-1], medical.kind_of(name) == "nifti"
+        if not volume or (area := int(np.count_nonzero(numbers))) > largest:
+            file = f"{called[name]}.png" if volume else files[len(so_far.masks) - 1]
+            pictures.save_png(out / OVERLAYS / file, overlay(given.picture.range.on_screen(picture), numbers))
+            largest = area if volume else -1
+        if len(so_far.masks) == pages:
+            yield name, files, so_far
+            so_far, largest = Told(), -1
+
+
+def _told(model: Model, given: Given, names: Sequence[str], faults: list[str]) -> Iterator[Page]:
+    """(name, pages of its file, probabilities, variance, the picture) of each page of each file, in their order."""
+    config, condition = model.config, from_config.image_condition(model.config)
     sides, of = tuple(config.data.shape[:2]), condition.of
-    if condition.picture.dtype == "float32":
-        raise UserError("--mode=segment reads pictures such as PNG and JPEG; this model was trained on DICOM or NIfTI")
-    read = Reader(condition.picture.channels, 16 if condition.picture.dtype == "uint16" else 8)
-    opaque = frozenset({"image"} if condition.picture.channels == 4 else ())
+    opaque = frozenset({"image"} if given.picture.alpha else ())
     resize = Resize("squash", sides[0], sides[1], alpha=opaque)
     skips = one_of("segment.on_bad_file", config.segment.on_bad_file, ("error", "skip")) == "skip"
     together = max(1, config.sample.batch_size // config.segment.members)  # windows of one call: of one shape, always
-    waiting: list[tuple[str, Windows, np.ndarray]] = []
+    waiting: list[tuple[str, int, Windows, np.ndarray]] = []
     parts: list[np.ndarray] = []
     numbers: list[int] = []
     maps: list[tuple[np.ndarray, np.ndarray]] = []
@@ -167,68 +152,82 @@ def _told(model: Model, tree: Tree, names: Sequence[str], faults: list[str]) -> 
         maps.extend(zip(found.probabilities[: len(images)], found.variance[: len(images), ..., None], strict=True))
         del parts[:count], numbers[:count]
 
-    def done() -> Iterator[tuple[str, Told, np.ndarray]]:
-        while waiting and len(maps) >= len(waiting[0][1].corners):
-            name, windows, picture = waiting.pop(0)
+    def done() -> Iterator[Page]:
+        while waiting and len(maps) >= len(waiting[0][2].corners):
+            name, pages, windows, picture = waiting.pop(0)
             count = len(windows.corners)
             p, variance = (windows.together(one) for one in zip(*maps[:count], strict=True))
             del maps[:count]
-            yield name, Told(p, variance[..., 0]), picture
+            yield name, pages, p, variance[..., 0], picture
 
     for name in names:
         try:
-            with tree.open(name) as stream:
-                picture = read(stream)
-        except Exception as error:
-            fault = f"{called(tree, name)} cannot be read: {error}"
+            pages = given.pages(name)
+            first = given.read(name)
+        except UserError as error:
             if not skips:
-                raise UserError(f"{fault}; --config.segment.on_bad_file=skip leaves it out") from error
-            faults.append(f"left out: {fault}")
+                raise UserError(f"{error}; --config.segment.on_bad_file=skip leaves it out") from error
+            faults.append(f"left out: {error}")
             continue
-        size = (picture.shape[0], picture.shape[1])
-        overlap = config.segment.overlap
-        windows = Windows.tiles(size, sides, overlap) if config.segment.tiles else Windows.whole(size)
-        waiting.append((name, windows, picture))
-        for index, part in enumerate(windows.of(picture, resize)):
-            parts.append(condition.of_record({}, {of: part}))
-            numbers.append(_number(name, index))
-        while len(parts) >= together:
-            run(together)
-        if sum(given.nbytes for *_, given in waiting) > MOST_WAITING and parts:
-            run(len(parts))
-        yield from done()
+        count = 0
+        for page in range(pages):
+            picture = given.read(name, page) if page else first
+            size = (picture.shape[0], picture.shape[1])
+            tiles = config.segment.tiles
+            windows = Windows.tiles(size, sides, config.segment.overlap) if tiles else Windows.whole(size)
+            waiting.append((name, pages, windows, picture))
+            for part in windows.of(picture, resize):
+                parts.append(condition.of_record({}, {of: part}))
+                numbers.append(_number(name, count))
+                count += 1
+            while len(parts) >= together:
+                run(together)
+            if sum(picture.nbytes for *_, picture in waiting) > MOST_WAITING and parts:
+                run(len(parts))
+            yield from done()
     while parts:
         run(min(together, len(parts)))
     yield from done()
 
 
 def _number(name: str, window: int) -> int:
-    """By which a picture's members are drawn: of its name alone, so that other files beside it change nothing."""
+    """By which the members of a window of a file are drawn: of its name alone, so that other files change nothing."""
     return zlib.crc32(f"{name}#{window}".encode(*UNDECODED)) % MEMBER_STRIDE
 
 
-def _files(names: Sequence[str]) -> dict[str, str]:
-    """The name of each picture's mask: its own, as .png; with its ending where two would be the same."""
-    stems = [str(PurePosixPath(name).with_suffix("")) for name in names]
-    counts = Counter(stems)
-    return {name: f"{name if counts[stem] > 1 else stem}.png" for name, stem in zip(names, stems, strict=True)}
+def _files(name: str, called: Mapping[str, str], pages: int) -> list[str]:
+    """The masks of a file: NIfTI's as one, others' a PNG a page."""
+    if medical.kind_of(name) == "nifti":
+        return [f"{called[name]}.nii{'.gz' if name.lower().endswith('.gz') else ''}"]
+    return [f"{called[name]}{f'_{page:04d}' if pages > 1 else ''}.png" for page in range(pages)]
 
 
-def _draw(out: Path, file: str, told: Told, picture: np.ndarray, classes: Sequence[int]) -> None:
-    """The mask last: where it is there, all are."""
-    numbers = told.numbers
-    pictures.save_png(out / OVERLAYS / file, overlay(picture, numbers))
-    levels = np.rint(255 * told.probabilities).astype(np.uint8)
-    for number in range(1, levels.shape[-1]):
-        name = file if levels.shape[-1] == 2 else f"{file.removesuffix('.png')}.class_{classes[number]}.png"
-        pictures.save_png(out / PROBABILITIES / name, levels[..., number, None])
-    pictures.save_png(out / MASKS / file, np.asarray(classes, np.uint8)[numbers][..., None])
+def _save(out: Path, given: Given, name: str, files: Sequence[str], told: Told, classes: Sequence[int]) -> None:
+    """Write a file's maps and masks; the masks last: where these are there, all are."""
+    for (kind, k), pages in told.maps.items():
+        folder = out / kind / (f"class_{classes[k]}" if kind == PROBABILITIES and len(classes) > 2 else "")
+        _save_pages(folder, given, name, files, pages, most(kind, len(classes)) / 255)
+    values = np.asarray(classes, np.uint8)
+    _save_pages(out / MASKS, given, name, files, [values[numbers] for numbers in told.masks], 1.0)
 
 
-def overlay(picture: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """The picture, uint8, with the border of each class in a colour."""
-    deep = picture if picture.dtype == np.uint8 else (picture // 257).astype(np.uint8)
-    drawn = np.repeat(deep, 3, axis=-1) if deep.shape[-1] == 1 else deep[..., :3].copy()
+def _save_pages(
+    folder: Path, given: Given, name: str, files: Sequence[str], pages: Sequence[np.ndarray], slope: float
+) -> None:
+    """slope: NIfTI's value of a level of 8 bits."""
+    if medical.kind_of(name) == "nifti":
+        with given.tree.open(name) as stream:
+            content = nifti.like(stream, pages, given.axis, slope)
+        (folder / files[0]).parent.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / files[0], gzip.compress(content, mtime=0) if files[0].endswith(".gz") else content)
+        return
+    for file, page in zip(files, pages, strict=True):
+        pictures.save_png(folder / file, page[..., None])
+
+
+def overlay(picture: UInt8[np.ndarray, "h w c"], numbers: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """The picture with the border of each class in a colour."""
+    drawn = pictures.coloured(picture).copy()
     width = max(1, min(numbers.shape) // 200)
     for number in np.unique(numbers[numbers > 0]):
         region = np.pad(numbers == number, 1)
