@@ -20,7 +20,7 @@ from jdiff.data.resize import Resize
 from jdiff.evaluation.told import Told
 from jdiff.evaluation.windows import Windows, enlarged
 from jdiff.metrics.segmentation import dice
-from jdiff.scoring.masks import Tally, _best_to_worst
+from jdiff.scoring.masks import Tally, _best_to_worst, _by_area
 from jdiff.spaces import Masks
 from tests.conftest import TINY, config, refusal, run_here, start_command
 
@@ -255,6 +255,9 @@ def test_masks_of_held_out_images_are_scored(folder, model, tmp_path):
     rows = list(csv.DictReader((tmp_path / "scores" / "masks.csv").open()))
     for name in ("dice", "iou", "hd95", "asd"):
         np.testing.assert_allclose(found[name], np.mean([float(row[name]) for row in rows]), rtol=1e-6)
+    by_area = sorted(rows, key=lambda row: int(row["true_area"]))
+    for size, row in zip(("small", "medium", "large"), by_area, strict=True):
+        np.testing.assert_allclose(found[f"dice_{size}"], float(row["dice"]), rtol=1e-6)
     assert found["dice"] > 0.8
     assert found["uncertainty_auc"] > 0.8
     assert found["ece"] < 0.2
@@ -272,6 +275,13 @@ def test_what_is_shown_is_of_one_shape():
     tally = Tally([{"dice": number / 10} for number in numbers], None, None, [], [])
     chosen = _best_to_worst(tally, numbers, shapes)
     assert chosen.tolist() == [9, 8, 7, 5, 8, 7, 5, 3, 7, 5, 3, 1]
+
+
+def test_images_are_parted_by_the_area_of_their_true_masks():
+    assert _by_area(np.array([0, 5, 0, 4])) == {}
+    inside, about = _by_area(np.array([9, 0, 5, 7, 6]))["small"]
+    assert inside.tolist() == [False, False, True, False, True]
+    assert "of 5 to 6 pixels" in about
 
 
 def test_a_sweep_of_masks_is_one_table(folder, tmp_path):

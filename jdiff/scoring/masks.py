@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, Int, UInt8
 from ml_collections import ConfigDict
 
 from jdiff import from_config
@@ -189,8 +189,12 @@ def _over_classes(values: np.ndarray) -> float:
 def _numbers(tally: Tally, members: int) -> tuple[list[Number], list[str]]:
     count = len(tally.rows)
     numbers, left_out = [], []
+    columns = {name: np.array([row[name] for row in tally.rows]) for name in tally.rows[0]}
+    strata = _by_area(columns["true_area"])
+    columns |= {f"dice_{size}": np.where(inside, columns["dice"], np.nan) for size, (inside, _) in strata.items()}
     for name, title, better, about in (
         ("dice", "Dice", HIGHER, "2 |P & T| / (|P| + |T|), the mean over images"),
+        *((f"dice_{size}", f"Dice of {size} masks", HIGHER, about) for size, (_, about) in strata.items()),
         ("iou", "IoU", HIGHER, "|P & T| / |P | T|, the mean over images"),
         ("hd95", "HD95", LOWER, "pixels: the larger of both directions' 95th percentile between borders"),
         ("asd", "ASD", LOWER, "pixels: the mean distance between borders"),
@@ -199,9 +203,9 @@ def _numbers(tally: Tally, members: int) -> tuple[list[Number], list[str]]:
         ("ged2", "GED^2", LOWER, f"distance of {members} members and the raters (1 - IoU); compare equal counts alone"),
         ("hm_iou", "HM-IoU", HIGHER, "IoU of members and raters under the best one-to-one match"),
     ):
-        if name not in tally.rows[0]:
+        if name not in columns:
             continue
-        values = np.array([row[name] for row in tally.rows], np.float64)
+        values = columns[name].astype(np.float64)
         known = values[np.isfinite(values)]
         if not len(known):
             left_out.append(f"{title}: no image has one")
@@ -212,7 +216,8 @@ def _numbers(tally: Tally, members: int) -> tuple[list[Number], list[str]]:
             error = float(known.std(ddof=1) / np.sqrt(len(known)))
             note.append(f"95 % interval {interval.low:.4g} to {interval.high:.4g}")
         if len(known) < count:
-            note.append(f"of {len(known):,} of {count:,} images: in the others a mask is empty")
+            why = "" if name.removeprefix("dice_") in strata else ": in the others a mask is empty"
+            note.append(f"of {len(known):,} of {count:,} images{why}")
         numbers.append(
             Number(
                 name=name,
@@ -256,6 +261,23 @@ def _numbers(tally: Tally, members: int) -> tuple[list[Number], list[str]]:
             )
         )
     return numbers, left_out
+
+
+def _by_area(areas: Int[np.ndarray, " n"]) -> dict[str, tuple[Bool[np.ndarray, " n"], str]]:
+    """Size -> (whether each image is of it, what it is): the images with a true mask in thirds of its area; {} of fewer
+    than three.
+    """
+    order = np.argsort(areas, kind="stable")
+    order = order[areas[order] > 0]
+    if len(order) < 3:
+        return {}
+    return {
+        size: (
+            np.isin(np.arange(len(areas)), third),
+            f"the third of the images with {size} true masks, of {areas[third[0]]:,} to {areas[third[-1]]:,} pixels",
+        )
+        for size, third in zip(("small", "medium", "large"), np.array_split(order, 3), strict=True)
+    }
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
