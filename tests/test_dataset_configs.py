@@ -37,6 +37,9 @@ FOLDERS = [
     ("isic2018", (200, 150), "RGB", (128, 128, 1), (128, 128, 3), (), False),
     ("cvc_clinicdb", (192, 144), "RGB", (128, 128, 1), (128, 128, 3), (), False),
     ("lidc", (128, 128), "L", (128, 128, 1), (128, 128, 1), (), False),
+    ("busi", (200, 150), "L", (128, 128, 1), (128, 128, 1), (), False),
+    ("drive", (113, 117), "RGB", (512, 512, 1), (512, 512, 3), (), False),
+    ("pairs", (200, 150), "RGB", (128, 128, 1), (128, 128, 3), (), False),
 ]
 PREPARED = [("mnist", (28, 28, 1)), ("fashion_mnist", (28, 28, 1)), ("cifar10", (32, 32, 3))]
 NAMES = [row[0] for row in (*FOLDERS, *PREPARED)]
@@ -70,18 +73,19 @@ def picture(size, mode, number):
 
 
 def fill(name, top, size, mode):
-    """A folder of the docstring's form; the number of images or pairs in it."""
+    """A folder of the docstring's form; the number of images in it, without their masks."""
     patterns = list(form(name))
-    files = 4 if any(pattern.startswith("train/") for pattern in patterns) else 20  # of so many, one is held out
+    files = 4 if any(pattern.startswith("train") for pattern in patterns) else 20  # of so many, one is held out
+    masks = [pattern for pattern in patterns if any(word in pattern for word in ("mask", "Truth", "manual"))]
     for pattern in patterns:
         for number in range(files):
             file = top / pattern.replace("*", f"{number:07}")
             file.parent.mkdir(parents=True, exist_ok=True)
-            picture(size, mode, number)["mask" in pattern or "Truth" in pattern].save(file)
+            picture(size, mode, number)[pattern in masks].save(file)
     if name == "cvc_clinicdb":
         rows = [f"{number:07},{number // 4}" for number in range(files)]
         (top / "metadata.csv").write_text("\n".join(["frame_id,sequence_id", *rows]))
-    return files * len(patterns)
+    return files * (len(patterns) - len(masks))
 
 
 def loaded(name, folder, /, **data):
@@ -124,7 +128,7 @@ def test_a_folder_of_the_docstrings_form_is_read(name, size, mode, x0, given, cl
     conditions = ("label",) * by_class + ("image",) * (given is not None)
     settings = loaded(name, tmp_path, **({"name": "folder"} if name == "celeb_a" else {}))
     train, held_out, batch = assert_task(settings, x0, given, classes, conditions)
-    assert len(train) + len(held_out) == count / (2 if given else 1)
+    assert len(train) + len(held_out) == count
     if given:
         mask, image = batch["x0"], batch["cond"]["image"].mean(-1, keepdims=True)
         assert set(np.unique(mask)) == {0, 255}
@@ -180,7 +184,7 @@ def test_cvc_clinicdb_is_split_by_sequence_or_as_others_do(tmp_path, monkeypatch
     assert list(map(len, theirs)) == [113, 13]
 
 
-def test_lidcs_program_makes_a_pair_of_every_radiologists_mask(tmp_path, monkeypatch):
+def test_lidcs_program_keeps_every_radiologists_mask(tmp_path, monkeypatch):
     for patient, nodule, number in itertools.product(("LIDC-IDRI-0001", "LIDC-IDRI-0010"), range(2), range(3)):
         image, mask = picture((128, 128), "L", number)
         folder = tmp_path / "LIDC-IDRI-slices" / patient / f"nodule-{nodule}"
@@ -190,8 +194,9 @@ def test_lidcs_program_makes_a_pair_of_every_radiologists_mask(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     exec(code("lidc"), {})
     train, test, _ = assert_task(loaded("lidc", "PATH"), (128, 128, 1), (128, 128, 1), (), ("image",))
-    assert len(train) == len(test) == 2 * 3 * 4
-    assert "LIDC-IDRI-0001_nodule-0_mask-0_slice-0.png" in train.names[0]
+    assert len(train) == len(test) == 2 * 3
+    assert train[0]["mask"].shape == (128, 128, 4)
+    assert "LIDC-IDRI-0001_nodule-0_slice-0.png" in train.names[0]
     assert "LIDC-IDRI-0010" in test.names[0]
 
 
