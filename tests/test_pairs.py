@@ -1,6 +1,7 @@
 """Pairs of pictures, and masks as files have them."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -67,6 +68,23 @@ def test_splits_of_their_own(tmp_path, form):
     for path in list(tmp_path.rglob("test/**/*.png")):
         path.unlink()
     np.testing.assert_array_equal(Pairs(root, "test")[1]["image"], photo(11))  # validation pairs, where no test is
+
+
+@pytest.mark.parametrize("form", ["{split}/{folder}", "{folder}/{split}"])
+def test_a_test_split_without_pictures_is_named(tmp_path, form):
+    fill(tmp_path, 20, *(form.format(split="train", folder=folder) for folder in ("images", "masks")))
+    for folder in ("images", "masks"):
+        (tmp_path / form.format(split="test", folder=folder)).mkdir(parents=True)
+    first = tmp_path / form.format(split="test", folder="images")
+    for splits in ((), ("train", "test")):
+        with pytest.raises(UserError, match=f"{first} holds no pictures: put those of this split there, or remove"):
+            Pairs(str(tmp_path), "train", splits=splits)
+    fill(tmp_path, 2, *(form.format(split="val", folder=folder) for folder in ("images", "masks")), start=20)
+    assert len(Pairs(str(tmp_path), "test")) == 2  # the one that is filled
+    for split in ("val", "test"):
+        for folder in ("images", "masks"):
+            shutil.rmtree(tmp_path / form.format(split=split, folder=folder))
+    assert len(Pairs(str(tmp_path), "test", holdout=0.1)) == 2
 
 
 def test_the_same_pairs_are_held_out_as_images_of_a_folder(tmp_path):

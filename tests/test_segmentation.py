@@ -364,7 +364,7 @@ def test_models_without_masks_are_told(folder, tmp_path):
     advised = ("--config.model.space=masks", "--config.model.conditions=('image',)", "--config.data.holdout=0.0")
     assert run_here(*plain, *advised, cwd=tmp_path).status == 0
     said = refusal("--mode=evaluate", "--workdir=run", cwd=tmp_path)
-    assert "there are no masks to compare with: give a test folder, or data.holdout=0.1 when training" in said
+    assert "there are no masks to compare with: give a test folder or, of 20 images at least, data.holdout=0.1" in said
     assert run_here(*plain, "--config.train.images=32", "--config.data.holdout=0.1", cwd=tmp_path).status == 0
     assert run_here("--mode=evaluate", "--workdir=run", cwd=tmp_path).status == 0
     unconditional = (config("isic2018"), *SMALL, *data, "--config.train.images=16", "--config.model.conditions=()")

@@ -72,7 +72,7 @@ def held_out_of(config: ConfigDict) -> Source:
     if held_out is None or not len(held_out):
         raise UserError(
             f"no images of data.name={config.data.name!r} are held out, so there are no masks to compare with: give a "
-            "test folder, or data.holdout=0.1 when training"
+            "test folder or, of 20 images at least, data.holdout=0.1 when training"
         )
     return held_out
 

@@ -14,7 +14,17 @@ from jdiff.common.words import many, one_line
 from jdiff.data import medical
 from jdiff.data.decode import Facts, Reader, load, of_files, to_array
 from jdiff.data.holdout import check_groups
-from jdiff.data.layout import below, groups_of, named_splits, only_folder, split_kind, splits_among, top_of
+from jdiff.data.layout import (
+    TEST_NAMES,
+    TRAIN_NAMES,
+    below,
+    groups_of,
+    named_splits,
+    only_folder,
+    split_kind,
+    splits_among,
+    top_of,
+)
 from jdiff.data.masks import MaskSummary, MaskValues, checked, fitted, to_mask, to_mask_values
 from jdiff.data.matching import Matched, matched
 from jdiff.data.metadata import NAMES, Columns, Entry, values_of
@@ -506,11 +516,13 @@ def _folder_dirs_in(
         return "/".join(part for part in (top, *parts) if part not in ("", "."))
 
     for parent, form in (("", "split first"), (folders[0], "folder first")):
-        found = {}
+        found: dict[str, tuple[str, ...]] = {}
+        empty: dict[str, tuple[str, ...]] = {}
         for name in folders_in(tree, joined(parent)):
             dirs = tuple(joined(name, one) if form == "split first" else joined(one, name) for one in folders)
-            if set(dirs) <= known and dirs[0] in filled:
-                found[name] = dirs
+            if set(dirs) <= known:
+                (found if dirs[0] in filled else empty)[name] = dirs
+        _check_empty(tree, found, empty, wanted)
         if wanted and found and {name.lower() for name in wanted} <= {name.lower() for name in found}:
             splits = named_splits(wanted, list(found), tree.where)
         else:
@@ -521,6 +533,24 @@ def _folder_dirs_in(
         return found[splits.train], [found[name] for name in splits.tests], list(dict.fromkeys(beside))
     plain = tuple(joined(folder) for folder in folders)
     return None if wanted or not set(plain) <= known else (plain, [], [])
+
+
+def _check_empty(
+    tree: Tree, found: Collection[str], empty: Mapping[str, tuple[str, ...]], wanted: tuple[str, ...]
+) -> None:
+    """Raises UserError for a split that is asked for, or that alone could be held out, without pictures. found, empty:
+    names of splits' folders with pictures, and without.
+    """
+    kinds = {name: split_kind(name) for name in (*found, *empty)}
+    trained_on = any(kinds[name] in TRAIN_NAMES for name in found)
+    held_out = any(kinds[name] in TEST_NAMES for name in found)
+    asked = {name.lower() for name in wanted}
+    for name, (first, *_) in empty.items():
+        if name.lower() in asked if wanted else kinds[name] in TEST_NAMES and trained_on and not held_out:
+            raise UserError(
+                f"{one_line(called(tree, first))} holds no pictures: put those of this split there, or remove the "
+                "folder, and a share of the others is held out (data.holdout)"
+            )
 
 
 def _above(folder: str) -> list[str]:
