@@ -1,6 +1,7 @@
 """Masks as a space, a network that tells them without diffusion, and the masks of pictures of any size."""
 
 import csv
+import itertools
 import json
 import shutil
 import signal
@@ -20,6 +21,7 @@ from jdiff.data.resize import Resize
 from jdiff.evaluation.told import Told
 from jdiff.evaluation.windows import Windows, enlarged
 from jdiff.metrics.segmentation import dice
+from jdiff.modes.segment import _number
 from jdiff.scoring.masks import Tally, _best_to_worst, _by_area
 from jdiff.spaces import Masks
 from tests.conftest import TINY, config, refusal, run_here, start_command
@@ -176,6 +178,18 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.*")) if path.is_file()}
 
 
+def assert_alike(one: Path, two: Path) -> None:
+    """The same files; maps within a level, as a process compiles other programs than `run_here`."""
+    ours, theirs = files_of(one), files_of(two)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        if name.startswith(("probabilities", "entropy", "variance")):
+            levels = [np.asarray(Image.open(folder / name)).astype(int) for folder in (one, two)]
+            assert np.abs(levels[0] - levels[1]).max() <= 1, name
+        else:
+            assert ours[name] == theirs[name], name
+
+
 def test_a_folder_of_photos_gives_masks_of_their_sizes(folder, photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     few = "--config.segment.members=2"
@@ -238,7 +252,7 @@ def test_a_run_that_was_killed_goes_on(folder, photos, tmp_path):
         stream.write("ward 2/0")  # a line that was cut off
     for out in ("killed", "whole"):
         assert run_here(*arguments, f"--out={out}", cwd=tmp_path).status == 0
-    assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")
+    assert_alike(tmp_path / "killed", tmp_path / "whole")
 
 
 def evaluated(folder: Path) -> dict[str, float]:
@@ -371,3 +385,57 @@ def test_models_without_masks_are_told(folder, tmp_path):
     assert run_here(*unconditional, "--workdir=free", cwd=tmp_path).status == 0
     said = refusal(*of(tmp_path / "free", folder / "data" / "images"), cwd=tmp_path)
     assert "tell no masks of images: train one with model.space='masks' and model.conditions=('image',)" in said
+
+
+@pytest.mark.slow
+def test_fifty_photos_of_fifty_sizes(folder, tmp_path):
+    """Each has a mask of its size, as good as the model-sized one brought up; the same twice, and after a kill."""
+    rng, truth = np.random.default_rng(6), {}
+    (tmp_path / "photos").mkdir()
+    for number in range(50):
+        picture, truth[f"{number:02}.png"] = scene(rng, 12 + 7 * number, 200 - 3 * number)
+        Image.fromarray(picture).save(tmp_path / "photos" / f"{number:02}.png")
+    arguments = of(folder / "drawn", tmp_path / "photos", "--config.segment.members=2")
+    for out in ("one", "two"):
+        assert run_here(*arguments, f"--out={out}", cwd=tmp_path).status == 0
+    process = start_command(*arguments, "--out=killed", cwd=tmp_path)
+    table = tmp_path / "killed" / "segmentation.csv"
+    while process.poll() is None and not (table.is_file() and table.read_text().count("\n") > 12):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert table.read_text().count("\n") < 51
+    assert run_here(*arguments, "--out=killed", cwd=tmp_path).status == 0
+    assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
+    assert_alike(tmp_path / "one", tmp_path / "killed")
+    model, own, brought_up = jdiff.load(folder / "drawn"), [], []
+    for name, mask in truth.items():
+        found = np.asarray(Image.open(tmp_path / "one" / "masks" / name)) > 0
+        assert found.shape == mask.shape
+        picture = np.asarray(Image.open(tmp_path / "photos" / name))
+        small = Resize("squash", 16, 16)({"image": picture})["image"]
+        of_model = model.segment(small[None], members=2, numbers=[_number(name, 0)]).masks[0]
+        large = np.asarray(Image.fromarray(of_model).resize(mask.shape[::-1], Image.Resampling.NEAREST)) > 0
+        own.append(dice(found[None], mask[None]).item())
+        brought_up.append(dice(large[None], mask[None]).item())
+    assert np.mean(own) > 0.8
+    assert np.mean(own) >= 0.99 * np.mean(brought_up)
+
+
+@pytest.mark.slow
+def test_seeds_agree_and_members_help(folder):
+    """Other seeds draw other masks that are as good; the mean of more members is not worse, but for noise."""
+    model, (images, truth) = jdiff.load(folder / "drawn"), scenes(60)
+
+    def scores(members: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        found = model.segment(images, members=members, seed=seed)
+        return found.probabilities, dice(found.masks > 0, truth)
+
+    (p, one), (other_p, other) = scores(5, 0), scores(5, 1)
+    assert (p != other_p).any()
+    assert abs(one.mean() - other.mean()) < 0.01
+    by_members = [scores(members, 0)[1] for members in (1, 2, 5, 10)]
+    for fewer, more in itertools.pairwise(by_members):
+        change = more - fewer
+        assert change.mean() > -2 * change.std(ddof=1) / np.sqrt(len(change))
+    assert by_members[-1].mean() > by_members[0].mean()
