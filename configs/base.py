@@ -551,10 +551,12 @@ SAMPLE = group(
     ),
     condition_view=Setting(
         "as_in_training",
-        "condition_dir: its pictures are photos, which go through condition.image.view (as_in_training), or what that "
-        "makes already, such as sketches drawn by hand (as_is)",
+        "--mode=sample with condition_dir: its pictures are photos, which go through condition.image.view "
+        "(as_in_training), or what that makes already, such as sketches drawn by hand (as_is)",
     ),
-    images_per_condition=Setting(1, "condition_dir: images drawn of each picture, not num_images", "[1, 2^20]"),
+    images_per_condition=Setting(
+        1, "--mode=sample with condition_dir: images drawn of each picture, in place of num_images", "[1, 2^20]"
+    ),
     num_images=Setting(100, "how many images to draw", "[1, 2^31)"),
     batch_size=Setting(100, "images at a time, over all devices", "[1, 2^31)"),
     sampler=Setting(

@@ -125,6 +125,10 @@ def test_without_a_folder_held_out_images_condition_and_are_shown(sketches, tmp_
         cells = np.asarray(Image.open(grid))[2:34, 2:]
         np.testing.assert_array_equal(cells[:, :32], asked.in_turn["image"][0].repeat(3, -1).repeat(2, 0).repeat(2, 1))
         np.testing.assert_array_equal(cells[:, 68:100], asked.truth[0].repeat(2, 0).repeat(2, 1))
+    sketches.export(tmp_path / "exported")  # to be given away, without images of the data
+    exported = jdiff.load(tmp_path / "exported").request()
+    np.testing.assert_array_equal(exported.in_turn["image"], asked.in_turn["image"])
+    assert exported.truth is None
 
 
 def of_pairs(source: Pairs, given: str, **data) -> ConfigDict:

@@ -428,7 +428,7 @@ def test_training_with_four_conditions(trained):
     assert "conditioned on label, text, image, scalars" in result.out
     assert {"tokenizer.json", EXAMPLES} <= {path.name for path in workdir.iterdir()}
     with np.load(workdir / EXAMPLES) as examples:
-        assert set(examples) == {*ALL, "captions", "format", "truth"}
+        assert set(examples) == {*ALL, "captions", "format"}
         labels = examples["label"]
         assert list(examples["captions"]) == [f"a handwritten {WORDS[label]}" for label in labels]
         assert len({len(values) for name, values in examples.items() if name != "format"}) == 1

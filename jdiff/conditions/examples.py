@@ -7,6 +7,7 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+from jaxtyping import Num
 
 from jdiff.common.errors import UserError
 from jdiff.common.files import replace_file
@@ -14,15 +15,19 @@ from jdiff.conditions import Condition
 from jdiff.conditions.image import Image
 
 EXAMPLES = "examples.npz"  # in a run's folder; of other shapes than the usual one examples_HxW.npz
-TRUTH = "truth"  # beside the conditions, the images that they are of, where these are given an image
+TRUTH = "truth"  # the images that conditions are of, in a file beside, which an export leaves out
 FORMAT = 2  # 1: condition images of float data were kept in [-1, 1]
 
 
 def save_examples(
-    workdir: Path, cond: dict[str, Any], captions: Sequence[str], sides: tuple[int, int] | None = None
+    workdir: Path,
+    cond: dict[str, Any],
+    captions: Sequence[str],
+    sides: tuple[int, int] | None = None,
+    truth: Num[np.ndarray, "n h w c"] | None = None,
 ) -> None:
-    """cond: by name, and TRUTH. sides: of images of another shape than the usual. Raises OSError where the folder
-    cannot be written.
+    """sides: of images of another shape than the usual. truth: the images themselves, where they are kept. Raises
+    OSError where the folder cannot be written.
     """
     arrays: dict[str, Any] = {"captions": np.array(captions)} if captions else {}
     for name, values in cond.items():
@@ -30,7 +35,16 @@ def save_examples(
         arrays |= {f"{name}/{part}".rstrip("/"): array for part, array in parts.items()}
     whole = io.BytesIO()
     np.savez(whole, **{"format": np.int64(FORMAT), **arrays})
-    replace_file(workdir / (EXAMPLES if sides is None else _of_shape(sides)), whole.getvalue())
+    file = workdir / (EXAMPLES if sides is None else _of_shape(sides))
+    replace_file(file, whole.getvalue())
+    if truth is not None:
+        whole = io.BytesIO()
+        np.save(whole, truth)
+        replace_file(_truth_of(file), whole.getvalue())
+
+
+def _truth_of(file: Path) -> Path:
+    return file.with_name(file.name.replace("examples", TRUTH)).with_suffix(".npy")
 
 
 def _of_shape(sides: tuple[int, int]) -> str:
@@ -49,6 +63,7 @@ def load_examples(
     try:
         with np.load(file) as arrays:
             saved = _nested(arrays)
+        saved |= {TRUTH: np.load(_truth_of(file))} if _truth_of(file).is_file() else {}
     except (OSError, ValueError, EOFError, BadZipFile) as error:
         asked = ", ".join(condition.name for condition in conditions)
         what = (

@@ -123,10 +123,11 @@ def _drawn(
     for name, pages, probabilities, variance, picture in told:
         so_far.add(probabilities, variance)
         files, numbers, volume = _files(name, called, pages), so_far.masks[-1], medical.kind_of(name) == "nifti"
-        if not volume or (area := int(np.count_nonzero(numbers))) > largest:
+        area = int(np.count_nonzero(numbers))
+        if not volume or area > largest:
             file = f"{called[name]}.png" if volume else files[len(so_far.masks) - 1]
             pictures.save_png(out / OVERLAYS / file, overlay(given.picture.range.on_screen(picture), numbers))
-            largest = area if volume else -1
+        largest = max(area, largest)
         if len(so_far.masks) == pages:
             yield name, files, so_far
             so_far, largest = Told(), -1

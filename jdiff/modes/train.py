@@ -24,7 +24,7 @@ from jdiff.common.processes import first_process_first, is_first_process
 from jdiff.common.progress import progress_bar
 from jdiff.compiled import features_first
 from jdiff.conditions.aspect import Aspect
-from jdiff.conditions.examples import TRUTH, save_examples
+from jdiff.conditions.examples import save_examples
 from jdiff.conditions.image import Image
 from jdiff.conditions.text import Text, encoded, fit_tokenizer
 from jdiff.data import pipeline, split_file
@@ -381,12 +381,11 @@ def keep_examples(config: ConfigDict, sources: Sequence[Source], workdir: Path) 
                 continue
             rows = pipeline.fixed_rows(source, EXAMPLES, np.flatnonzero(known == number))
             batch = pipeline.batch_of(source, view, rows)
-            kept = {name: batch["cond"][name] for name in asked}
-            if Image.name in asked and not config.space.prepared:
-                kept[TRUTH] = batch["x0"]
+            cond = {name: batch["cond"][name] for name in asked}
+            truth = batch["x0"] if Image.name in asked and not config.space.prepared else None
             captions = [source.captions[row].partition("\n")[0] for row in rows] if source.captions else []
             with writing_to(workdir):
-                save_examples(workdir, kept, captions, sides if number else None)
+                save_examples(workdir, cond, captions, sides if number else None, truth)
             break
 
 
