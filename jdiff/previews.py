@@ -287,7 +287,7 @@ def grid(model: Model, images: Num[np.ndarray, "n h w c"], asked: Request) -> UI
     classes = len(model.config.data.class_names)
     by_label = set(model.config.model.conditions) - {Aspect.name} == {"label"}
     in_turn = by_label and not model.config.sample.labels and 1 < classes <= 20
-    return pictures.grid(model.shown(images[:GRID_IMAGES]), classes if in_turn else None)
+    return pictures.grid(model.shown(images), classes if in_turn else None)
 
 
 def strip(frames: UInt8[np.ndarray, "rungs n h w c"]) -> UInt8[np.ndarray, "H W c2"]:

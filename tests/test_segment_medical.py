@@ -14,7 +14,10 @@ from tests.conftest import TINY, config, refusal, run_here
 nib = pytest.importorskip("nibabel", reason="the extra `medical` is not installed")
 pydicom = pytest.importorskip("pydicom", reason="the extra `medical` is not installed")
 
+from jdiff.common.errors import UserError  # noqa: E402
 from jdiff.data import nifti  # noqa: E402
+from jdiff.data.given import given  # noqa: E402
+from jdiff.data.sources import Picture  # noqa: E402
 from tests.test_medical import dataset, saved  # noqa: E402
 
 pytestmark = [pytest.mark.usefixtures("compile_fast"), pytest.mark.filterwarnings("ignore:::pydicom")]
@@ -123,6 +126,10 @@ def test_files_of_another_kind_are_named(model, tmp_path):
     said = refusal(*segment(model, tmp_path / "given"), cwd=tmp_path)
     assert "given/a.png cannot be read: it is an image file, and this model was trained on values as DICOM" in said
     volume(1, (16, 16, 2), tmp_path / "cut" / "b.nii")
+    with pytest.raises(
+        UserError, match=r"it holds values in DICOM's or NIfTI's units, .* trained on uint8 of 3 channels"
+    ):
+        given(str(tmp_path / "cut"), "sample.condition_dir", Picture((16, 16, 3))).read("b.nii")
     whole = (tmp_path / "cut" / "b.nii").read_bytes()
     (tmp_path / "cut" / "b.nii").write_bytes(whole[:-100])
     said = refusal(*segment(model, tmp_path / "cut"), cwd=tmp_path)
