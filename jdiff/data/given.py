@@ -61,7 +61,7 @@ class Given:
             raise self._fault(name, error) from error
 
     def _fault(self, name: str, error: Exception) -> UserError:
-        return UserError(one_line(f"{called(self.tree, name)} cannot be read: {error or type(error).__name__}"))
+        return UserError(one_line(f"{called(self.tree, name)} cannot be read: {str(error) or type(error).__name__}"))
 
     def _read(self, stream: BufferedIOBase, kind: str, page: int) -> np.ndarray:
         wanted = self.picture

@@ -220,7 +220,7 @@ def _save_pages(
         with given.tree.open(name) as stream:
             content = nifti.like(stream, pages, given.axis, slope)
         (folder / files[0]).parent.mkdir(parents=True, exist_ok=True)
-        replace_file(folder / files[0], gzip.compress(content, mtime=0) if files[0].endswith(".gz") else content)
+        replace_file(folder / files[0], gzip.compress(content, 1, mtime=0) if files[0].endswith(".gz") else content)
         return
     for file, page in zip(files, pages, strict=True):
         pictures.save_png(folder / file, page[..., None])
