@@ -493,7 +493,7 @@ TRAIN = group(
         "[0, inf)",
         resume=SILENT,
     ),
-    accumulate=Setting(1, "microbatches a batch, to save memory", "[1, 2^31)"),
+    accumulate=Setting(1, "microbatches a batch, to save memory, an autoencoder's encoder's too", "[1, 2^31)"),
     optimizer=Setting("adam", "adam, adamw"),
     learning_rate=Setting(2e-4, "the highest of the schedule", "[0, 1e30]"),
     schedule=Setting(

@@ -50,14 +50,16 @@ class Coding:
     decode: Callable[[Weights, PyTree], Array]
 
 
-def features_first(space: Space, mesh: Mesh, rows: int) -> Callable[[Weights, PyTree], PyTree]:
+def features_first(space: Space, mesh: Mesh, rows: int, parts: int) -> Callable[[Weights, PyTree], PyTree]:
     """(weights, batch) -> the batch with what an autoencoder says of its images in place of these, by a program of its
-    own of `rows` images, so that training is the same to the bit where that was prepared. In pixels the batch itself.
+    own of `rows` images in `parts`, so that training is the same to the bit where that was prepared. In pixels the
+    batch itself.
     """
     if not isinstance(space, Latents):
         return lambda weights, batch: batch
-    features = jax.jit(partial(space.features, rows=rows), out_shardings=sharding.of_batch(mesh))
-    replicated = jax.jit(partial(space.features, rows=rows), out_shardings=sharding.replicated(mesh))
+    of_batch = partial(space.features, rows=rows, parts=parts)
+    features = jax.jit(of_batch, out_shardings=sharding.of_batch(mesh))
+    replicated = jax.jit(of_batch, out_shardings=sharding.replicated(mesh))
 
     def first(weights: Weights, batch: PyTree) -> PyTree:
         images = batch["x0"]

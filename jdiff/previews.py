@@ -82,7 +82,7 @@ def held_out_loss(config: ConfigDict, task: Task, mesh: Mesh, held_out: Source |
             part = jax.tree.map(lambda values, first=first, whole=whole: values[first : first + size], whole)
             count = len(part["x0"])
             parts.append((count, jax.device_put(part, sharding.of_batch(mesh, count))))
-    encoded = features_first(task.space, mesh, config.train.batch_size)
+    encoded = features_first(task.space, mesh, config.train.batch_size, config.train.accumulate)
 
     def evaluate(model: Model, state: TrainState, step: int) -> Report:
         params = {**state.params, **state.ema}

@@ -4,6 +4,7 @@ import json
 import shutil
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -206,6 +207,25 @@ def test_prepared_latents_of_something_else_are_refused(folder, tmp_path):
     assert "data.quarter_turns=True: prepared latents are of whole images as they are" in said
     said = refusal(*of_vae, "--config.space.prepared=vae", "--workdir=d", cwd=tmp_path)
     assert "holds no latents.json, as latents of --mode=prepare do" in said
+
+
+def test_an_encoder_that_takes_too_much_memory_reads_a_batch_in_parts(folder, tmp_path):
+    """As the advice says: in preparing, in measuring the latents and at every step."""
+    features = FirstStage.features
+
+    def limited(self, weights, images, dropout=None):
+        if len(images) > 8:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+        return features(self, weights, images, dropout)
+
+    ldm = (config("digits_ldm"), *SHORT, "--config.train.steps=2", f"--config.space.autoencoder={folder / 'vae'}")
+    with mock.patch.object(FirstStage, "features", limited):
+        prepare = ("--mode=prepare", "--out=prepared")
+        said = refusal(*prepare, *ldm, cwd=tmp_path)
+        assert "out of memory where train.batch_size=16 images are encoded: set train.accumulate=2 " in said
+        for mode in (prepare, ("--workdir=run",)):
+            result = run_here(*mode, *ldm, "--config.train.accumulate=2", cwd=tmp_path)
+            assert result.status == 0, result.err
 
 
 def colour_folder(top: Path, side: int = 8) -> Path:

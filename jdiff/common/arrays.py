@@ -10,6 +10,11 @@ def per_image(value: Shaped[Array, "*b"], x: Float[Array, "b ..."]) -> Shaped[Ar
     return value.reshape(value.shape + (1,) * (x.ndim - 1)) if value.ndim else value
 
 
+def microbatches(rows: Shaped[Array, "b ..."], count: int) -> Shaped[Array, "n m ..."]:
+    """A batch in `count` parts: part j is rows j, j + count, ..., so that every device holds its share of each."""
+    return rows.reshape(-1, count, *rows.shape[1:]).swapaxes(0, 1)
+
+
 def fingerprint(tree: PyTree) -> str:
     """A number of 32 bits, in hexadecimal, that differs where any bit of the arrays or their order does, save by rare
     chance; the same however they are sharded.

@@ -67,7 +67,7 @@ def prepare_latents(config: ConfigDict, out: Path) -> int:
     mesh = sharding.make_mesh()
     space, own = from_config.space(unscaled(config)), read_autoencoder(config, mesh)
     assert isinstance(space, Latents)
-    view, encode = from_config.view(config, train=False), encoder(space, own, mesh, config.train.batch_size)
+    view, encode = from_config.view(config, train=False), encoder(config, space, own, mesh)
     shape = (*space.shape[:2], space.first_stage.bottleneck.features)
     splits = {"train": source} | ({} if held_out is None else {"test": held_out})
     flips = {"train": config.data.flip, "test": False}

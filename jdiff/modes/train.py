@@ -134,7 +134,8 @@ def _train(config: ConfigDict, workdir: Path, interrupt: Interrupt[Training], st
         pictures = previews.evaluators(previews.PICTURES, config, task, mesh, held_out)
         next_state = make_step(config, task, state)
         batches = sharding.on_devices(mesh, open_batches(config, source, start))
-        batches = map(partial(features_first(task.space, mesh, config.train.batch_size), Weights({}, own)), batches)
+        encoded = features_first(task.space, mesh, config.train.batch_size, config.train.accumulate)
+        batches = map(partial(encoded, Weights({}, own)), batches)
         if not start:
             keep_examples(config, [held_out, source] if held_out else [source], workdir)
             draw_forward(model.with_weights(averaged(task, model, state), step=0), images, workdir)

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num, PyTree
 
+from jdiff.common.arrays import microbatches
 from jdiff.common.ranges import Range
 from jdiff.common.weights import Weights
 from jdiff.networks.bottlenecks import Gaussian
@@ -54,13 +56,19 @@ class Latents:
         z = self.first_stage.latents(moments.astype(jnp.float32), key if self.sampled else None)
         return (z - jnp.asarray(self.mean)) / jnp.asarray(self.std)
 
-    def features(self, weights: PyTree, images: Num[Array, "b h w c"], rows: int = 0) -> Float[Array, "b h2 w2 f"]:
+    def features(
+        self, weights: PyTree, images: Num[Array, "b h w c"], *, rows: int = 0, parts: int = 1
+    ) -> Float[Array, "b h2 w2 f"]:
         """What the encoder says of images, in float16: all that a latent is drawn from. rows: computed in a batch of so
-        many, filled up, since a convolution's last digits depend on the batch; 0: as many as there are.
+        many, filled up, since a convolution's last digits depend on the batch; 0: as many as there are. parts: of the
+        batch, one after the other, for the memory of one.
         """
-        count = len(images)
+        count, encode = len(images), lambda part: self.first_stage.features(_own(weights), part).astype(jnp.float16)
         filled = jnp.pad(images, [(0, max(0, rows - count)), *[(0, 0)] * 3])
-        return self.first_stage.features(_own(weights), filled)[:count].astype(jnp.float16)
+        if parts == 1:
+            return encode(filled)[:count]
+        said = jax.lax.map(encode, microbatches(filled, parts)).swapaxes(0, 1)
+        return said.reshape(-1, *said.shape[2:])[:count]
 
     def mean_and_variance(self, moments: Float[Array, "b h w f"]) -> tuple[Array, Array]:
         """Of z, [B, h, w, c] each, as it is drawn where `sampled`."""

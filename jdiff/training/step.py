@@ -11,6 +11,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, PyTree
 
+from jdiff.common.arrays import microbatches
 from jdiff.common.keys import folded, wrapped
 from jdiff.training.ema import Ema, groups
 
@@ -106,8 +107,7 @@ def _gradient(loss: Loss, params: PyTree, task_state: PyTree, batch: PyTree, key
 
 def _accumulated(gradient: Callable, task_state: PyTree, batch: PyTree, key: Array, count: int) -> Any:
     """The means of gradients and logs over `count` microbatches, computed one after the other."""
-    # Microbatch j is rows j, j + count, ...: every device holds its share of each.
-    microbatches = jax.tree.map(lambda rows: rows.reshape(-1, count, *rows.shape[1:]).swapaxes(0, 1), batch)
+    parts = jax.tree.map(lambda rows: microbatches(rows, count), batch)
 
     def add(carry, now):
         task_state, total = carry
@@ -115,11 +115,11 @@ def _accumulated(gradient: Callable, task_state: PyTree, batch: PyTree, key: Arr
         grads, task_state, logs = gradient(task_state, microbatch, folded(key, index))
         return (task_state, jax.tree.map(lambda t, new: t + new / count, total, (grads, logs))), None
 
-    first = jax.tree.map(lambda rows: rows[0], microbatches)
+    first = jax.tree.map(lambda rows: rows[0], parts)
     grads, _, logs = jax.eval_shape(gradient, task_state, first, key)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (grads, logs))
     # XLA:CPU runs convolutions' gradients inside a loop some twenty times slower than outside: unroll there.
     unroll = count if jax.default_backend() == "cpu" else 1
-    inputs = (microbatches, jnp.arange(count))
+    inputs = (parts, jnp.arange(count))
     (task_state, (grads, logs)), _ = jax.lax.scan(add, (task_state, zeros), inputs, unroll=unroll)
     return grads, task_state, logs

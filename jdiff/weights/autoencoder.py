@@ -1,6 +1,7 @@
 """The autoencoder of a latent diffusion model: read from where it was trained, and kept in the model's own folder."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -13,7 +14,7 @@ from ml_collections import ConfigDict
 import jdiff.config
 from jdiff import from_config, interop
 from jdiff.common.arrays import fingerprint
-from jdiff.common.errors import UserError
+from jdiff.common.errors import UserError, is_out_of_memory
 from jdiff.common.keys import root_key
 from jdiff.common.paths import expanded
 from jdiff.common.processes import of_first_process, wait_for_all_processes
@@ -27,6 +28,7 @@ from jdiff.networks.bottlenecks import VQ
 from jdiff.spaces import AUTOENCODER, Latents, as_state
 from jdiff.tasks import Weights
 from jdiff.training import sharding
+from jdiff.training.memory import smaller_steps
 from jdiff.training.writers import say
 from jdiff.weights.export import export
 from jdiff.weights.read import autoencoder_weights, of_run
@@ -263,8 +265,7 @@ def moments_of(config: ConfigDict, space: Latents, source: Source, own: PyTree, 
     """The moments [b, h, w, f] of a source's images, or of latents that were prepared, a batch at a time, as the usual
     view has them.
     """
-    rows = config.train.batch_size
-    encode = encoder(space, own, mesh, rows)
+    rows, encode = config.train.batch_size, encoder(config, space, own, mesh)
     view = from_config.view(config, train=False)
     numbers = from_config.shape_numbers(config, source)
     of_shapes = [np.flatnonzero(numbers == number) for number in np.unique(numbers)]  # a batch is of one shape
@@ -274,13 +275,22 @@ def moments_of(config: ConfigDict, space: Latents, source: Source, own: PyTree, 
         yield images if images.dtype == np.float16 else encode(images)
 
 
-def encoder(space: Latents, own: PyTree, mesh: Mesh, rows: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Images [b, H, W, C], at most `rows` of them, -> their moments. own: the autoencoder's part of a model's state."""
-    program, weights = jax.jit(space.features), Weights({}, own)
+def encoder(config: ConfigDict, space: Latents, own: PyTree, mesh: Mesh) -> Callable[[np.ndarray], np.ndarray]:
+    """Images [b, H, W, C], at most train.batch_size of them, -> their moments, computed as in training. own: the
+    autoencoder's part of a model's state. Raises UserError where memory runs out.
+    """
+    rows, parts, weights = config.train.batch_size, config.train.accumulate, Weights({}, own)
+    program = jax.jit(partial(space.features, parts=parts))
 
     def encode(images: np.ndarray) -> np.ndarray:
         filled = np.concatenate([images, np.repeat(images[-1:], rows - len(images), axis=0)])
-        moments = program(weights, jax.device_put(filled, sharding.of_batch(mesh, rows)))
-        return sharding.whole(moments)[: len(images)]
+        try:
+            moments = program(weights, jax.device_put(filled, sharding.of_batch(mesh, rows)))
+            return sharding.whole(moments)[: len(images)]
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            smaller = smaller_steps(rows, parts, mesh.size, remat=True)  # the encoder's backward pass is not taken
+            raise UserError(f"out of memory where train.batch_size={rows} images are encoded: {smaller}") from error
 
     return encode
