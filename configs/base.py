@@ -236,7 +236,8 @@ CONDITION_TEXT = group(
     ),
     path=Setting(
         "",
-        "frozen: a local folder that `transformers` reads; its tokenizer lies in it or, as in a pipeline, beside it",
+        "frozen: a local folder that `transformers` reads; its tokenizer lies in it or, as in a pipeline, beside it. "
+        "Both are copied into the run's folder when training starts",
         resume=TOLD,
     ),
     length=Setting(32, "most tokens of a text", "[3, 2^16]"),

@@ -26,6 +26,7 @@ from jdiff.migration import RENAMED_VALUES, VERSION, migrated, now_called
 
 FILE = "config.json"
 SPLIT = "split.csv"  # of which images a run trains on and which are held out
+TEXT_ENCODER = "text_encoder"  # a copy of a frozen one
 FLAGS = ("config", "workdir", "mode", "out", "debug", "help")
 # Groups that may be overridden where a trained run is used.
 OVERRIDABLE = (
@@ -124,6 +125,8 @@ def of_run(workdir: Path) -> ConfigDict:
         config = read(json.loads(file.read_text()))
         if (workdir / SPLIT).is_file():
             config.data.split_of = str(workdir)
+        if (workdir / TEXT_ENCODER).is_dir():
+            config.condition.text.path = str(workdir / TEXT_ENCODER)
         return config
     except json.JSONDecodeError as error:
         raise UserError(f"{file} is damaged ({error}): {again}") from error

@@ -570,6 +570,7 @@ class Model:
         """
         from jdiff.weights.autoencoder import keep_autoencoder
         from jdiff.weights.pipelines import save
+        from jdiff.weights.text_encoder import keep_text_encoder
 
         config = self.config.copy_and_resolve_references()
         if config.data.shapes:
@@ -578,6 +579,8 @@ class Model:
             save(self.weights, config, pipelines.read(expanded(like)), expanded(folder))
             return
         export(self.weights, config, expanded(folder), step=self.step, workdir=self.workdir, like=like)
+        if like is None:
+            keep_text_encoder(config, expanded(folder))
         if config.model.space == "latents" and self.workdir is None:
             shutil.rmtree(expanded(folder) / AUTOENCODER, ignore_errors=True)  # of an earlier export
             keep_autoencoder(config, expanded(folder), self.mesh)

@@ -128,15 +128,16 @@ def test_back_out_diffusers_draws_the_same(folders, models, kind, tmp_path):
     assert names <= {file.relative_to(tmp_path / "out") for file in (tmp_path / "out").rglob("*") if file.is_file()}
 
 
-def test_a_run_s_folder_of_it_is_complete_by_itself(folders, models, tmp_path):
+@pytest.mark.parametrize("kind", ["sd", "dit"])
+def test_a_run_s_folder_of_it_is_complete_by_itself(folders, models, kind, tmp_path):
     """The command samples from it, and says so where it is given the pipeline."""
-    line = refusal("--mode=sample", f"--workdir={folders['dit']}", cwd=tmp_path)
-    assert f"jdiff.load({str(folders['dit'])!r}).export(FOLDER) makes a run's folder of it" in line
-    moved = shutil.copytree(folders["dit"], tmp_path / "moved")
+    line = refusal("--mode=sample", f"--workdir={folders[kind]}", cwd=tmp_path)
+    assert f"jdiff.load({str(folders[kind])!r}).export(FOLDER) makes a run's folder of it" in line
+    moved = shutil.copytree(folders[kind], tmp_path / "moved")
     jdiff.load(moved).export(tmp_path / "run")
     shutil.rmtree(moved)
-    asked = {"noise": noise("dit"), "steps": 10, "guidance_scale": 7.5, **ASKED["dit"]}
-    np.testing.assert_array_equal(jdiff.load(tmp_path / "run").sample(**asked), models["dit"].sample(**asked))
+    asked = {"noise": noise(kind), "steps": 10, "guidance_scale": 7.5, **ASKED[kind]}
+    np.testing.assert_array_equal(jdiff.load(tmp_path / "run").sample(**asked), models[kind].sample(**asked))
 
 
 def test_classes_have_the_pipeline_s_names(models):

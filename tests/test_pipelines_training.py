@@ -102,12 +102,11 @@ def test_low_rank_parts_beside_a_pipeline(folder, captioned, tmp_path):
 
 @pytest.mark.slow
 def test_all_weights_of_a_pipeline_and_the_run_goes_on(folder, captioned, tmp_path):
-    """It goes on without the pipeline's network, and its weights decay, but for the empty text."""
+    """It goes on without the pipeline, and its weights decay, but for the empty text."""
     own = shutil.copytree(folder, tmp_path / "own")
     start = (f"--config.data.dir={captioned}", f"--config.train.initial={own}", "--config.train.weight_decay=0.5")
     run, _ = train(*start, "--config.train.steps=2", cwd=tmp_path)
-    shutil.rmtree(own / "unet")
-    shutil.rmtree(own / "vae")
+    shutil.rmtree(own)
     run, result = train(*start, "--config.train.steps=4", cwd=tmp_path)
     assert "training: steps 2 to 4" in result.out
     check(run, folder, captioned, tmp_path)
@@ -134,6 +133,40 @@ def test_pipelines_without_texts(make, captioned, tmp_path):
         if "embedders_label" not in name:
             np.testing.assert_array_equal(after[name], before[name], err_msg=name)
     assert jdiff.load(run).sample(2, steps=3).shape == (2, 16, 16, 3)
+
+
+@pytest.mark.slow
+def test_a_run_keeps_its_text_encoder(folder, captioned, tmp_path):
+    """Moved, with the encoder's own folder deleted, it draws the same images to the bit and trains on; another encoder
+    is refused.
+    """
+    own = shutil.copytree(folder, tmp_path / "own")
+    small = (
+        f"--config.data.dir={captioned}",
+        "--config.data.image_size=16",
+        "--config.network.channels=8",
+        "--config.network.channel_mults=(1,)",
+        "--config.network.attention_levels=()",
+        "--config.network.middle_attention=False",
+        "--config.condition.text.encoder=frozen",
+        f"--config.condition.text.path={own / 'text_encoder'}",
+        "--config.condition.text.length=12",
+    )
+    run, result = train(*small, "--config.train.steps=1", cwd=tmp_path)
+    files = [file for part in ("text_encoder", "tokenizer") for file in (run / part).iterdir()]
+    size = sum(file.stat().st_size for file in files) / 1e6
+    assert f"the text encoder of {own / 'text_encoder'} ({size:,.1f} MB with its tokenizer) is kept in" in result.out
+    drawn = jdiff.load(run).sample(texts=TEXTS, steps=2)
+    shutil.rmtree(own)
+    moved = run.rename(tmp_path / "moved")
+    np.testing.assert_array_equal(jdiff.load(moved).sample(texts=TEXTS, steps=2), drawn)
+    _, result = train(*small, "--config.train.steps=2", cwd=tmp_path, workdir="moved")
+    assert "training: steps 1 to 2" in result.out
+    for part in ("text_encoder", "tokenizer"):
+        shutil.copytree(folder / part, own / part)
+    (own / "tokenizer" / "tokenizer_config.json").write_text("{}")
+    line = refusal(config("stable_diffusion"), *FEW, *small, "--workdir=moved", cwd=tmp_path)
+    assert "holds another text encoder than" in line
 
 
 @pytest.mark.slow

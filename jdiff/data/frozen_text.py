@@ -5,6 +5,7 @@ transformers.
 """
 
 import contextlib
+import filecmp
 import functools
 import hashlib
 import json
@@ -28,6 +29,7 @@ WIDTHS = ("hidden_size", "d_model", "dim", "n_embd")  # config.json's keys for t
 MODEL_FILES = {".json", ".txt", ".model", ".safetensors", ".bin"}
 CACHE_FORMAT = 2
 
+TOKENIZER = "tokenizer"  # the folder beside an encoder's
 # Any of them makes a folder a tokenizer's.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model")
 
@@ -90,7 +92,7 @@ class FrozenEncoder:
     def _batches(self, texts: Sequence[str], progress: Progress) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(features, mask) of `features`, one batch at a time."""
         check_unicode(texts)
-        tokenizer, model, limit = _load(str(self._folder), str(self._tokenizer))
+        tokenizer, model, limit = _load(str(self._folder), str(_tokenizer_of(self._folder)))
         import torch
 
         if self.length > limit:
@@ -131,11 +133,19 @@ class FrozenEncoder:
     def _folder(self) -> Path:
         return expanded(self.path)
 
-    @property
-    def _tokenizer(self) -> Path:
-        beside = self._folder.parent / "tokenizer"
-        own = any((self._folder / name).is_file() for name in TOKENIZER_FILES)
-        return beside if not own and any((beside / name).is_file() for name in TOKENIZER_FILES) else self._folder
+
+def model_files(folder: Path) -> list[Path]:
+    """The files of the encoder in a folder, then those of its tokenizer where that lies beside it."""
+    found = [file for place in dict.fromkeys((folder, _tokenizer_of(folder))) for file in sorted(place.iterdir())]
+    return [file for file in found if file.suffix in MODEL_FILES and file.is_file()]
+
+
+def same_model(one: Path, other: Path) -> bool:
+    """Whether the encoders in two folders, and their tokenizers, are the same."""
+    ours, theirs = model_files(one), model_files(other)
+    if [file.name for file in ours] != [file.name for file in theirs]:
+        return False
+    return all(filecmp.cmp(*pair, shallow=False) for pair in zip(ours, theirs, strict=True))
 
 
 def cached(
@@ -170,6 +180,13 @@ def cached(
         if made:
             return made
     raise UserError(f"the text features can be kept nowhere ({'; '.join(faults)}); make one of these folders writable")
+
+
+def _tokenizer_of(folder: Path) -> Path:
+    own, beside = (
+        any((place / name).is_file() for name in TOKENIZER_FILES) for place in (folder, folder.parent / TOKENIZER)
+    )
+    return folder.parent / TOKENIZER if beside and not own else folder
 
 
 def _open(folder: Path, key: str) -> Features | None:
@@ -212,14 +229,11 @@ def _new_file(path: Path) -> Iterator[Any]:
 def _key(encoder: FrozenEncoder, texts: Sequence[str]) -> str:
     """A hash of the model (the contents of its files), the number of tokens and the texts in order."""
     check_unicode(texts)
-    folder = encoder._folder
     head: list[Any] = [CACHE_FORMAT, encoder.length, encoder.on_long, len(texts)]
     if encoder.padding != "masked" or encoder.clip_skip:
         head += [encoder.padding, encoder.clip_skip]
     digest = hashlib.sha256(json.dumps(head).encode())
-    folders = dict.fromkeys((folder, encoder._tokenizer))
-    files = [path for one in folders for path in sorted(one.iterdir())]
-    for file in (path for path in files if path.suffix in MODEL_FILES and path.is_file()):
+    for file in model_files(encoder._folder):
         with open(file, "rb") as stream:
             content = hashlib.file_digest(stream, "blake2b").hexdigest()
         digest.update(json.dumps([file.name, content]).encode())

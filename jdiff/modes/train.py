@@ -57,6 +57,7 @@ from jdiff.weights.prepared_latents import read_prepared
 from jdiff.weights.read import autoencoder_weights
 from jdiff.weights.resume import begin_from_whole, ends_well, goes_on, not_finite
 from jdiff.weights.start import pretrained_tokenizer, with_pretrained_network
+from jdiff.weights.text_encoder import keep_text_encoder, with_text_encoder
 
 CHECKPOINTS = "checkpoints"
 EXAMPLES = 100  # images whose conditions a run keeps to draw samples by
@@ -79,6 +80,7 @@ def _train(config: ConfigDict, workdir: Path, interrupt: Interrupt[Training], st
         source, held_out = from_config.sources(config)
     split = split_file.split_of(source, held_out)
     config = with_pretrained_network(with_shapes(config, workdir), workdir)  # its network says which sides fit
+    config = with_text_encoder(config, workdir)
     config = with_autoencoder(config, workdir)  # likewise
     config = with_scale(resolve(config, source), source, workdir)
     config.data.fingerprint = fingerprint(source)
@@ -102,6 +104,7 @@ def _train(config: ConfigDict, workdir: Path, interrupt: Interrupt[Training], st
         own = autoencoder_weights(config, workdir, mesh)
         config = with_scale_of_latents(config, source, own, mesh)
         task = from_config.task(config)
+    keep_text_encoder(config, workdir)
     source, held_out = with_texts(config, workdir, source, held_out)
     kept = config.checkpoint
     with (

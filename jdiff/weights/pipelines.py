@@ -1,6 +1,5 @@
 """A pipeline of diffusers as a config and weights: what is sampled, and where training starts; and written again."""
 
-import filecmp
 import math
 import shutil
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from jdiff import from_config, interop
 from jdiff.common.errors import UserError, writing_to
 from jdiff.common.processes import is_first_process
 from jdiff.config import config_value, items
+from jdiff.data.frozen_text import same_model
 from jdiff.from_config.conditions import frozen_text
 from jdiff.interop.pipelines import Pipeline
 from jdiff.spaces import AUTOENCODER
@@ -117,13 +117,8 @@ def _check_same(config: ConfigDict, like: Pipeline) -> None:
     if like.class_names and config.data.class_names != like.class_names:
         raise UserError(f"this model knows other classes than {like.folder}, whose names these are")
     ours, theirs = Path(config.condition.text.path), like.text_encoder
-    if theirs and ours.is_dir() and ours.resolve() != theirs.resolve() and not _same_files(ours, theirs):
+    if theirs and ours.is_dir() and not same_model(ours, theirs):
         raise UserError(f"this model reads texts by {ours}, which is another encoder than {theirs}")
-
-
-def _same_files(ours: Path, theirs: Path) -> bool:
-    names = [file.name for file in theirs.iterdir() if file.is_file()]
-    return not any(filecmp.cmpfiles(ours, theirs, names, shallow=False)[1:])
 
 
 def same_value(ours: Any, theirs: Any) -> bool:
@@ -155,8 +150,6 @@ def with_own(config: ConfigDict, own: ConfigDict) -> ConfigDict:
         return config
     names = [name for name, _ in items(own) if name.startswith(TAKEN) and name not in FREE]
     config = _with(config, {name: config_value(own, name) for name in names})
-    if own.condition.text.path:
-        config.condition.text.path = str(Path(config.train.initial) / Path(own.condition.text.path).name)
     if not config.data.image_size:
         with config.data.ignore_type():
             config.data.image_size = own.data.image_size
