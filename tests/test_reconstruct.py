@@ -11,6 +11,7 @@ from PIL import Image
 
 import jdiff
 from jdiff.common.errors import UserError
+from jdiff.data.resize import Resize
 from jdiff.data.sources.digits import Digits
 from jdiff.networks.bottlenecks import VQ, Gaussian, Plain
 from jdiff.scoring.latent_use import LatentUse
@@ -103,6 +104,18 @@ def test_images_of_files_are_reconstructed(folder, tmp_path):
     one = tmp_path / "3.png"
     _, single = reconstructed(folder, "vae", f"--config.eval.images={one}")
     assert single["psnr"] == pytest.approx([held["psnr"][3]])
+    (tmp_path / "large").mkdir()
+    larger = [record["image"].repeat(2, 0).repeat(2, 1) for record in images] + [np.zeros((8, 32, 1), np.uint8)]
+    for number, image in enumerate(larger):
+        Image.fromarray(image[..., 0]).save(tmp_path / "large" / f"{number}.png")
+    out, large = reconstructed(folder, "vae", f"--config.eval.images={tmp_path / 'large'}")
+    assert "6 of 6 images in eval.images, of 8x32 to 16x16, are brought to 8x8, as in training (data.resize=" in out
+    seen = np.stack([Resize("centre", 8, 8)({"image": image})["image"] for image in larger]).astype(float)
+    back = jdiff.load(folder / "vae").reconstruct(seen.astype(np.uint8))
+    assert large["psnr"] == pytest.approx(10 * np.log10(255**2 / np.mean((back - seen) ** 2, axis=(1, 2, 3))))
+    size = (f"--config.eval.images={tmp_path / 'large'}", "--config.sample.size=(16,16)")
+    out, _ = reconstructed(folder, "vae", *size)
+    assert "1 of 6 images in eval.images, of 8x32, are brought to 16x16" in out
     Image.fromarray(np.zeros((8, 8, 3), np.uint8) + np.arange(3, dtype=np.uint8) * 80).save(tmp_path / "colour.png")
     said = refusal("--mode=reconstruct", "--workdir=vae", f"--config.eval.images={tmp_path / 'colour.png'}", cwd=folder)
     assert "these images have 3 channels, and the autoencoder's 1" in said

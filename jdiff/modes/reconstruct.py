@@ -93,7 +93,7 @@ def _images(config: ConfigDict) -> tuple[ConfigDict, Pictures, Data | None]:
     there).
     """
     if config.eval.images:
-        images, _ = open_files(config)
+        images, _ = open_files(config, as_trained=True)
         shape = images.of([0])[0].shape[1:]
         if shape[2] != config.data.shape[2]:
             raise UserError(

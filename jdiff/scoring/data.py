@@ -2,6 +2,7 @@
 
 import atexit
 import hashlib
+import math
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -22,9 +23,11 @@ from jdiff.config import settings
 from jdiff.data import pipeline
 from jdiff.data.fingerprint import fingerprint
 from jdiff.data.sources import Source
+from jdiff.data.sources.prepared import sizes_of
 from jdiff.evaluation.gather import Pictures
 from jdiff.evaluation.protocol import Protocol
 from jdiff.resolve import resolve
+from jdiff.training.writers import say
 
 CONDITIONS = 1000  # images whose conditions are taken in turn
 ARRAYS, ARCHIVES = (".npz", ".npy"), (".zip", ".tar")
@@ -116,8 +119,10 @@ def made(config: ConfigDict) -> str:
     return hashlib.sha256(repr([config.data[name] for name in MADE]).encode()).hexdigest()[:16]
 
 
-def open_files(config: ConfigDict) -> tuple[Pictures, str]:
-    """(images that exist already, in eval.images, their fingerprint). UserError where they are of several sizes."""
+def open_files(config: ConfigDict, *, as_trained: bool = False) -> tuple[Pictures, str]:
+    """(images that exist already, in eval.images, their fingerprint). as_trained: they are brought to the config's
+    shape as training does, and a line tells it; else UserError where they are of several sizes.
+    """
     paths, count = [expanded(one) for one in config.eval.images.split(",")], config.eval.num_images
     if missing := [path for path in paths if not path.exists()]:
         raise UserError(
@@ -137,9 +142,14 @@ def open_files(config: ConfigDict) -> tuple[Pictures, str]:
     source, _ = from_config.sources(of_files)
     picture = source.pictures["image"]
     height, width, channels = picture.shape
-    if height is None or width is None:
+    if as_trained:
+        _tell_sizes(config, source)
+        height, width, needed = config.data.shape
+        data.resize = config.data.resize
+    elif height is None or width is None:
         raise UserError(f"{path}: its images have many sizes; a set is of one size, as the reference is")
-    data.shape = (height, width, channels if data.name == "arrays" else _channels(source))
+    grey_too = as_trained and needed == channels  # which are read as three equal channels, as in training
+    data.shape = (height, width, channels if data.name == "arrays" or grey_too else _channels(source))
     data.class_names, data.alpha, data.masks = source.class_names, (), ()
     alike = config.data.shape and picture.dtype == config.data.dtype
     data.dtype, data.range = picture.dtype, config.data.range if alike else (picture.low, picture.high)
@@ -150,6 +160,19 @@ def open_files(config: ConfigDict) -> tuple[Pictures, str]:
     stat = path.stat()  # a fingerprint reads some images alone
     known = f"{fingerprint(source)}-{stat.st_size}-{stat.st_mtime_ns}"
     return Pictures(source, from_config.view(of_files, train=False), rows, values), known
+
+
+def _tell_sizes(config: ConfigDict, source: Source) -> None:
+    """A line that says what is done to images of other sizes than the config's."""
+    sizes, (height, width, _) = sizes_of(source), config.data.shape
+    others = sizes[(sizes != (height, width)).any(axis=1)]
+    if len(others):
+        known = sorted(set(map(tuple, others.tolist())), key=lambda size: (math.prod(size), size))
+        of = " to ".join(f"{h}x{w}" for h, w in dict.fromkeys((known[0], known[-1])))
+        say(
+            f"{len(others):,} of {len(sizes):,} images in eval.images, of {of}, are brought to {height}x{width}, as in "
+            f"training (data.resize={config.data.resize!r})"
+        )
 
 
 def _folder_of(files: list[Path]) -> Path:
