@@ -418,7 +418,8 @@ SPACE = group(
     autoencoder=Setting(
         "",
         "a run of task=autoencoder, an exported one, or a folder of diffusers' AutoencoderKL or VQModel; its weights "
-        "are copied into the run's folder when training starts",
+        "are copied into the run's folder when training starts. Of a trained model: one of the same encoder, whose "
+        "decoder is taken",
     ),
     sampled=Setting(True, "gaussian: training draws latents anew at every step; False: their means", resume=TOLD),
     mean=Setting((), "of each channel of latents over the training set; filled in", "(-inf, inf)", of=float),

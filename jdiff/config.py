@@ -40,6 +40,7 @@ OVERRIDABLE = (
     "train.steps",
     "space.tile",
     "space.dtype",
+    "space.autoencoder",
     "autoencoder.lpips",
     "condition.text.path",
 )

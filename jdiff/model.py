@@ -32,7 +32,7 @@ from jdiff.interop import pipelines
 from jdiff.networks.bottlenecks import Gaussian
 from jdiff.request import Request
 from jdiff.scoring import Result
-from jdiff.spaces import AUTOENCODER, Latents, Masks
+from jdiff.spaces import AUTOENCODER, Latents, Masks, meaning
 from jdiff.tasks import Task, Weights
 from jdiff.tasks.autoencoder import AutoencoderTask
 from jdiff.tasks.classifier import ClassifierTask, ClassProbability
@@ -40,7 +40,7 @@ from jdiff.tasks.diffusion import DiffusionTask
 from jdiff.tasks.segmentation import SegmentationTask
 from jdiff.training import sharding
 from jdiff.weights.export import export
-from jdiff.weights.read import of_run
+from jdiff.weights.read import names_another_autoencoder, of_run
 
 Images = Num[np.ndarray, "n h w c"]  # of the data's dtype and range, most often uint8
 
@@ -89,6 +89,10 @@ def restore(config: ConfigDict, workdir: Path, checkpoint: str | int | None = No
     """As `load`, with the run's config given, overridden perhaps."""
     wanted, mesh = str(config.sample.checkpoint if checkpoint is None else checkpoint), sharding.make_mesh()
     task, weights, step = of_run(config, workdir, wanted, mesh)
+    if names_another_autoencoder(config, workdir):
+        from jdiff.weights.autoencoder import with_decoder
+
+        weights = with_decoder(config, weights, workdir, mesh)
     model = Model(config, task, mesh, weights, step=step, workdir=workdir)
     size = tuple(config.sample.size)
     return model.in_size(size) if size else model.in_shape(tuple(config.sample.shape))
@@ -581,8 +585,10 @@ class Model:
         export(self.weights, config, expanded(folder), step=self.step, workdir=self.workdir, like=like)
         if like is None:
             keep_text_encoder(config, expanded(folder))
-        if config.model.space == "latents" and self.workdir is None:
+        if config.model.space == "latents" and like is None:
             shutil.rmtree(expanded(folder) / AUTOENCODER, ignore_errors=True)  # of an earlier export
+            if self.workdir and not names_another_autoencoder(config, self.workdir):
+                config.space.autoencoder = str(self.workdir / AUTOENCODER)
             keep_autoencoder(config, expanded(folder), self.mesh)
 
     def identity(self, asked: Request) -> dict[str, Any]:
@@ -780,7 +786,7 @@ def _latents_of(model: Model) -> Any:
     space = model.task.space
     if not isinstance(space, Latents):
         return None
-    return space.mean, space.std, fingerprint(model.weights.state[AUTOENCODER])
+    return space.mean, space.std, fingerprint(meaning(model.weights.state))
 
 
 def _repaints(sampler: Any) -> bool:

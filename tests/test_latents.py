@@ -312,6 +312,51 @@ def test_a_run_goes_on_where_its_autoencoder_is_called_otherwise(folder, tmp_pat
     assert "other_vae holds another autoencoder than" in said
 
 
+def test_another_decoder_of_the_same_latents_is_taken_and_another_encoder_refused(model, folder, tmp_path):
+    vae = jdiff.load(folder / "vae")
+    for name in ("encoder", "decoder"):
+        own = vae.params["autoencoder"]
+        params = {"autoencoder": {**own, name: jax.tree.map(lambda leaf: 1.1 * leaf, own[name])}}
+        changed = Weights(params, {"mse": jnp.float32(0.5)})
+        vae.with_weights(changed, step=9).export(tmp_path / f"other_{name}")
+    draw = ("--mode=sample", f"--workdir={folder / 'ldm'}", "--out=drawn", "--config.sample.num_images=4")
+    other = f"--config.space.autoencoder={tmp_path / 'other_decoder'}"
+    result = run_here(*draw, other, cwd=tmp_path)
+    assert result.status == 0, result.err
+    assert f"decodes by {tmp_path / 'other_decoder'}, whose encoder is this model's and whose decoder is" in result.out
+    drawn = np.load(tmp_path / "drawn" / "samples.npz")["images"]
+    assert np.abs(drawn.astype(int) - model.sample(4)).mean() > 0.1
+    assert run_here("--mode=export", f"--workdir={folder / 'ldm'}", other, "--out=whole", cwd=tmp_path).status == 0
+    whole = jdiff.load(tmp_path / "whole")
+    np.testing.assert_array_equal(whole.sample(4), drawn)
+    np.testing.assert_array_equal(whole.encode(drawn), model.encode(drawn))
+    said = refusal(*draw, "--config.space.autoencoder=other_encoder", cwd=tmp_path)
+    assert f"space.autoencoder=other_encoder holds another autoencoder than {folder / 'ldm' / 'autoencoder'}" in said
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_beside_a_decoder_trained_for_its_latents(folder, tmp_path):
+    """Latents prepared by the one serve with the other, being the same; a new run takes the new decoder."""
+    shutil.copytree(folder / "ldm", tmp_path / "ldm")
+    start = (*SMALL, "--config.train.steps=2", f"--config.train.initial={folder / 'vae'}", "--workdir=fine")
+    assert run_here(config("digits_vae"), *start, "--config.autoencoder.decoder_only=True", cwd=tmp_path).status == 0
+    of_vae, of_fine = (f"--config.space.autoencoder={place}" for place in (folder / "vae", "fine"))
+    assert run_here("--mode=prepare", config("digits_ldm"), *SHORT, of_vae, "--out=latents", cwd=tmp_path).status == 0
+    again = (config("digits_ldm"), *SHORT, of_fine, "--config.space.prepared=latents", "--config.train.steps=62")
+    result = run_here(*again, "--workdir=ldm", cwd=tmp_path)
+    assert result.status == 0, result.err
+    assert "space.autoencoder=fine has another decoder than ldm/autoencoder, which this run keeps: " in result.out
+    result = run_here(*again, f"--config.train.initial={folder / 'ldm'}", "--workdir=new", cwd=tmp_path)
+    assert result.status == 0, result.err
+    assert f"has the encoder of {folder / 'ldm' / 'autoencoder'} and another decoder, which is taken" in result.out
+    kept, fine, first = (
+        jdiff.load(place).params["autoencoder"]["decoder"]["last"]["kernel"]
+        for place in (tmp_path / "new" / "autoencoder", tmp_path / "fine", folder / "vae")
+    )
+    np.testing.assert_array_equal(kept, fine)
+    assert not np.array_equal(kept, first)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("lora", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_fine_tuning_keeps_the_latents_that_were_learned(folder, tmp_path, lora):

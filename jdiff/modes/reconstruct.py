@@ -29,6 +29,7 @@ from jdiff.scoring.reconstruction import Features, Scores, score
 from jdiff.spaces import AUTOENCODER
 from jdiff.tasks.autoencoder import AutoencoderTask
 from jdiff.training.writers import say
+from jdiff.weights.read import names_another_autoencoder
 
 FILE = "reconstruction.json"
 SHOWN = 16  # pairs in a picture
@@ -79,6 +80,11 @@ def autoencoder_of(config: ConfigDict, workdir: Path) -> Model:
                 "task='autoencoder', or of latents"
             )
         return model
+    if names_another_autoencoder(config, workdir):
+        raise UserError(
+            f"--mode=reconstruct is of the autoencoder that {workdir} keeps: give --workdir={config.space.autoencoder} "
+            "for the other"
+        )
     folder = workdir / AUTOENCODER
     own = jdiff.config.of_run(folder)
     config = config.copy_and_resolve_references()

@@ -99,6 +99,14 @@ class Latents:
         return parts.any(axis=(2, 4))
 
 
+def meaning(own: PyTree) -> PyTree:
+    """What says what latents are, of the part of a model's state that holds the first stage's weights: all but the
+    decoder and its error.
+    """
+    params, state = own[AUTOENCODER]["params"]["autoencoder"], own[AUTOENCODER]["state"]
+    return [{name: part for name, part in of.items() if name not in ("decoder", "mse")} for of in (params, state)]
+
+
 def as_state(own: Weights) -> PyTree:
     """The part of a model's state that holds the first stage's weights."""
     return {AUTOENCODER: {"params": own.params, "state": own.state}}

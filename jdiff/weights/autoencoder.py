@@ -25,7 +25,7 @@ from jdiff.interop import tensors
 from jdiff.interop.pipelines import is_pipeline
 from jdiff.networks.autoencoder import Autoencoder
 from jdiff.networks.bottlenecks import VQ
-from jdiff.spaces import AUTOENCODER, Latents, as_state
+from jdiff.spaces import AUTOENCODER, Latents, as_state, meaning
 from jdiff.tasks import Weights
 from jdiff.training import sharding
 from jdiff.training.memory import smaller_steps
@@ -52,8 +52,11 @@ def with_autoencoder(config: ConfigDict, workdir: Path | None = None) -> ConfigD
     place, own = config.space.autoencoder, _kept(workdir)
     if workdir and own and (workdir / jdiff.config.FILE).is_file():
         kept = jdiff.config.of_run(workdir).space
-        if place and str(expanded(place).resolve()) != kept.autoencoder:
-            _check_same(place, own)
+        if place and str(expanded(place).resolve()) != kept.autoencoder and _has_other_decoder(place, own):
+            say(
+                f"space.autoencoder={place} has another decoder than {own}, which this run keeps: --mode=sample and "
+                f"--mode=export take the other with --config.space.autoencoder={place}"
+            )
         place = kept.autoencoder
         config.space.mean, config.space.std = config.space.mean or kept.mean, config.space.std or kept.std
     if not place:
@@ -73,24 +76,48 @@ def with_latents_of(config: ConfigDict, theirs: ConfigDict, folder: Path) -> Con
     the mean and deviation that normalise them.
     """
     config, own = config.copy_and_resolve_references(), folder / AUTOENCODER
-    if config.space.autoencoder:
-        _check_same(config.space.autoencoder, own)
-    config.space.autoencoder = str(own)
+    place = config.space.autoencoder
+    if place and _has_other_decoder(place, own):
+        say(f"space.autoencoder={place} has the encoder of {own} and another decoder, which is taken")
+    else:
+        config.space.autoencoder = str(own)
     config.space.mean, config.space.std = theirs.space.mean, theirs.space.std
     return config
 
 
-def _check_same(place: str, own: Path) -> None:
-    """Raises UserError where `place` holds an autoencoder of other weights than `own`; it may be gone."""
+def with_decoder(config: ConfigDict, weights: Weights, workdir: Path, mesh: Mesh) -> Weights:
+    """The weights of the run in `workdir` with the decoder of space.autoencoder.
+
+    Raises UserError where its encoder is another, too.
+    """
+    theirs = read_autoencoder(config, mesh)
+    if _is_other_decoder(config.space.autoencoder, theirs, workdir / AUTOENCODER, weights.state):
+        say(f"decodes by {config.space.autoencoder}, whose encoder is this model's and whose decoder is another")
+    return Weights(weights.params, {**weights.state, **theirs})
+
+
+def _has_other_decoder(place: str, own: Path) -> bool:
+    """`_is_other_decoder` of two folders; `place` may be gone."""
     if not (_model_folder(expanded(place)) / jdiff.config.FILE).is_file():
-        return
+        return False
     mesh = sharding.make_mesh()
-    one, other = (fingerprint(_read(str(where), "space.autoencoder", mesh)[1]) for where in (place, own))
-    if one != other:
+    theirs, ours = (as_state(_read(str(where), "space.autoencoder", mesh)[1]) for where in (place, own))
+    return _is_other_decoder(place, theirs, own, ours)
+
+
+def _is_other_decoder(place: str, theirs: PyTree, own: Path, ours: PyTree) -> bool:
+    """Whether the autoencoder in `place` has another decoder than the one in `own`, these being parts of a model's
+    state. Raises UserError where its latents are others.
+    """
+    decoders = [part[AUTOENCODER]["params"]["autoencoder"]["decoder"] for part in (theirs, ours)]
+    forms = [jax.tree.map(jnp.shape, decoder) for decoder in decoders]
+    if fingerprint(meaning(theirs)) != fingerprint(meaning(ours)) or forms[0] != forms[1]:
         raise UserError(
             f"space.autoencoder={place} holds another autoencoder than {own}, whose latents this model has learned: "
-            "leave space.autoencoder out, or train in another --workdir"
+            "leave space.autoencoder out, or train in another --workdir (autoencoder.decoder_only trains a decoder of "
+            "the same latents)"
         )
+    return fingerprint(decoders[0]) != fingerprint(decoders[1])
 
 
 def with_initial_autoencoder(config: ConfigDict, workdir: Path) -> ConfigDict:

@@ -54,8 +54,6 @@ def export(
     for pattern in (TOKENIZER, EXAMPLES.replace(".", "*."), history.FILE):
         for file in workdir.glob(pattern) if workdir else ():
             shutil.copy(file, folder / file.name)
-    if workdir and AUTOENCODER in weights.state:
-        shutil.copytree(workdir / AUTOENCODER, folder / AUTOENCODER, dirs_exist_ok=True)
 
 
 def of_one_network(weights: Weights) -> PyTree:

@@ -15,6 +15,7 @@ from jdiff.data.fingerprint import fingerprint as fingerprint_of_data
 from jdiff.data.sources import Source
 from jdiff.data.sources.moments import MIRRORED
 from jdiff.data.sources.packed import Packed
+from jdiff.spaces import meaning
 
 ORIGIN = "latents.json"
 # Keys of the group `data` that say which images a source's records become.
@@ -62,7 +63,7 @@ def read_prepared(
             f"space.prepared={folder} holds no {ORIGIN}, as latents of --mode=prepare do; {again}"
         ) from error
     here = json.loads(json.dumps(_origin(config, own, source)))
-    for name, what in (("autoencoder", "another autoencoder"), ("images", "other images")):
+    for name, what in (("encoder", "another autoencoder"), ("images", "other images")):
         if there.get(name) != here[name]:
             raise UserError(f"space.prepared={folder} holds latents of {what}; {again}")
     if there.get("dtype") != here["dtype"]:
@@ -83,7 +84,7 @@ def read_prepared(
 
 def _origin(config: ConfigDict, own: PyTree, source: Source) -> dict[str, Any]:
     return {
-        "autoencoder": fingerprint(own),
+        "encoder": fingerprint(meaning(own)),
         "images": fingerprint_of_data(source),
         "view": {name: config.data[name] for name in VIEW},
         "dtype": config.space.dtype,

@@ -72,6 +72,13 @@ def autoencoder_weights(config: ConfigDict, workdir: Path, mesh: Mesh) -> PyTree
     return as_state(weights)
 
 
+def names_another_autoencoder(config: ConfigDict, workdir: Path) -> bool:
+    """Whether space.autoencoder is not where the run in `workdir` has its autoencoder from."""
+    return (
+        config.model.space == "latents" and config.space.autoencoder != jdiff.config.of_run(workdir).space.autoencoder
+    )
+
+
 def _shapes(task: Task, config: ConfigDict) -> tuple[PyTree, PyTree]:
     """(params, state) of a task as shapes and dtypes."""
     return jax.eval_shape(lambda: task.init(root_key(0), from_config.example(config)))
