@@ -386,8 +386,8 @@ AUTOENCODER = group(
     loss_weights=Setting((), "a weight for each; (): 1", "[0, 1e6]", resume=TOLD, of=float),
     lpips_weights=Setting(
         (),
-        'lpips: the files of its network, torchvision\'s, and of its heads, as in ("vgg16-397923af.pth", "vgg.pth"); '
-        "AlexNet's where the first is called so",
+        "lpips: the files of its network, torchvision's VGG16 or AlexNet, and of its heads, as in "
+        '("vgg16-397923af.pth", "vgg.pth")',
         resume=TOLD,
         of=str,
     ),

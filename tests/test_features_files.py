@@ -111,7 +111,7 @@ def test_a_missing_file_says_which_and_where_people_get_it(tmp_path):
     ):
         features.load_inception(tmp_path / "no.pth")
     with pytest.raises(UserError, match=r"vgg16-397923af.pth, whose sha256 begins with 397923af, from https"):
-        features.load_lpips("vgg", tmp_path / "no.pth", tmp_path / "no.pth")
+        features.load_lpips(tmp_path / "no.pth", tmp_path / "no.pth")
     with pytest.raises(UserError, match=r"https://huggingface\.co/openai/clip-vit-large-patch14-336"):
         features.load_clip_vision("clip-vit-large-patch14-336", tmp_path / "no.safetensors")
     assert (

@@ -11,7 +11,9 @@ from unittest import mock
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from jdiff.common.errors import UserError
 from jdiff.interop import features
 from jdiff.interop.features import lpips as table
 from jdiff.networks.features.lpips import LPIPS
@@ -61,7 +63,7 @@ def pair(tmp_path_factory):
     def of(tower: str) -> Any:
         if tower not in made:
             paths = files(tower, tmp_path_factory.mktemp(tower))
-            network, params, _ = features.load_lpips(tower, *paths)
+            network, params, _ = features.load_lpips(*paths)
             program = jax.jit(network.apply)
             made[tower] = (lambda x, y: program({"params": params}, x, y)), theirs(tower, paths)
         return made[tower]
@@ -85,7 +87,21 @@ def test_the_published_heads_are_read(tmp_path):
     """The package brings its heads along, in torch's old format; the towers are not downloaded here."""
     package = Path(peer("lpips").__file__).parent
     tower, _ = files("alex", tmp_path)
-    _, params, _ = features.load_lpips("alex", tower, package / "weights" / "v0.1" / "alex.pth")
+    _, params, _ = features.load_lpips(tower, package / "weights" / "v0.1" / "alex.pth")
     heads = [np.asarray(params[f"weight_{index}"]) for index in range(5)]
     assert [len(head) for head in heads] == [64, 192, 384, 256, 256]
     assert all(head.min() >= 0 and head.max() > 0 for head in heads)
+
+
+def test_the_tower_is_told_by_its_tensors_whatever_the_file_is_called(tmp_path):
+    tower, heads = files("alex", tmp_path)
+    network, _, _ = features.load_lpips(tower.rename(tmp_path / "network.bin"), heads)
+    assert network.tower == "alex"
+    other = tmp_path / "alexnet.safetensors"
+    save_file(
+        {"features.0.weight": np.zeros(1, np.float32), "features.3.squeeze.weight": np.zeros(1, np.float32)}, other
+    )
+    with pytest.raises(
+        UserError, match=r"alexnet.safetensors holds neither VGG16 nor AlexNet with torchvision's names"
+    ):
+        features.load_lpips(other, heads)

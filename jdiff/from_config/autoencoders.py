@@ -7,7 +7,6 @@ import flax.linen as nn
 from ml_collections import ConfigDict
 
 from jdiff.common.errors import UserError
-from jdiff.common.paths import expanded
 from jdiff.common.ranges import Range
 from jdiff.from_config.names import pick
 from jdiff.from_config.networks import DTYPES
@@ -89,8 +88,7 @@ def lpips(config: ConfigDict) -> Perceptual:
         raise UserError(
             f"autoencoder.lpips_weights={tuple(paths)}: LPIPS needs two files, of its network and of its heads. {hints}"
         )
-    tower = "alex" if "alex" in expanded(paths[0]).name else "vgg"
-    network, params, _ = load_lpips(tower, *paths)  # type: ignore[arg-type]
+    network, params, _ = load_lpips(*paths)
     return Perceptual(network, params)
 
 

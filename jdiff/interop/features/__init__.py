@@ -6,7 +6,7 @@ features = pool(extractor.params, images)            # uint8 [B, H, W, C] -> flo
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -69,13 +69,14 @@ def load_clip_vision(name: str, path: str | Path, input: Input | None = None) ->
     return _one_layer(name, "projection", network.projection, network, params, input or clip_networks.cmmd(network))
 
 
-def load_lpips(
-    tower: Literal["vgg", "alex"], tower_path: str | Path, heads_path: str | Path
-) -> tuple[LPIPS, PyTree, str]:
-    """(network, its parameters, their sha256). The network is a distance, so it has no `Extractor`."""
-    network = LPIPS(tower)
-    of_tower = files.read(tower_path, tower_source := lpips_rows.TOWERS[tower])
-    of_heads = files.read(heads_path, heads_source := lpips_rows.HEADS[tower])
+def load_lpips(tower_path: str | Path, heads_path: str | Path) -> tuple[LPIPS, PyTree, str]:
+    """(network, its parameters, their sha256), the towers being told apart by their tensors. The network is a distance,
+    so it has no `Extractor`.
+    """
+    of_tower = files.read(tower_path, lpips_rows.source(tower_path, lpips_rows.TOWERS))
+    of_heads = files.read(heads_path, lpips_rows.source(heads_path, lpips_rows.HEADS))
+    tower = lpips_rows.tower_of(of_tower, tower_path)
+    network, tower_source, heads_source = LPIPS(tower), lpips_rows.TOWERS[tower], lpips_rows.HEADS[tower]
     shapes = _shapes(network, 64, inputs=2)
     params: dict[str, Any] = {}
     for path, source, tensors, wanted in (
