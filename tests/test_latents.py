@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -264,10 +265,22 @@ def test_bad_autoencoders_are_told_in_one_line(folder, tmp_path):
 
 
 def test_too_small_tiles_are_told(folder):
-    with pytest.raises(UserError, match=r"space.tile=4 is too small for tiles that overlap: take at least 8"):
-        jdiff.model.restore(
-            jdiff.config.override(jdiff.config.of_run(folder / "ldm"), ["--config.space.tile=4"]), folder / "ldm"
+    for run in (folder / "ldm", folder / "vae"):
+        with pytest.raises(UserError, match=r"space.tile=4 is too small for tiles that overlap: take at least 8"):
+            jdiff.model.restore(jdiff.config.override(jdiff.config.of_run(run), ["--config.space.tile=4"]), run)
+
+
+def test_an_autoencoder_decodes_in_tiles_too(folder, images):
+    """As the diffusion model of its latents does."""
+    own = jdiff.config.override(jdiff.config.of_run(folder / "vae"), ["--config.space.tile=8"])
+    large = images[:2].repeat(3, axis=1).repeat(3, axis=2)
+    with pytest.warns(UserWarning, match="images of 24x24 by a model that was trained on 8x8"):
+        whole, tiled = (
+            one.in_size((24, 24)) for one in (jdiff.load(folder / "vae"), jdiff.model.restore(own, folder / "vae"))
         )
+    latents = whole.encode(large)
+    np.testing.assert_array_equal(tiled.encode(large), latents)
+    assert 0 < np.abs(tiled.decode(latents).astype(int) - whole.decode(latents)).mean() < 20
 
 
 def test_missing_statistics_are_told(folder, tmp_path):
@@ -382,13 +395,13 @@ def test_tiles_of_a_decoder_with_norms_have_no_seams():
     network = Autoencoder(
         features=4, layout=Layout(channels=8, channel_mults=(1, 2), blocks_per_level=1, middle_attention=False)
     )
-    stage = FirstStage(network, Plain(4), Pixels((16, 16, 3), Range("float32", -100.0, 100.0)))
+    stage = FirstStage(network, Plain(4), Pixels((16, 16, 3), Range("float32", -100.0, 100.0)), tile=64)
     rows, columns = np.mgrid[:64, :64] / 64
     own = stage.init(jax.random.key(0))
     z = jnp.asarray(np.stack([columns, rows, columns * rows, columns**2], axis=-1)[None], jnp.float32)
-    decode = partial(stage.decode, own)
+    decode = partial(replace(stage, tile=0).decode, own)
     levels = lambda decode: 127.5 * np.asarray(jax.jit(decode)(z)).clip(-1, 1)  # noqa: E731
-    space = Latents(first_stage=stage, mean=(0.0,) * 4, std=(1.0,) * 4, tile=64)
+    space = Latents(first_stage=stage, mean=(0.0,) * 4, std=(1.0,) * 4)
     tiled = levels(lambda z: space.decode(Weights({}, as_state(own)), z) / 100)
     alike = levels(lambda z: with_norm_statistics(decode, norm_statistics(decode, z[:, ::2, ::2]))(z))
     alone = levels(partial(in_tiles, decode, side=32, overlap=8, scale=2))

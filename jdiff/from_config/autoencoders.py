@@ -19,6 +19,8 @@ from jdiff.spaces import Pixels
 from jdiff.spaces.first_stage import FirstStage
 from jdiff.tasks.reconstruction import Distance, Perceptual, Term, gradient, l1, l2, ssim
 
+LEAST_TILE = 4  # latents along a side
+
 # autoencoder.bottleneck -> (the group `autoencoder`) -> what lies between encoder and decoder.
 BOTTLENECKS: dict[str, Callable[[ConfigDict], Bottleneck]] = {
     "plain": lambda group: Plain(group.latent_channels),
@@ -44,7 +46,7 @@ def first_stage(config: ConfigDict, dtype: str) -> FirstStage:
     """The autoencoder of a resolved config. Raises UserError for images that it cannot halve, and for settings that do
     not fit together.
     """
-    group, between, images = config.autoencoder, bottleneck(config), pixels(config)
+    group, between, images, tile = config.autoencoder, bottleneck(config), pixels(config), config.space.tile
     height, width, channels = images.shape
     layout = Layout(
         channels=group.channels,
@@ -77,7 +79,9 @@ def first_stage(config: ConfigDict, dtype: str) -> FirstStage:
         encoder_channels=group.encoder_channels or None,
         decoder_channels=group.decoder_channels or None,
     )
-    return FirstStage(network, between, images)
+    if 0 < tile < LEAST_TILE * stride:
+        raise UserError(f"space.tile={tile} is too small for tiles that overlap: take at least {LEAST_TILE * stride}")
+    return FirstStage(network, between, images, tile)
 
 
 def lpips(config: ConfigDict) -> Perceptual:

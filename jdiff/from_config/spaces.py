@@ -12,8 +12,6 @@ from jdiff.from_config.names import pick
 from jdiff.spaces import Latents, Masks, Space
 from jdiff.spaces.masks import Code
 
-LEAST_TILE = 4  # latents along a side
-
 
 def latents(config: ConfigDict) -> Latents:
     """The latents of the config's autoencoder. Raises UserError where their mean and deviation are not known."""
@@ -24,14 +22,7 @@ def latents(config: ConfigDict) -> Latents:
             f"space.mean={tuple(group.mean)} and space.std={tuple(group.std)}: they must have a number for each of "
             f"{channels} channels of latents; training measures them when it starts, and keeps them in config.json"
         )
-    if 0 < group.tile < LEAST_TILE * stage.network.layout.stride:
-        raise UserError(
-            f"space.tile={group.tile} is too small for tiles that overlap: take at least "
-            f"{LEAST_TILE * stage.network.layout.stride}"
-        )
-    return Latents(
-        first_stage=stage, mean=tuple(group.mean), std=tuple(group.std), sampled=group.sampled, tile=group.tile
-    )
+    return Latents(first_stage=stage, mean=tuple(group.mean), std=tuple(group.std), sampled=group.sampled)
 
 
 def masks(config: ConfigDict) -> Masks:

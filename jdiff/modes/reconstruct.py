@@ -54,7 +54,7 @@ def reconstruct(config: ConfigDict, workdir: Path, out: Path | None) -> int:
         images,
         model.given_back,
         LatentUse(task.first_stage.bottleneck, model.weights.state),
-        stride=task.first_stage.network.layout.stride,
+        stride=task.first_stage.stride,
         lpips=_lpips(model),
         features=features,
         progress=bar("reconstructing"),
@@ -90,7 +90,7 @@ def autoencoder_of(config: ConfigDict, workdir: Path) -> Model:
     config = config.copy_and_resolve_references()
     for group in ("data", "eval", "log", "machine"):
         own[group] = config[group]
-    own.autoencoder.lpips_weights = config.autoencoder.lpips_weights
+    own.autoencoder.lpips_weights, own.space.tile = config.autoencoder.lpips_weights, config.space.tile
     return restore(own, folder)
 
 

@@ -1,8 +1,6 @@
 """Latents: x is an autoencoder's latent, normalised (Rombach et al., arXiv 2112.10752)."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -13,12 +11,9 @@ from jdiff.common.arrays import microbatches
 from jdiff.common.ranges import Range
 from jdiff.common.weights import Weights
 from jdiff.networks.bottlenecks import Gaussian
-from jdiff.networks.norm_statistics import norm_statistics, with_norm_statistics
 from jdiff.spaces.first_stage import FirstStage
-from jdiff.spaces.tiles import in_tiles
 
 AUTOENCODER = "autoencoder"  # the part of a model's state that holds the first stage's weights, and its folder
-OVERLAP = 4  # a tile's side over the width in which it is blended with the next
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,15 +21,14 @@ class Latents:
     """x = (z - mean) / std a channel, z a latent of `first_stage`, whose weights lie in the model's state.
 
     mean, std: [c], over the training set, so that x has mean 0 and deviation 1. sampled: encode draws z from
-    q(z | image) where it is given a key; else z is its mean. tile: the side in pixels of the tiles that larger images
-    are decoded in; 0: whole. Features are rounded to float16, as prepared ones are stored.
+    q(z | image) where it is given a key; else z is its mean. Features are rounded to float16, as prepared ones are
+    stored.
     """
 
     first_stage: FirstStage
     mean: tuple[float, ...]
     std: tuple[float, ...]
     sampled: bool = True
-    tile: int = 0
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -43,11 +37,6 @@ class Latents:
     @property
     def values(self) -> Range:
         return self.first_stage.pixels.values
-
-    @property
-    def stride(self) -> int:
-        """An image's side over its latent's."""
-        return self.first_stage.network.layout.stride
 
     def encode(self, weights: PyTree, images: Num[Array, "b ..."], key: Any) -> Float[Array, "b h w c"]:
         """images: [B, H, W, C] in the data's dtype, or what `features` gives of them: then weights are not needed."""
@@ -78,22 +67,12 @@ class Latents:
         return mean, jnp.exp(between.moments(moments)[1])
 
     def decode(self, weights: PyTree, x: Float[Array, "*b h w c"]) -> Num[Array, "*b H W C"]:
-        z = x.reshape(-1, *x.shape[-3:]) * jnp.asarray(self.std) + jnp.asarray(self.mean)
-        decode: Callable[[Array], Array] = partial(self.first_stage.decode, _own(weights))
-        side = self.tile // self.stride
-        if 0 < side < max(z.shape[1:3]):
-            # All tiles are normalised alike, as the whole image is that is made as small as a tile by leaving out
-            # latents: their averages would have another variance.
-            each = -(-max(z.shape[1:3]) // side)
-            decode = with_norm_statistics(decode, norm_statistics(decode, z[:, ::each, ::each]))
-            images = in_tiles(decode, z, side=side, overlap=side // OVERLAP, scale=self.stride)
-        else:
-            images = decode(z)
-        return self.values.from_model(images.reshape(*x.shape[:-3], *images.shape[1:]))
+        z = x * jnp.asarray(self.std) + jnp.asarray(self.mean)
+        return self.values.from_model(self.first_stage.decode(_own(weights), z))
 
     def mask(self, mask: Any) -> Any:
         """A latent is painted where any pixel that it stands for is."""
-        stride = self.stride
+        stride = self.first_stage.stride
         batch, height, width, _ = mask.shape
         parts = mask.reshape(batch, height // stride, stride, width // stride, stride, 1)
         return parts.any(axis=(2, 4))

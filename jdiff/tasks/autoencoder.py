@@ -89,7 +89,7 @@ class AutoencoderTask:
         for index, group in enumerate(others):
             z_t = stage.bottleneck.quantized(state, group.take(z_q))
             x_t = stage.decode_quantized(weights, z_t, dropout if dropout is None else folded(dropout, index))
-            totals.append(self._score(group.take(x, stage.network.layout.stride), x_t)[0])
+            totals.append(self._score(group.take(x, stage.stride), x_t)[0])
         loss = jnp.mean(jnp.concatenate(totals)) + sum(jnp.mean(term) for term in terms.values())
         logs |= {name: jnp.mean(values) for name, values in {**distances, **terms}.items()}
         if len(totals) > 1:
