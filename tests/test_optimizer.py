@@ -38,6 +38,41 @@ def moves(rule, steps):
     return made
 
 
+def test_adam_may_wait_for_its_first_gradient():
+    """As a discriminator's does until its start: its first move is then the rate, as from the beginning."""
+    config = configs.defaults()
+    config.task = "autoencoder"
+    config.train.update(steps=100, learning_rate=0.01, schedule="cosine", clip_norm=0.0)
+    config.autoencoder.adversary = "hinge"
+    rule = from_config.optimizer(config)
+    params = {name: {"w": jnp.float32(0)} for name in ("autoencoder", "discriminator")}
+    given = lambda own: {"autoencoder": {"w": jnp.float32(3)}, "discriminator": {"w": jnp.float32(own)}}  # noqa: E731
+    state, made = rule.init(params), []
+    for own in (0, 0, 0, 0, 0, 5, 0, 5):
+        update, state = rule.update(given(own), state, params)
+        made.append(
+            {name: -float(part["w"]) / float(from_config.rate(config)(len(made))) for name, part in update.items()}
+        )
+    assert [one["autoencoder"] for one in made] == pytest.approx([1] * 8, rel=1e-4)
+    assert [one["discriminator"] for one in made[:6]] == pytest.approx([0, 0, 0, 0, 0, 1], rel=1e-4)
+    adam, fresh = optax.scale_by_adam(), []
+    own = adam.init(params["discriminator"])
+    for gradient in (5, 0, 5):
+        update, own = adam.update({"w": jnp.float32(gradient)}, own)
+        fresh.append(float(update["w"]))
+    assert [one["discriminator"] for one in made[5:]] == pytest.approx(fresh, rel=1e-4)
+
+
+def test_an_adversary_starts_after_images_whatever_the_batch_was():
+    config = configs.defaults()
+    config.autoencoder.update(adversary="hinge", adversary_start=800)
+    config.data.shape = (32, 32, 3)
+    config.train.batch_size = 16
+    assert from_config.adversary(config).start_step == 50
+    config.train.since = (10, 640)  # ten steps of 64
+    assert from_config.adversary(config).start_step == 20
+
+
 @pytest.mark.parametrize("warmup", [0, 1, 8, 30])
 @pytest.mark.parametrize("name", AFTER)
 def test_rates_follow_their_formulas(name, warmup):

@@ -184,6 +184,23 @@ def test_an_autoencoder_goes_to_diffusers_and_back(name, folder, tmp_path):
     np.testing.assert_allclose(whole["decoder.conv_out.weight"].permute(2, 3, 1, 0), ours, atol=1e-6)
 
 
+@pytest.mark.slow
+def test_a_run_that_goes_on_with_another_batch_starts_its_adversary_after_as_many_images(tmp_path):
+    """After 96: 2 steps of 32 and 2 of 16."""
+    small = ("--config.autoencoder.adversary=hinge", "--config.autoencoder.adversary_channels=4")
+    small = (*small, "--config.autoencoder.adversary_layers=2", "--config.autoencoder.adversary_start=96")
+    run = (config("digits_vae"), *SMALL, *small, "--config.log.every=1")
+    for steps, size in ((2, 32), (6, 16)):
+        more = (f"--config.train.steps={steps}", f"--config.train.batch_size={size}", "--workdir=run")
+        result = run_here(*run, *more, cwd=tmp_path)
+        assert result.status == 0, result.err
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text("utf-8").splitlines()]
+    known = [row for row in rows if "discriminator" in row]
+    playing = [row["step"] for row in known if row["loss"] > row["l2"] + 0.5 * row["discriminator"]]
+    assert [row["step"] for row in known] == [1, 2, 3, 4, 5, 6]
+    assert playing == [5, 6]
+
+
 def leaves(first, second):
     return zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
 

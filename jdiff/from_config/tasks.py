@@ -14,6 +14,7 @@ from jdiff.from_config.names import pick
 from jdiff.from_config.networks import convnet, denoising
 from jdiff.from_config.process import objective, prediction
 from jdiff.from_config.spaces import space
+from jdiff.from_config.training import step_after
 from jdiff.networks.discriminator import PatchDiscriminator
 from jdiff.networks.lora import LAYERS
 from jdiff.networks.uncertainty import Uncertainty
@@ -129,7 +130,7 @@ def adversary(config: ConfigDict) -> Adversary | None:
         kind=kind,  # type: ignore[arg-type]
         weight=group.adversary_weight,
         adaptive=group.adversary_adaptive,
-        start_step=math.ceil(group.adversary_start / config.train.batch_size),
+        start_step=step_after(config, group.adversary_start),
         r1_gamma=group.adversary_r1,
     )
 

@@ -19,10 +19,10 @@ def optimizer(config: ConfigDict) -> optax.GradientTransformation:
         return _optimizer(config, config.train.learning_rate)
     own = config.autoencoder.adversary_learning_rate
     rates = {"autoencoder": config.train.learning_rate, "discriminator": own or config.train.learning_rate}
-    return by_group({name: _optimizer(config, peak) for name, peak in rates.items()})
+    return by_group({name: _optimizer(config, peak, waits=name == "discriminator") for name, peak in rates.items()})
 
 
-def _optimizer(config: ConfigDict, peak: float) -> optax.GradientTransformation:
+def _optimizer(config: ConfigDict, peak: float, *, waits: bool = False) -> optax.GradientTransformation:
     train = config.train
     return make_optimizer(
         one_of("train.optimizer", train.optimizer, ("adam", "adamw")),  # type: ignore[arg-type]
@@ -32,6 +32,7 @@ def _optimizer(config: ConfigDict, peak: float) -> optax.GradientTransformation:
         eps=train.eps,
         weight_decay=train.weight_decay,
         clip_norm=train.clip_norm,
+        waits=waits,
     )
 
 
@@ -63,12 +64,16 @@ def total_steps(config: ConfigDict) -> int:
     Raises UserError where these are more steps than are counted.
     """
     train = config.train
-    since, seen = train.since
-    images = train.epochs * config.data.num_images or train.images
-    total = train.steps or max(1, since + math.ceil((images - seen) / train.batch_size))
+    total = train.steps or max(1, step_after(config, train.epochs * config.data.num_images or train.images))
     if total >= MOST_STEPS:
         raise UserError(f"these are {total:,} steps, and a run counts fewer than 2^31: train shorter")
     return total
+
+
+def step_after(config: ConfigDict, images: float) -> int:
+    """The first step that begins after so many images, since the batch size was last changed."""
+    since, seen = config.train.since
+    return since + math.ceil((images - seen) / config.train.batch_size)
 
 
 def images_seen(config: ConfigDict, step: int) -> int:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from jdiff.previews import Due
 from jdiff.request import check
 from jdiff.resolve import resolve, with_scale, with_shapes
 from jdiff.tasks import Task, Weights
+from jdiff.tasks.autoencoder import AutoencoderTask
 from jdiff.tasks.diffusion import DiffusionTask
 from jdiff.training import history, sharding
 from jdiff.training.checkpoints import Checkpoints
@@ -121,6 +123,8 @@ def _train(config: ConfigDict, workdir: Path, interrupt: Interrupt[Training], st
         if start and (change := split_file.changed(split_file.read(workdir), split)):
             changes.append(change)
         start, state = begin_from_whole(config, task, mesh, checkpoints, workdir, start)
+        if isinstance(task, AutoencoderTask):  # its adversary starts after so many images, whatever the batch was
+            task = replace(task, adversary=from_config.adversary(config))
         total, rate = from_config.total_steps(config), from_config.rate(config)
         if FROZEN in state.task_state:
             config.train.initial_fingerprint = arrays.fingerprint(state.task_state[FROZEN])

@@ -55,17 +55,28 @@ def make_optimizer(
     eps: float,
     weight_decay: float,
     clip_norm: float,
+    waits: bool = False,
 ) -> optax.GradientTransformation:
     """Adam (Kingma & Ba, arXiv 1412.6980) or AdamW (Loshchilov & Hutter, 1711.05101), whose weight decay spares what
-    `is_decayed` says, after clipping of the gradient's global norm to clip_norm (0: no clipping).
+    `is_decayed` says, after clipping of the gradient's global norm to clip_norm (0: no clipping). waits: Adam counts
+    its steps, by which it corrects its means, from the first gradient on that is not 0.
     """
-    if name == "adam":
-        rule = optax.adam(rate, b1=b1, b2=b2, eps=eps)
-    else:
-        # optax.adamw(mask=...) would do, but for its state: another tree than that of runs without a mask.
-        adam, scaled = optax.scale_by_adam(b1=b1, b2=b2, eps=eps), optax.scale_by_learning_rate(rate)
-        rule = optax.chain(adam, _decay(weight_decay), scaled)
+    adam, scaled = optax.scale_by_adam(b1=b1, b2=b2, eps=eps), optax.scale_by_learning_rate(rate)
+    adam = _waiting(adam) if waits else adam
+    # optax.adamw(mask=...) would do, but for its state: another tree than that of runs without a mask.
+    rule = optax.chain(adam, scaled) if name == "adam" else optax.chain(adam, _decay(weight_decay), scaled)
     return optax.chain(optax.clip_by_global_norm(clip_norm), rule) if clip_norm else rule
+
+
+def _waiting(adam: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Adam whose state stays as it is until a gradient is not 0."""
+
+    def update(updates: PyTree, state: Any, params: PyTree = None) -> Any:
+        made, after = adam.update(updates, state, params)
+        begun = (state.count > 0) | (optax.global_norm(updates) > 0)
+        return made, after._replace(count=jnp.where(begun, after.count, state.count))
+
+    return optax.GradientTransformation(adam.init, update)
 
 
 def by_group(optimizers: Mapping[str, optax.GradientTransformation]) -> optax.GradientTransformation:
