@@ -161,23 +161,35 @@ def test_an_autoencoders_weights_lie_once_in_the_runs_folder(folder):
     assert own.config.task == "autoencoder"
 
 
-@pytest.mark.parametrize("flip", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_prepared_latents_train_the_same_model(folder, flip):
-    """To the bit where latents are means; mirrored copies take the place of mirrored images."""
+@pytest.mark.parametrize(
+    ("flip", "sampled"),
+    [
+        pytest.param(False, False, marks=pytest.mark.slow),
+        (True, False),
+        pytest.param(True, True, marks=pytest.mark.slow),
+    ],
+)
+def test_prepared_latents_train_the_same_model(folder, tmp_path, flip, sampled):
+    """To the bit, latents being means or drawn anew at every step by the step's key; mirrored copies take the place of
+    mirrored images.
+    """
     more = (*SHORT, "--config.train.steps=10", "--config.log.every=1", f"--config.data.flip={flip}")
-    more = (*more, "--config.space.autoencoder=vae", "--config.space.sampled=False")
-    out = f"--out=prepared_{flip}"
-    result = run_here("--mode=prepare", config("digits_ldm"), *more, out, cwd=folder)
+    more = (*more, f"--config.space.autoencoder={folder / 'vae'}", f"--config.space.sampled={sampled}")
+    result = run_here("--mode=prepare", config("digits_ldm"), *more, "--out=prepared", cwd=tmp_path)
     assert result.status == 0, result.err
-    key = f"--config.space.prepared=prepared_{flip}"
+    key = "--config.space.prepared=prepared"
     assert key in result.out
     for name, given in (("encoded", ()), ("read", (key,))):
-        result = run_here(config("digits_ldm"), *more, *given, f"--workdir={name}_{flip}", cwd=folder)
+        result = run_here(config("digits_ldm"), *more, *given, f"--workdir={name}", cwd=tmp_path)
         assert result.status == 0, result.err
-    encoded, read = folder / f"encoded_{flip}", folder / f"read_{flip}"
+    encoded, read = tmp_path / "encoded", tmp_path / "read"
     assert len(losses(read)) == 10
     assert losses(encoded) == losses(read)
     assert losses(encoded, "holdout_loss") == losses(read, "holdout_loss")
+    if sampled:
+        result = run_here(config("digits_ldm"), *more, "--config.space.sampled=False", "--workdir=means", cwd=tmp_path)
+        assert result.status == 0, result.err
+        assert losses(tmp_path / "means") != losses(read)
 
 
 @pytest.mark.slow
