@@ -185,6 +185,16 @@ def test_an_autoencoder_goes_to_diffusers_and_back(name, folder, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["digits_vae", "digits_vqvae"])
+def test_recipes_of_digits_reach_what_they_say(name, tmp_path):
+    """PCA with as many components as the VAE has latents gives 19.7 dB."""
+    assert run_here(config(name), "--config.train.sample_every=0", "--workdir=run", cwd=tmp_path).status == 0
+    out, held = reconstructed(tmp_path, "run")
+    assert held["numbers"]["psnr"]["value"] >= 19.7, out
+    assert held["faults"] == []
+
+
+@pytest.mark.slow
 def test_a_run_that_goes_on_with_another_batch_starts_its_adversary_after_as_many_images(tmp_path):
     """After 96: 2 steps of 32 and 2 of 16."""
     small = ("--config.autoencoder.adversary=hinge", "--config.autoencoder.adversary_channels=4")
