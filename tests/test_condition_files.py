@@ -20,8 +20,6 @@ from jdiff.diffusion.schedules import EDM
 from jdiff.resolve import resolve
 from tests.conftest import REPOSITORY, TINY, config, refusal, run_here
 
-pytestmark = pytest.mark.usefixtures("compile_fast")
-
 SIDE = 16
 SMALL = (
     *TINY,

@@ -20,7 +20,7 @@ from jdiff.data.given import given  # noqa: E402
 from jdiff.data.sources import Picture  # noqa: E402
 from tests.test_medical import dataset, saved  # noqa: E402
 
-pytestmark = [pytest.mark.usefixtures("compile_fast"), pytest.mark.filterwarnings("ignore:::pydicom")]
+pytestmark = pytest.mark.filterwarnings("ignore:::pydicom")
 
 MATRIX = np.array([[0, 0.7, 0.1, -20], [-0.8, 0, 0, 35], [0, 0.1, 3, 8], [0, 0, 0, 1]])
 

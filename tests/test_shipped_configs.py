@@ -54,7 +54,9 @@ def stand_in(settings) -> StandIn:
     data = settings.data
     pictures = {"image": Picture(OWN_SHAPES.get(data.name, (None, None, data.channels or 3)))}
     if data.name == "pairs":
-        return StandIn(pictures | {"mask": Picture((None, None, 1), kind="mask", values=(0, 255))}, class_names=())
+        other = next(name for name in data.names if name != "image")
+        mask = Picture((None, None, 1), kind="mask", values=(0, 255))
+        return StandIn(pictures | {other: mask if other in data.masks else pictures["image"]}, class_names=())
     return StandIn(pictures)
 
 
