@@ -754,7 +754,7 @@ MACHINE = group(
     process=Setting(-1, "this one's index from 0 on; -1: JAX_PROCESS_ID, or what the launcher tells", "[-1, 2^20]"),
     workers=Setting(0, "processes that read data; 0: threads of the main one", "[0, 2^10]"),
     threads=Setting(0, "threads that read data, in each of them; 0: as many as there are cores", "[0, 2^10]"),
-    prefetch=Setting(4, "batches read ahead", "[1, 2^16]"),
+    prefetch=Setting(0, "batches read ahead, each by a thread; 0: one a thread, and at least 4", "[0, 2^16]"),
     cache=Setting(2.0, "GiB of decoded images that are kept in memory (not with workers)", "[0, inf)"),
     compilation_cache=Setting("~/.cache/jdiff/xla", 'compiled programs are kept here; "": nowhere'),
 )

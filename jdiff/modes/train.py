@@ -312,6 +312,8 @@ def with_texts(
 
 def open_batches(config: ConfigDict, source: Source, start: int) -> Iterator[PyTree]:
     """This process's share of the batches start, start + 1, ..."""
+    threads = config.machine.threads or os.cpu_count() or 1
+    prefetch = config.machine.prefetch or max(4, threads)
     return pipeline.train_batches(
         source,
         from_config.view(config, train=True),
@@ -322,8 +324,8 @@ def open_batches(config: ConfigDict, source: Source, start: int) -> Iterator[PyT
         process=jax.process_index(),
         processes=jax.process_count(),
         workers=config.machine.workers,
-        threads=config.machine.threads or os.cpu_count() or 1,
-        prefetch=config.machine.prefetch,
+        threads=min(threads, prefetch),  # Grain warns of threads that would have nothing to do
+        prefetch=prefetch,
     )
 
 
