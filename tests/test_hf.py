@@ -13,9 +13,8 @@ from jdiff.data.decode import Reader
 from jdiff.data.holdout import share_of
 from jdiff.data.sources.folder import Folder
 from jdiff.data.sources.hf import HuggingFace
-from tests.conftest import TINY, config, refusal, run_here
+from tests.conftest import SMALL_DIT, TINY, config, refusal, run_here
 from tests.records import assert_same, assert_source
-from tests.short_training import SMALL_DIT
 
 datasets = pytest.importorskip("datasets")
 RNG = np.random.default_rng(0)

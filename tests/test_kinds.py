@@ -3,7 +3,8 @@
 import pytest
 
 from benchmarks import kinds
-from tests.short_training import SMALL_DIT, falls, losses
+from tests.conftest import SMALL_DIT
+from tests.short_training import falls, losses
 
 
 def needs(name):

@@ -15,8 +15,8 @@ from jdiff.common.errors import UserError
 from jdiff.data.sources.digits import Digits
 from jdiff.diffusion.guidance import ClassifierFree
 from jdiff.resolve import resolve
-from tests.conftest import REPOSITORY, TINY, Run, config, refusal, run_command, run_here
-from tests.short_training import SMALL_DIT, falls, losses
+from tests.conftest import REPOSITORY, SMALL_DIT, TINY, Run, config, refusal, run_command, run_here
+from tests.short_training import falls, losses
 
 SAMPLERS = [
     "ddpm",

@@ -18,9 +18,8 @@ from jdiff.data.sources.cached import Cached
 from jdiff.data.sources.folder import Folder
 from jdiff.resolve import resolve, with_scale
 from jdiff.weights.start import with_pretrained_network
-from tests.conftest import TINY, config, refusal, run_here
+from tests.conftest import SMALL_DIT, TINY, config, refusal, run_here
 from tests.memory_source import Records
-from tests.short_training import SMALL_DIT
 
 NAMES = ("year", "size", "kind")
 YEARS = np.linspace(1990, 2020, 32)
