@@ -171,16 +171,18 @@ def main() -> None:
     parser.add_argument("--tasks", default="facades,edges,adapter")
     parser.add_argument("--score", action="store_true", help="measure what was trained")
     options = parser.parse_args()
+    score = {
+        "facades": lambda run: facades(run, options.out),
+        "edges": lambda run: edges(run, options.out, options.data),
+        "adapter": lambda run: adapter(run, options.out),
+    }
     for name in options.tasks.split(","):
-        run = options.out / name
-        if not options.score:
-            train(name, options.data, options.out)
-        elif name == "facades":
-            facades(run, options.out)
-        elif name == "adapter":
-            adapter(run, options.out)
+        if name not in score:
+            parser.error(f"--tasks={name}: there are {', '.join(score)}")
+        if options.score:
+            score[name](options.out / name)
         else:
-            edges(run, options.out, options.data)
+            train(name, options.data, options.out)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,7 @@ coloured map right. Of a folder without splits a share is held out:
     python -m jdiff.main --config=configs/facades.py --config.data.dir=PATH
 
 Maps from photos: --config.data.target=map --config.condition.image.of=image. A folder of the form of `edges2shoes` has
-the condition left: --config.data.halves=left,right --config.data.names="('map','image')". What it reaches: see
-benchmarks/RESULTS.md, at 64x64.
+the condition left: --config.data.halves=left,right --config.data.names="('map','image')". Not run here.
 """
 
 from ml_collections import ConfigDict

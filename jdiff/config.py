@@ -38,6 +38,7 @@ OVERRIDABLE = (
     "checkpoint.",
     "machine.",
     "train.steps",
+    "train.initial",
     "space.tile",
     "space.dtype",
     "space.autoencoder",

@@ -576,6 +576,8 @@ class Model:
         from jdiff.weights.pipelines import save
         from jdiff.weights.text_encoder import keep_text_encoder
 
+        if self.workdir and expanded(folder).resolve() == self.workdir.resolve():
+            raise UserError(f"{folder} is where this model lies itself: give another folder")
         config = self.config.copy_and_resolve_references()
         if config.data.shapes:
             config.data.shape, config.sample.shape = (*config.data.shapes[0], config.data.shape[2]), ()

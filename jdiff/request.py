@@ -42,7 +42,8 @@ TO_CLASSES = "classifier"  # the method that guides by a classifier, to a class 
 class Request:
     """config: the run's with the call's settings in place. scale: of the guidance, for each image. guided: whether any
     of them changes anything. in_turn: the conditions, of which the images take each in turn. Likewise, where they are
-    known, captions: texts; names: of the files of condition images; truth: the images that conditions were taken from.
+    known, captions: texts; names: of the files of condition images, and a note on them; truth: the images that
+    conditions were taken from.
     """
 
     config: ConfigDict
@@ -53,6 +54,7 @@ class Request:
     in_turn: Rows
     captions: list[str] | None = None
     names: tuple[str, ...] = ()
+    note: str = ""
     truth: Num[np.ndarray, "given h w c"] | None = None
 
     @property
@@ -93,6 +95,7 @@ class Request:
         given = hashlib.sha256()
         for array in jax.tree.leaves((self.in_turn, self.scale)):
             given.update(np.ascontiguousarray(array).tobytes())
+        given.update("\n".join(self.names).encode("utf-8", "surrogateescape"))
         return {
             **{f"sample.{name}": value for name, value in sample.items() if name not in FREE},
             **{f"guidance.{name}": value for name, value in guidance.items()},
@@ -159,6 +162,7 @@ def read(
         captions=captions,
         names=files.names if files else (),
         truth=files.truth if files else truth,
+        note=files.note if files else "",
     )
 
 

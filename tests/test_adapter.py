@@ -1,6 +1,8 @@
 """A condition image by an adapter beside a frozen model (ControlNet)."""
 
-import jax
+import shutil
+
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from flax.traverse_util import flatten_dict
 import jdiff
 from jdiff.data.sources.digits import Digits
 from jdiff.data.transforms import Thumbnail
+from jdiff.networks.blocks import ResBlock
 from tests.conftest import TINY, config, refusal, run_here
 
 ADAPTER = (
@@ -84,24 +87,59 @@ def test_without_it_the_frozen_model_is_left(tiny_run, adapted):
 
 
 def test_joints_are_added_as_the_paper_has_it(adapted):
-    """The network with its adapter equals the sum of two ways down, computed here from their parts."""
+    """The decoder's blocks get skip + joint, and the middle's output + the last joint; the way down is as without."""
     model = jdiff.load(adapted[0])
     unet, params = model.task.network, model.params["network"]
     rng = np.random.default_rng(0)
     x, c_noise = jnp.asarray(rng.normal(size=(2, 8, 8, 1)), jnp.float32), jnp.array([0.3, -0.2])
     cond = {"label": jnp.array([1, 2]), "image": jnp.asarray(rng.normal(size=(2, 8, 8, 1)), jnp.float32)}
-    joints = unet.adapter.apply({"params": params["adapter"]}, x, c_noise, cond)
-    doubled = unet.adapter.apply({"params": params["adapter"]}, x, c_noise, {**cond, "adapter_scale": jnp.full(2, 2.0)})
-    jax.tree.map(lambda one, two: np.testing.assert_allclose(2 * one, two, rtol=1e-6), joints, doubled)
 
-    _, kept = unet.apply({"params": params}, x, c_noise, cond, capture_intermediates=True)
-    first = kept["intermediates"]["first"]["__call__"][0]
-    first_up = kept["intermediates"]["up0_0"]["__call__"][0]
-    without = unet.clone(adapter=None)
-    bare = {name: part for name, part in params.items() if name != "adapter"}
-    _, alone = without.apply({"params": bare}, x, c_noise, cond, capture_intermediates=True)
-    np.testing.assert_array_equal(first, alone["intermediates"]["first"]["__call__"][0])
-    assert np.abs(first_up - alone["intermediates"]["up0_0"]["__call__"][0]).max() > 1e-4
+    def joints(**scale):
+        return unet.adapter.apply({"params": params["adapter"]}, x, c_noise, {**cond, **scale})
+
+    by_one, by_two = joints(), joints(adapter_scale=jnp.full(2, 2.0))
+    for one, two in zip(by_one, by_two, strict=True):
+        np.testing.assert_allclose(2 * one, two, rtol=1e-6)
+        assert np.abs(one).max() > 0
+
+    def told(network, own):
+        _, kept = network.apply({"params": own}, x, c_noise, cond, capture_intermediates=True)
+        return lambda name: kept["intermediates"][name]["__call__"][0]
+
+    whole, alone = told(unet, params), told(unet.clone(adapter=None), {**params, "adapter": {}})
+    for name in ("first", "down0_0", "middle_1"):
+        np.testing.assert_array_equal(whole(name), alone(name), err_msg=name)
+    embedding = nn.silu(whole("noise") + whole("conditioner").vector)
+    first, down, middle = (
+        alone(name) + joint for name, joint in zip(("first", "down0_0", "middle_1"), by_one, strict=True)
+    )
+
+    def block(name, *inputs):
+        made = ResBlock(unet.channels, unet.style)
+        return made.apply({"params": params[name]}, jnp.concatenate(inputs, axis=-1), embedding, False)
+
+    np.testing.assert_allclose(whole("up0_0"), up := block("up0_0", middle, down), atol=1e-5)
+    np.testing.assert_allclose(whole("up0_1"), block("up0_1", up, first), atol=1e-5)
+
+
+def test_the_frozen_model_is_moved_and_the_seed_another(tiny_run, adapted, tmp_path):
+    """The run is sampled and goes on wherever the frozen model lies by now; but beside that model alone."""
+    run = shutil.copytree(adapted[0], tmp_path / "run")
+    base = shutil.copytree(tiny_run.workdir, tmp_path / "elsewhere")
+    drawn = jdiff.load(adapted[0]).sample(4, labels=LABELS[:4], cond_images=thumbnails(4))
+    given = ("--config.sample.num_images=4", "--config.sample.labels=(0,1,2,3)", "--out=out")
+    result = run_here("--mode=sample", f"--workdir={run}", f"--config.train.initial={base}", *given, cwd=tmp_path)
+    assert result.status == 0, result.err
+    train(base, "--config.train.steps=7", "--config.seed=1", *FAST, cwd=tmp_path)
+    np.testing.assert_array_equal(network(jdiff.load(run))["first/kernel"], network(jdiff.load(base))["first/kernel"])
+    assert drawn.shape == (4, 8, 8, 1)
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "remat"])
+def test_it_learns_in_other_forms(name, tiny_run, tmp_path):
+    form = {"bfloat16": "--config.network.dtype=bfloat16", "remat": "--config.network.remat=True"}[name]
+    run, _ = train(tiny_run.workdir, "--config.train.steps=2", *FAST, form, cwd=tmp_path)
+    assert np.isfinite(jdiff.load(run).sample(2, labels=LABELS[:2], cond_images=thumbnails(2))).all()
 
 
 def test_it_resumes_to_the_bit(tiny_run, adapted, tmp_path):
@@ -133,11 +171,19 @@ def test_exported_it_needs_no_other_folder(adapted, tmp_path):
             "condition.image.into='adapter' stands beside a UNet",
         ),
         (["--config.lora.rank=2", "--config.train.initial={base}"], "choose one"),
+        (
+            ["--config.train.initial={base}", "--config.model.conditions=('label','image','text')"],
+            "a model that is frozen beside an adapter learns nothing new: keep its conditions and classes",
+        ),
+        (
+            ["--config.train.initial={base}", "--config.model.conditions=('image',)"],
+            "a model that is frozen beside an adapter learns nothing new: keep its conditions and classes",
+        ),
     ],
 )
 def test_wrong_beginnings(arguments, message, tiny_run, dit_run, tmp_path):
     given = [argument.format(base=tiny_run.workdir, dit=dit_run.workdir) for argument in arguments]
-    line = refusal(config("digits"), *given, *ADAPTER, *TINY, "--config.train.steps=1", "--workdir=run", cwd=tmp_path)
+    line = refusal(config("digits"), *ADAPTER, *given, *TINY, "--config.train.steps=1", "--workdir=run", cwd=tmp_path)
     assert message in line
 
 

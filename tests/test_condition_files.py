@@ -92,6 +92,10 @@ def test_photos_of_any_size_become_sketches_as_in_training(sketches, tmp_path):
     again = run_here(*sample(sketches, photos, out, "--config.sample.images_per_condition=2"), cwd=tmp_path)
     assert "all 12 images of this request are there already" in again.out
     (photos / "ward 1" / "3.png").rename(photos / "ward 1" / "4.png")
+    again = run_here(*sample(sketches, photos, out, "--config.sample.images_per_condition=2"), cwd=tmp_path)
+    assert again.status == 0
+    with np.load(tmp_path / "drawn" / "samples.npz") as drawn:
+        assert drawn["names"].tolist() == 2 * [*names[:-1], "ward 1/4"]
     assert run_here(*sample(sketches, photos, out), cwd=tmp_path).status == 0
     left = {str(file.relative_to(tmp_path / "drawn")) for file in (tmp_path / "drawn" / "images").rglob("*.png")}
     assert left == {f"images/{name}.png" for name in (*names[:-1], "ward 1/4")}
@@ -155,6 +159,8 @@ def test_files_of_both_halves_are_cut_and_others_are_not(halves, tmp_path):
     expected = np.stack([view(record)["cond"]["image"] for record in source])
     np.testing.assert_array_equal(found.images, expected.repeat(2, axis=0))
     assert found.names[:2] == ("0_both", "0_one")
+    part = halves.split(",")[1]
+    assert found.note == f"4 of 8 files (0_both.png, ...) are taken for two pictures: of each the {part} is read"
 
 
 def test_pictures_that_are_no_label_maps_are_named(tmp_path):
@@ -208,6 +214,22 @@ def test_bits_and_units_are_those_of_training(tmp_path):
         read((deep // 257).astype(np.uint8), floats)
 
 
+def test_nobodys_files_are_overwritten(sketches, tmp_path):
+    """Neither the pictures that are read nor others' where samples would lie; and a run that begun there goes on."""
+    saved(photo(1), tmp_path, "set", "images", "1.png")
+    saved(photo(2), tmp_path, "other", "images", "2.png")
+    for out, message in (
+        ("set", "--out=set and set/images, which is read, lie one within the other: give another --out"),
+        ("set/images/drawn", "lie one within the other"),
+        ("other", "other/images holds files that this command did not write: give another --out"),
+    ):
+        assert message in refusal(*sample(sketches, "set/images", f"--out={out}"), cwd=tmp_path)
+    plain = ("--mode=sample", f"--workdir={sketches.workdir}", "--config.sample.save_images=True", "--out=other")
+    assert "other/images holds files" in refusal(*plain, cwd=tmp_path)
+    assert [file.name for file in sorted(tmp_path.glob("*/images/*.png"))] == ["2.png", "1.png"]
+
+
 def test_names_without_their_endings():
     names = ("a.png", "b/a.png", "b/a.jpg", "scan.nii.gz", "1.2.840.5", "IM0001", "c.d.tif")
     assert list(stems(names).values()) == ["a", "b/a.png", "b/a.jpg", "scan", "1.2.840.5", "IM0001", "c.d"]
+    assert list(stems(("a.png", "a.jpg", "a.png.tif")).values()) == ["a.png", "a.jpg", "a.png.tif"]

@@ -14,7 +14,7 @@ import pytest
 import jdiff
 import jdiff.config
 from jdiff.common.errors import UserError
-from jdiff.migration import RENAMED, RENAMED_VALUES
+from jdiff.migration import RENAMED, RENAMED_VALUES, VERSION, migrated
 from tests.conftest import REPOSITORY, TINY, config, run_here
 
 SAMPLERS = {"plain": {"sampler": "predictor_corrector", "corrector_steps": 2}, "given": {"sampler": "heun"}}
@@ -37,6 +37,13 @@ def runs(tmp_path):
     return tmp_path
 
 
+def test_the_fingerprint_of_frozen_weights_was_one_of_low_rank_parts():
+    assert migrated({"version": 2, "lora": {"base": "ab", "rank": 4}}) == {
+        "lora": {"rank": 4},
+        "train": {"initial_fingerprint": "ab"},
+    } | migrated({"version": 3})
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_run_of_version_1_samples_as_it_did(runs, name):
     """To the bit on the machine that drew them; another processor may round a value to the next level."""
@@ -52,7 +59,7 @@ def test_a_run_of_version_1_goes_on(runs):
     rows = [json.loads(line) for line in (runs / "given" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "loss" in row][-3:] == [40, 45, 50]
     assert [row["loss"] for row in rows if "loss" in row][-1] == pytest.approx(0.7632342576980591, rel=1e-4)  # there
-    assert json.loads((runs / "given" / "config.json").read_text())["version"] == 2
+    assert json.loads((runs / "given" / "config.json").read_text())["version"] == VERSION
     assert jdiff.load(runs / "given").step == 50
 
 

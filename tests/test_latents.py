@@ -23,7 +23,7 @@ from jdiff.networks.autoencoder import Autoencoder, Layout
 from jdiff.networks.bottlenecks import Plain
 from jdiff.networks.norm_statistics import norm_statistics, with_norm_statistics
 from jdiff.spaces.first_stage import FirstStage
-from jdiff.spaces.latents import Latents, as_state
+from jdiff.spaces.latents import AUTOENCODER, Latents, as_state, decoding, meaning
 from jdiff.spaces.pixels import Pixels
 from jdiff.spaces.tiles import in_tiles
 from tests.conftest import TINY, config, refusal, run_here
@@ -357,6 +357,17 @@ def test_another_decoder_of_the_same_latents_is_taken_and_another_encoder_refuse
     np.testing.assert_array_equal(whole.encode(drawn), model.encode(drawn))
     said = refusal(*draw, "--config.space.autoencoder=other_encoder", cwd=tmp_path)
     assert f"space.autoencoder=other_encoder holds another autoencoder than {folder / 'ldm' / 'autoencoder'}" in said
+
+
+def test_the_way_from_latents_to_pixels_says_nothing_of_what_latents_are():
+    """Diffusers' autoencoders have a convolution before their decoder, which is trained with it."""
+
+    def own(**params):
+        return {AUTOENCODER: {"params": {"autoencoder": {"encoder": 1, "decoder": 2, **params}}, "state": {"mse": 3}}}
+
+    assert meaning(own(quant=4, post_quant=5)) == meaning(own(quant=4, post_quant=6))
+    assert meaning(own(quant=4)) != meaning(own(quant=5))
+    assert decoding(own(quant=4, post_quant=5)) == {"decoder": 2, "post_quant": 5}
 
 
 @pytest.mark.slow

@@ -346,6 +346,19 @@ def test_what_cannot_be_segmented_is_told(folder, photos, tmp_path):
     assert "masks of 12 pictures" in skipped.out
 
 
+def test_true_masks_are_not_overwritten(folder, tmp_path):
+    """A folder of pairs is one of images and masks, and so is what is written."""
+    for kind in ("images", "masks"):
+        (tmp_path / "pairs" / kind).mkdir(parents=True)
+        Image.new("L", (20, 20)).save(tmp_path / "pairs" / kind / "1.png")
+    said = refusal(*of(folder / "told", "pairs/images", "--out=pairs"), cwd=tmp_path)
+    assert "--out=pairs and pairs/images, which is read, lie one within the other: give another --out" in said
+    (tmp_path / "photos").mkdir()
+    Image.new("L", (20, 20)).save(tmp_path / "photos" / "1.png")
+    said = refusal(*of(folder / "told", "photos", "--out=pairs"), cwd=tmp_path)
+    assert "pairs/masks holds files that this command did not write" in said
+
+
 def test_a_network_without_dropout_has_one_answer(folder):
     model = jdiff.load(folder / "told")
     config = model.config.copy_and_resolve_references()

@@ -88,6 +88,16 @@ def test_average_follows_its_half_life():
     assert float(average["w"]) == pytest.approx(0.5)
 
 
+def test_average_of_what_does_not_change_is_exact():
+    """Weights that are frozen, as an encoder whose decoder alone is trained; and without averaging the weights."""
+    frozen = jax.random.normal(jax.random.key(0), (1000,))
+    for halflife, rampup in ((1000.0, 0.0), (1000.0, 0.05), (10.0, 0.0)):
+        ema = Ema(halflife_images=halflife, rampup=rampup)
+        for step in (0, 1, 5, 1000):
+            np.testing.assert_array_equal(ema.update(frozen, frozen, jnp.int32(step), 64), frozen)
+    np.testing.assert_array_equal(Ema(halflife_images=0.0).update(frozen / 3, frozen, jnp.int32(3), 64), frozen)
+
+
 def test_average_ramps_up():
     """2206.00364, code: half-life = min(h, 0.05 images seen)."""
     ema = Ema(halflife_images=1000.0, rampup=0.05)

@@ -5,13 +5,14 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from jdiff.common.errors import UserError
 from jdiff.common.files import replace_file
+from jdiff.common.paths import expanded
 from jdiff.common.processes import is_first_process
 
 LOCK = ".lock"  # the system's lock of this file ends with its holder, however that ends
@@ -45,6 +46,18 @@ def owned(folder: Path, flag: str) -> Iterator[None]:
         with contextlib.suppress(OSError):
             (folder / OWNER).unlink()
         lock.release()
+
+
+def check_clear(out: Path, folders: Sequence[str], *, begun: bool, reads: str = "") -> None:
+    """Raises UserError where writing to `folders` below --out=`out` would meet files of others: those below the folder
+    `reads`, or, unless this command has `begun` there, any.
+    """
+    place, source = out.resolve(), expanded(reads).resolve()
+    if reads and source.is_dir() and (place.is_relative_to(source) or source.is_relative_to(place)):
+        raise UserError(f"--out={out} and {reads}, which is read, lie one within the other: give another --out")
+    for name in folders:
+        if not begun and (out / name).is_dir() and any((out / name).iterdir()):
+            raise UserError(f"{out / name} holds files that this command did not write: give another --out")
 
 
 def _holder(folder: Path) -> str:

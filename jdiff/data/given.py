@@ -12,7 +12,7 @@ from jaxtyping import Num
 from jdiff.common.errors import UserError
 from jdiff.common.words import one_line
 from jdiff.data import medical
-from jdiff.data.decode import Reader, header
+from jdiff.data.decode import Facts, Reader, header
 from jdiff.data.sources import Picture
 from jdiff.data.sources.files import pictures_of
 from jdiff.data.sources.pairs import PictureReader
@@ -60,6 +60,25 @@ class Given:
         except Exception as error:  # Pillow's plugins have no common base class for errors
             raise self._fault(name, error) from error
 
+    def both(self) -> tuple[str, ...]:
+        """The files that are taken to hold both halves, of which one is read."""
+        if not self.half:
+            return ()
+        found = []
+        for name in self.names:
+            if not medical.kind_of(name):
+                with self.tree.open(name) as stream:
+                    found += [name] if self._is_both(header(stream)) else []
+        return tuple(found)
+
+    def _is_both(self, facts: Facts) -> bool:
+        """Whether a file's aspect, height / width, is nearer to that of both halves than to that of one."""
+        height, width, _ = self.picture.shape
+        if not self.half or height is None or width is None:
+            return False
+        times = facts.height / facts.width * width / height
+        return (times if self.half[0] == "top,bottom" else 1 / times) > 2**0.5
+
     def _fault(self, name: str, error: Exception) -> UserError:
         return UserError(one_line(f"{called(self.tree, name)} cannot be read: {str(error) or type(error).__name__}"))
 
@@ -79,10 +98,9 @@ class Given:
             facts = header(stream)
             if deep and facts.bits == 8:
                 raise ValueError("it has 8 bits a channel, and this model was trained on 16")
-            both = self.half and _is_both(facts.height / facts.width, wanted, self.half[0])
             reader = Reader(wanted.channels, 16 if deep else 8)
-            values = PictureReader(reader, mask, self.half if both else None)(stream)
-            if facts.bits == 16 and not deep and not mask and values.max() <= LIKE_BLACK:
+            values = PictureReader(reader, mask, self.half if self._is_both(facts) else None)(stream)
+            if facts.bits == 16 and not deep and not mask and 0 < values.max() <= LIKE_BLACK:
                 raise ValueError(
                     "it has 16 bits a channel, of which it uses 12 at most: of the 8 bits that this model was trained "
                     "on, hardly one would be left; scale its values up"
@@ -110,9 +128,10 @@ def given(folder: str, key: str, picture: Picture, axis: int = 2, half: tuple[st
 
 def stems(names: Sequence[str]) -> dict[str, str]:
     """What is made of each file is called: its name without its ending, but with it where two would be the same."""
-    bare = [_stem(name) for name in names]
-    counts = Counter(bare)
-    return {name: name if counts[stem] > 1 else stem for name, stem in zip(names, bare, strict=True)}
+    called = {name: _stem(name) for name in names}
+    while twice := {stem for stem, count in Counter(called.values()).items() if count > 1}:
+        called = {name: name if stem in twice else stem for name, stem in called.items()}
+    return called
 
 
 def _stem(name: str) -> str:
@@ -120,15 +139,6 @@ def _stem(name: str) -> str:
     if medical.kind_of(name) and not low.endswith(medical.ENDINGS):
         return name  # an identifier, such as 1.2.840.5, or a name without an ending
     return str(PurePosixPath(name[:-3] if low.endswith(".nii.gz") else name).with_suffix(""))
-
-
-def _is_both(aspect: float, one: Picture, halves: str) -> bool:
-    """Whether a file's aspect, height / width, is nearer to that of both halves than to that of one."""
-    height, width, _ = one.shape
-    assert height is not None
-    assert width is not None
-    times = aspect * width / height
-    return (times if halves == "top,bottom" else 1 / times) > 2**0.5
 
 
 def _words(dtype: str, channels: int) -> str:

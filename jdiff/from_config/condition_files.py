@@ -42,12 +42,13 @@ def files_of(config: ConfigDict, folder: str) -> Given:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ConditionFiles:
     """names: what is made of each is called. images: as the network is given them. truth: the images that they were
-    made of, where these are what the model draws.
+    made of, where these are what the model draws. note: what was done to them that nobody may expect.
     """
 
     names: tuple[str, ...]
     images: Num[np.ndarray, "n h w c"]
     truth: Num[np.ndarray, "n h w c2"] | None
+    note: str = ""
 
 
 def condition_files(config: ConfigDict, folder: str) -> ConditionFiles:
@@ -69,4 +70,10 @@ def condition_files(config: ConfigDict, folder: str) -> ConditionFiles:
             sized.append(resize({condition.of: files.read(name, page)})[condition.of])
     images = [condition.of_record({}, {condition.of: one}) for one in sized] if made else sized
     own = made and condition.make is not None and condition.of == config.data.target
-    return ConditionFiles(names=tuple(names), images=np.stack(images), truth=np.stack(sized) if own else None)
+    note, both = "", files.both()
+    if both:
+        part = config.data.halves.split(",")[config.data.names.index(config.condition.image.of)]
+        some = f"{len(both)} of {len(files.names)} files ({both[0]}, ...)"
+        note = f"{some} are taken for two pictures: of each the {part} is read"
+    truth = np.stack(sized) if own else None
+    return ConditionFiles(names=tuple(names), images=np.stack(images), truth=truth, note=note)

@@ -96,6 +96,10 @@ def autoencoder(config: ConfigDict) -> AutoencoderTask:
 
 def segmentation(config: ConfigDict) -> SegmentationTask:
     """The task of telling the class of each pixel of an image, by the network of a diffusion model of its masks."""
+    if adapts(config):
+        raise UserError(
+            "task='segmentation' is trained anew: set condition.image.into to 'concat' or 'cross_attention'"
+        )
     if config.train.initial or config.lora.rank:
         raise UserError("task='segmentation' is trained anew: train.initial and lora.rank are for task='diffusion'")
     lives_in, given = space(config), conditions(config)
@@ -106,10 +110,6 @@ def segmentation(config: ConfigDict) -> SegmentationTask:
         )
     if not given:
         raise UserError("task='segmentation' needs an image to look at: set model.conditions=('image',)")
-    if adapts(config):
-        raise UserError(
-            "task='segmentation' is trained anew: set condition.image.into to 'concat' or 'cross_attention'"
-        )
     network = denoising(config, lives_in.shape, given)
     return SegmentationTask(network=network, space=lives_in, conditions=given)
 

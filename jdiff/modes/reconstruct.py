@@ -82,8 +82,8 @@ def autoencoder_of(config: ConfigDict, workdir: Path) -> Model:
         return model
     if names_another_autoencoder(config, workdir):
         raise UserError(
-            f"--mode=reconstruct is of the autoencoder that {workdir} keeps: give --workdir={config.space.autoencoder} "
-            "for the other"
+            f"--mode=reconstruct is of the autoencoder that {workdir} keeps: leave space.autoencoder out (another, "
+            "where it is a run, is reconstructed by its own --workdir)"
         )
     folder = workdir / AUTOENCODER
     own = jdiff.config.of_run(folder)

@@ -16,7 +16,7 @@ from jdiff import previews
 from jdiff.common import pictures
 from jdiff.common.arrays import fingerprint
 from jdiff.common.errors import UserError
-from jdiff.common.ownership import owned
+from jdiff.common.ownership import check_clear, owned
 from jdiff.common.processes import is_first_process, of_first_process
 from jdiff.common.shards import Shards
 from jdiff.common.signals import leave
@@ -100,6 +100,7 @@ def sample_prior(model: Model, config: ConfigDict, workdir: Path, shards: Shards
     wanted, step = config.sample, model.step
     model.prior(1)  # whether there is one
     stack.enter_context(owned(shards.folder, "--out"))
+    check_clear(shards.folder, [IMAGES], begun=_begun(shards))
     request = {"step": step, "seed": wanted.seed, "weights": fingerprint(model.weights)}
     if not shards.finished(request, wanted.num_images):
         rows, _ = shards.begin(request)
@@ -164,6 +165,7 @@ def begin(asked: Request, request: Mapping[str, Any], shards: Shards, stack: Exi
     if is_first_process():
         try:
             stack.enter_context(owned(shards.folder, "--out"))
+            check_clear(shards.folder, [IMAGES], begun=_begun(shards), reads=asked.config.sample.condition_dir)
             if shards.finished(request, asked.count):
                 rows = FINISHED
             else:
@@ -180,11 +182,15 @@ def begin(asked: Request, request: Mapping[str, Any], shards: Shards, stack: Exi
     sample = asked.config.sample
     if rows:
         say(f"{rows} of {asked.count} images are there already, in {shards.parts}; drawing the rest")
-    if told := class_mix(asked):
+    for told in filter(None, (asked.note, class_mix(asked))):
         say(told)
     size = min(sample.batch_size, asked.count)
     say(f"drawing {asked.count - rows:,} images, {size:,} at a time: {asked.calls_told()} for each {size:,}")
     return rows
+
+
+def _begun(shards: Shards) -> bool:
+    return bool(shards.told()) or shards.parts.is_dir()
 
 
 def draw(model: Model, asked: Request, shards: Shards, interrupt: Interrupt[Drawing]) -> tuple[float, int]:
@@ -260,7 +266,7 @@ def draw_stages(model: Model, asked: Request) -> dict[str, np.ndarray]:
     """The stages [stages, n, h, w, c] of the first images, by the name of their picture."""
     settings = asked.config.sample
     first, stages = min(previews.STRIP_IMAGES, settings.num_images), {}
-    given = {"condition_dir": settings.condition_dir or None}
+    given = {"cond_images": asked.in_turn["image"]} if asked.names else {}
     if settings.trajectory:
         stages["trajectory"] = model.trajectory(first, **given)
     if settings.compare_steps:

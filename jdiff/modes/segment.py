@@ -19,13 +19,13 @@ from jdiff.common import pictures
 from jdiff.common.arrays import fingerprint
 from jdiff.common.errors import UserError
 from jdiff.common.files import replace_file
-from jdiff.common.ownership import owned
+from jdiff.common.ownership import check_clear, owned
 from jdiff.common.progress import progress_bar
 from jdiff.config import one_of
 from jdiff.data import medical, nifti
 from jdiff.data.given import Given, stems
 from jdiff.data.resize import Resize
-from jdiff.evaluation.told import PROBABILITIES, Told, most
+from jdiff.evaluation.told import ENTROPY, PROBABILITIES, VARIANCE, Told, most
 from jdiff.evaluation.windows import Windows
 from jdiff.metrics.lesions import NEIGHBOURS
 from jdiff.model import MEMBER_STRIDE, Model, restore
@@ -240,7 +240,11 @@ def overlay(picture: UInt8[np.ndarray, "h w c"], numbers: UInt8[np.ndarray, "h w
 def _check_settings(model: Model, out: Path) -> None:
     """Raises UserError where `out` holds masks that other settings made."""
     config = model.config
-    left_out = {"segment": FREE, "sample": (*request.FREE, "num_images", "labels", "texts"), "guidance": ()}
+    left_out = {
+        "segment": FREE,
+        "sample": (*request.FREE, "num_images", "labels", "texts", "condition_view", "images_per_condition"),
+        "guidance": (),
+    }
     settings = {
         "step": model.step,
         "weights": fingerprint(model.weights),
@@ -252,6 +256,8 @@ def _check_settings(model: Model, out: Path) -> None:
         },
     }
     file = out / SETTINGS
+    written = (MASKS, OVERLAYS, PROBABILITIES, ENTROPY, VARIANCE)
+    check_clear(out, written, begun=file.is_file(), reads=config.sample.condition_dir)
     held = json.loads(file.read_text("utf-8")) if file.is_file() else settings
     for name, value in settings.items():
         if held.get(name) != value:

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Array, Float, Num, PyTree
 
 from jdiff.common.ranges import Range
-from jdiff.spaces.latents import AUTOENCODER, Latents, as_state, meaning
+from jdiff.spaces.latents import AUTOENCODER, Latents, as_state, decoding, meaning
 from jdiff.spaces.masks import Masks
 from jdiff.spaces.pixels import Pixels
 
@@ -35,4 +35,4 @@ class Space(Protocol):
     def mask(self, mask: Any) -> Any: ...
 
 
-__all__ = ["AUTOENCODER", "Latents", "Masks", "Pixels", "Space", "as_state", "meaning"]
+__all__ = ["AUTOENCODER", "Latents", "Masks", "Pixels", "Space", "as_state", "decoding", "meaning"]

@@ -78,12 +78,21 @@ class Latents:
         return parts.any(axis=(2, 4))
 
 
+DECODING = ("decoder", "post_quant")  # parameters that do not say what latents are
+
+
 def meaning(own: PyTree) -> PyTree:
     """What says what latents are, of the part of a model's state that holds the first stage's weights: all but the
     decoder and its error.
     """
     params, state = own[AUTOENCODER]["params"]["autoencoder"], own[AUTOENCODER]["state"]
-    return [{name: part for name, part in of.items() if name not in ("decoder", "mse")} for of in (params, state)]
+    return [{name: part for name, part in of.items() if name not in (*DECODING, "mse")} for of in (params, state)]
+
+
+def decoding(own: PyTree) -> PyTree:
+    """The parameters that latents are decoded by, of the same part."""
+    params = own[AUTOENCODER]["params"]["autoencoder"]
+    return {name: params[name] for name in DECODING if name in params}
 
 
 def as_state(own: Weights) -> PyTree:

@@ -30,8 +30,12 @@ class Parts(Protocol):
         """The parts' parameters beside pretrained weights, where training starts."""
         ...
 
+    def frozen(self, network: PyTree) -> PyTree:
+        """What stays of the network's parameters."""
+        ...
+
     def merged(self, network: PyTree, parts: PyTree) -> PyTree:
-        """The parameters of the network with its parts."""
+        """The parameters of the frozen network with its parts."""
         ...
 
 
@@ -53,6 +57,9 @@ class LowRank:
     def beside(self, parts: PyTree, network: PyTree) -> PyTree:
         return {**parts, **_conditioner(network)}
 
+    def frozen(self, network: PyTree) -> PyTree:
+        return network
+
     def merged(self, network: PyTree, parts: PyTree) -> PyTree:
         return lora.merged({**network, **_conditioner(parts)}, parts["parts"], alpha=self.alpha)
 
@@ -66,6 +73,9 @@ class Adapted:
 
     def beside(self, parts: PyTree, network: PyTree) -> PyTree:
         return {ADAPTER: network[ADAPTER]}
+
+    def frozen(self, network: PyTree) -> PyTree:
+        return {name: part for name, part in network.items() if name != ADAPTER}
 
     def merged(self, network: PyTree, parts: PyTree) -> PyTree:
         return {**network, **parts}
@@ -91,8 +101,8 @@ class FrozenTask:
         return self.task
 
     def init(self, key: Array, batch: PyTree) -> tuple[PyTree, PyTree]:
-        frozen, state = self.task.init(key, batch)
-        return self.parts.init(key, frozen["network"]), {**state, FROZEN: frozen}
+        params, state = self.task.init(key, batch)
+        return self.parts.init(key, params["network"]), {**state, FROZEN: self.frozen(params)}
 
     def loss(
         self, params: PyTree, state: PyTree, batch: PyTree, key: Array, step: Array, *, train: bool = True
@@ -109,7 +119,11 @@ class FrozenTask:
     def init_from(self, weights: Weights, pretrained: Weights) -> Weights:
         """The parts stand beside `pretrained`, which stays frozen."""
         params = self.parts.beside(weights.params, pretrained.params["network"])
-        return Weights(params, {**weights.state, **pretrained.state, FROZEN: pretrained.params})
+        return Weights(params, {**weights.state, **pretrained.state, FROZEN: self.frozen(pretrained.params)})
+
+    def frozen(self, params: PyTree) -> PyTree:
+        """What stays of the task's parameters."""
+        return {**params, "network": self.parts.frozen(params["network"])}
 
     @cached_property
     def _merge_compiled(self) -> Callable[[PyTree, PyTree], PyTree]:

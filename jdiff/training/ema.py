@@ -27,9 +27,16 @@ class Ema:
         return jnp.where(halflife > 0, 0.5 ** (batch_size / jnp.maximum(halflife, 1e-8)), 0.0)
 
     def update(self, ema: PyTree, params: PyTree, step: Int[Array, ""], batch_size: int) -> PyTree:
-        """beta ema + (1 - beta) params."""
+        """beta ema + (1 - beta) params, from the nearer of the two, so that it is exact for weights that are frozen and
+        for beta = 0.
+        """
         beta = self.decay(step, batch_size)
-        return jax.tree.map(lambda e, p: beta * e + (1 - beta) * p.astype(e.dtype), ema, params)
+
+        def mean(e: Array, p: Array) -> Array:
+            gap = p.astype(e.dtype) - e
+            return jnp.where(beta > 0.5, e + (1 - beta) * gap, p.astype(e.dtype) - beta * gap)
+
+        return jax.tree.map(mean, ema, params)
 
 
 def groups(params: PyTree, names: tuple[str, ...]) -> PyTree:

@@ -25,7 +25,7 @@ from jdiff.interop import tensors
 from jdiff.interop.pipelines import is_pipeline
 from jdiff.networks.autoencoder import Autoencoder
 from jdiff.networks.bottlenecks import VQ
-from jdiff.spaces import AUTOENCODER, Latents, as_state, meaning
+from jdiff.spaces import AUTOENCODER, Latents, as_state, decoding, meaning
 from jdiff.tasks import Weights
 from jdiff.training import sharding
 from jdiff.training.memory import smaller_steps
@@ -109,7 +109,7 @@ def _is_other_decoder(place: str, theirs: PyTree, own: Path, ours: PyTree) -> bo
     """Whether the autoencoder in `place` has another decoder than the one in `own`, these being parts of a model's
     state. Raises UserError where its latents are others.
     """
-    decoders = [part[AUTOENCODER]["params"]["autoencoder"]["decoder"] for part in (theirs, ours)]
+    decoders = [decoding(part) for part in (theirs, ours)]
     forms = [jax.tree.map(jnp.shape, decoder) for decoder in decoders]
     if fingerprint(meaning(theirs)) != fingerprint(meaning(ours)) or forms[0] != forms[1]:
         raise UserError(

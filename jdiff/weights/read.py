@@ -27,6 +27,7 @@ from jdiff.networks.adapter import ADAPTER, with_copies
 from jdiff.networks.conditioning import is_conditioner
 from jdiff.spaces import AUTOENCODER, as_state
 from jdiff.tasks import Task, Weights
+from jdiff.tasks.frozen import FrozenTask
 from jdiff.training import sharding
 from jdiff.training.checkpoints import read_weights
 from jdiff.training.ema import groups
@@ -56,8 +57,8 @@ def of_run(config: ConfigDict, workdir: Path, checkpoint: str, mesh: Mesh) -> tu
         raise UserError(nothing)
     step, saved = found
     state = {**saved["task_state"], **autoencoder_weights(config, workdir, mesh)}
-    if FROZEN in abstract["task_state"]:
-        state = {**state, FROZEN: pretrained_weights(config, mesh)[0].params}
+    if isinstance(task, FrozenTask):
+        state = {**state, FROZEN: task.frozen(pretrained_weights(config, mesh)[0].params)}
     return task.sampling_task, task.merged(Weights(saved["ema"], state)), step
 
 
@@ -163,11 +164,11 @@ def overlaid(params: PyTree, start: Pretrained, config: ConfigDict) -> tuple[PyT
     New may be what belongs to the conditions alone, such as classes of other names. Raises UserError that names the
     first other array that differs.
     """
-    theirs = dict(start.params)
-    params, adapter = dict(params), params.get(ADAPTER) if not any(path[0] == ADAPTER for path in theirs) else None
-    if adapter is not None:
-        del params[ADAPTER]
-    ours, made, new = flatten_dict(params), {}, []
+    theirs, adapter = dict(start.params), None
+    if ADAPTER in params and not any(path[0] == ADAPTER for path in theirs):
+        adapter = params[ADAPTER]
+    ours = flatten_dict({name: part for name, part in params.items() if part is not adapter})
+    made, new = {}, []
     other = other_conditions(config, start.config)
     for path, leaf in ours.items():
         name, found = "/".join(path), theirs.pop(path, None)
@@ -187,6 +188,11 @@ def overlaid(params: PyTree, start: Pretrained, config: ConfigDict) -> tuple[PyT
     if left := sorted("/".join(path) for path in theirs if not is_conditioner(path[0])):
         raise UserError(f"train.initial={start.path}: {left[0]} is there, and this network has no such array")
     new += [f"{'/'.join(path)} of {start.path} is left out" for path in sorted(theirs)]
+    if new and ADAPTER in params:
+        raise UserError(
+            f"train.initial={start.path}: {new[0]}, and a model that is frozen beside an adapter learns nothing new: "
+            "keep its conditions and classes, and add the image"
+        )
     network = unflatten_dict(made)
     if adapter is not None:
         network[ADAPTER] = with_copies(adapter, network)
@@ -216,14 +222,16 @@ def _label_table(
 
 def pretrained_weights(config: ConfigDict, mesh: Mesh) -> tuple[Weights, list[str]]:
     """(the weights that training starts with, those of train.initial in place; notes of what is new)."""
-    task = from_config.task(config).sampling_task
+    trained = from_config.task(config)
+    task = trained.sampling_task
     params, state = jax.jit(lambda: task.init(named(root_key(config.seed), "init"), from_config.example(config)))()
     start = read_pretrained(config.train.initial, config.train.initial_checkpoint)
     network, notes = overlaid(params["network"], start, config)
     made = Weights({**params, "network": network}, state)
     where = jax.tree.map(lambda leaf: leaf.sharding, sharding.abstract(mesh, made))
     made = jax.device_put(made, where)
-    if config.train.initial_fingerprint and config.train.initial_fingerprint != fingerprint(made.params):
+    known = config.train.initial_fingerprint
+    if known and isinstance(trained, FrozenTask) and known != fingerprint(trained.frozen(made.params)):
         raise UserError(
             f"train.initial={config.train.initial} holds other weights than those that what this run trained "
             "stands beside: give the folder and train.initial_checkpoint of these"

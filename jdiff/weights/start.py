@@ -19,6 +19,7 @@ from jdiff.conditions.text import TOKENIZER
 from jdiff.interop import pipelines
 from jdiff.interop.schedulers import SCHEDULER, process_of
 from jdiff.tasks import Task, Weights
+from jdiff.tasks.frozen import FrozenTask
 from jdiff.training import sharding
 from jdiff.training.checkpoints import Checkpoints
 from jdiff.training.ema import groups
@@ -43,7 +44,7 @@ def with_pretrained_network(config: ConfigDict, workdir: Path) -> ConfigDict:
     Raises UserError where what the network predicts, and at which noise, is not what these weights learned.
     """
     if not config.train.initial:
-        if jdiff.config.adapts(config):
+        if config.task == "diffusion" and jdiff.config.adapts(config):
             raise UserError(
                 "condition.image.into='adapter' stands beside a trained model, which stays frozen: set "
                 "train.initial to its run"
@@ -146,13 +147,14 @@ def begin(config: ConfigDict, task: Task, mesh: Mesh, checkpoints: Checkpoints |
         initial = partial(initial_state, config, task)
         abstract = sharding.abstract(mesh, jax.eval_shape(initial))
         state = jax.jit(initial, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))()
-    if step and not (config.train.initial and FROZEN in state.task_state):
+    if step and not (config.train.initial and isinstance(task, FrozenTask)):
         return state
     if not config.train.initial:
         return _with_empty_text(config, state)
     found, notes = (initial_autoencoder if config.task == "autoencoder" else pretrained_weights)(config, mesh)
     if step:
-        return replace(state, task_state={**state.task_state, FROZEN: found.params})
+        assert isinstance(task, FrozenTask)
+        return replace(state, task_state={**state.task_state, FROZEN: task.frozen(found.params)})
     for note in notes:
         say(note)
     weights = task.init_from(Weights(state.params, state.task_state), found)

@@ -1,6 +1,7 @@
 """The frozen text encoder of a model, kept in the model's own folder, with its tokenizer."""
 
 import shutil
+import tempfile
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -44,13 +45,15 @@ def keep_text_encoder(config: ConfigDict, workdir: Path) -> None:
     frozen_text(config)  # says what is wrong with the folder
     if is_first_process():
         files = model_files(encoder)
-        with writing_to(workdir):
-            for name in (TOKENIZER, TEXT_ENCODER):  # of a start that failed, or of an earlier export
-                shutil.rmtree(workdir / name, ignore_errors=True)
+        with writing_to(workdir), tempfile.TemporaryDirectory(dir=workdir, prefix=".text_encoder") as copies:
             for file in files:
-                place = kept if file.parent == encoder else workdir / TOKENIZER
+                place = Path(copies) / (TEXT_ENCODER if file.parent == encoder else TOKENIZER)
                 place.mkdir(exist_ok=True)
                 shutil.copy(file, place)
+            for name in (TOKENIZER, TEXT_ENCODER):  # the encoder last: where it is there, all is, and whole
+                shutil.rmtree(workdir / name, ignore_errors=True)  # of an earlier export
+                if (Path(copies) / name).is_dir():
+                    (Path(copies) / name).rename(workdir / name)
         size = sum(file.stat().st_size for file in files)
         say(f"the text encoder of {encoder} ({size / 1e6:,.1f} MB with its tokenizer) is kept in {kept}")
     wait_for_all_processes("the text encoder is kept")
