@@ -27,7 +27,6 @@ from jdiff.data.sources.prepared import sizes_of
 from jdiff.evaluation.gather import Pictures
 from jdiff.evaluation.protocol import Protocol
 from jdiff.resolve import resolve
-from jdiff.training.writers import say
 
 CONDITIONS = 1000  # images whose conditions are taken in turn
 ARRAYS, ARCHIVES = (".npz", ".npy"), (".zip", ".tar")
@@ -164,6 +163,8 @@ def open_files(config: ConfigDict, *, as_trained: bool = False) -> tuple[Picture
 
 def _tell_sizes(config: ConfigDict, source: Source) -> None:
     """A line that says what is done to images of other sizes than the config's."""
+    from jdiff.training.writers import say  # here: it imports what a model that is only loaded does without
+
     sizes, (height, width, _) = sizes_of(source), config.data.shape
     others = sizes[(sizes != (height, width)).any(axis=1)]
     if len(others):
