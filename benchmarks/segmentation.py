@@ -165,7 +165,7 @@ def main() -> None:
     }
     if options.raters:
         more |= {"data.several": "raters", "data.suffixes": ("", "")}
-    for side in filter(None, options.sides.split(",")):
+    for side in options.sides.split(","):
         train({**more, **SIDES[side]}, options.out / side, options.minutes)
 
 

@@ -250,19 +250,20 @@ def digits_run(request: pytest.FixtureRequest) -> Run:
     return request.getfixturevalue("new_digits_run")
 
 
+def trained_for_ten_steps(folder: Path, *settings: str) -> Run:
+    """A model of digits."""
+    result = run_here(config("digits"), "--config.train.steps=10", *settings, "--workdir=run", cwd=folder)
+    assert result.status == 0, result.err
+    return Run(folder / "run", result)
+
+
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A tiny model of digits, trained for ten steps."""
-    folder = tmp_path_factory.mktemp("tiny")
-    result = run_here(config("digits"), "--config.train.steps=10", *TINY, "--workdir=run", cwd=folder)
-    assert result.status == 0, result.err
-    return Run(folder / "run", result)
+    return trained_for_ten_steps(tmp_path_factory.mktemp("tiny"), *TINY)
 
 
 @pytest.fixture(scope="session")
 def dit_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """As `tiny_run`, for tests that ask nothing of the network."""
-    folder = tmp_path_factory.mktemp("tiny_dit")
-    result = run_here(config("digits"), "--config.train.steps=10", *TINY_DIT, "--workdir=run", cwd=folder)
-    assert result.status == 0, result.err
-    return Run(folder / "run", result)
+    return trained_for_ten_steps(tmp_path_factory.mktemp("tiny_dit"), *TINY_DIT)

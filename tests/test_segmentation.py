@@ -239,14 +239,20 @@ def test_tiles_see_what_is_small(folder, tmp_path):
     assert scores["tiles"] > 0.6
 
 
-def test_a_run_that_was_killed_goes_on(folder, photos, tmp_path):
-    arguments = of(folder / "drawn", photos, "--config.sample.batch_size=2", "--config.segment.members=2")
-    process = start_command(*arguments, "--out=killed", cwd=tmp_path)
-    table = tmp_path / "killed" / "segmentation.csv"
-    while process.poll() is None and not (table.is_file() and table.read_text().count("\n") > 2):
+def killed(lines: int, *arguments: str, cwd: Path) -> Path:
+    """The table in the folder `killed` that a command was writing when it was killed, after more than so many lines."""
+    process = start_command(*arguments, "--out=killed", cwd=cwd)
+    table = cwd / "killed" / "segmentation.csv"
+    while process.poll() is None and not (table.is_file() and table.read_text().count("\n") > lines):
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    return table
+
+
+def test_a_run_that_was_killed_goes_on(folder, photos, tmp_path):
+    arguments = of(folder / "drawn", photos, "--config.sample.batch_size=2", "--config.segment.members=2")
+    table = killed(2, *arguments, cwd=tmp_path)
     assert 2 < len(table.read_text().splitlines()) < 13
     with table.open("a") as stream:
         stream.write("ward 2/0")  # a line that was cut off
@@ -411,12 +417,7 @@ def test_fifty_photos_of_fifty_sizes(folder, tmp_path):
     arguments = of(folder / "drawn", tmp_path / "photos", "--config.segment.members=2")
     for out in ("one", "two"):
         assert run_here(*arguments, f"--out={out}", cwd=tmp_path).status == 0
-    process = start_command(*arguments, "--out=killed", cwd=tmp_path)
-    table = tmp_path / "killed" / "segmentation.csv"
-    while process.poll() is None and not (table.is_file() and table.read_text().count("\n") > 12):
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    table = killed(12, *arguments, cwd=tmp_path)
     assert table.read_text().count("\n") < 51
     assert run_here(*arguments, "--out=killed", cwd=tmp_path).status == 0
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two")

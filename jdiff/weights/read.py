@@ -233,7 +233,7 @@ def pretrained_weights(config: ConfigDict, mesh: Mesh) -> tuple[Weights, list[st
     known = config.train.initial_fingerprint
     if known and isinstance(trained, FrozenTask) and known != fingerprint(trained.frozen(made.params)):
         raise UserError(
-            f"train.initial={config.train.initial} holds other weights than those that what this run trained "
-            "stands beside: give the folder and train.initial_checkpoint of these"
+            f"train.initial={config.train.initial} holds other weights than those that this run was trained "
+            "beside: give the folder and train.initial_checkpoint of these"
         )
     return made, notes

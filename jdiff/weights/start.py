@@ -147,13 +147,12 @@ def begin(config: ConfigDict, task: Task, mesh: Mesh, checkpoints: Checkpoints |
         initial = partial(initial_state, config, task)
         abstract = sharding.abstract(mesh, jax.eval_shape(initial))
         state = jax.jit(initial, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))()
-    if step and not (config.train.initial and isinstance(task, FrozenTask)):
+    if step and not isinstance(task, FrozenTask):
         return state
     if not config.train.initial:
         return _with_empty_text(config, state)
     found, notes = (initial_autoencoder if config.task == "autoencoder" else pretrained_weights)(config, mesh)
-    if step:
-        assert isinstance(task, FrozenTask)
+    if step and isinstance(task, FrozenTask):
         return replace(state, task_state={**state.task_state, FROZEN: task.frozen(found.params)})
     for note in notes:
         say(note)
