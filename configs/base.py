@@ -13,7 +13,11 @@ TOP = group(
     "",
     TOLD,
     seed=Setting(0, "of everything random in training: initial weights, order of the data, noise", "[0, 2^32)"),
-    task=Setting("diffusion", "what is trained: diffusion, autoencoder, classifier, segmentation", resume=IDENTITY),
+    task=Setting(
+        "diffusion",
+        "what is trained: diffusion, flow_map (few steps), autoencoder, classifier, segmentation",
+        resume=IDENTITY,
+    ),
 )
 
 DATA = group(
@@ -468,6 +472,55 @@ OBJECTIVE = group(
     vlb=Setting(0.001, "weight of the variational term, with model.learned_variance", "[0, 1e6]"),
 )
 
+# task="flow_map": D(x, sigma, s), the end of the flow at s, by one call of the network.
+FLOW_MAP = group(
+    "flow_map",
+    TOLD,
+    loss=Setting(
+        "consistency",
+        "consistency (ECT: jumps to 0 alone), continuous_consistency (sCT, likewise), mean_flow, shortcut (jumps to "
+        "any s)",
+        resume=IDENTITY,
+    ),
+    instants=Setting(
+        None,
+        "share of a batch that learns s = sigma, which samplers that integrate ask for; None: 0 of the consistency "
+        "losses, 0.25 of mean_flow, 0.75 of shortcut",
+        "[0, 1)",
+        kind=float,
+    ),
+    q=Setting(
+        2.0, "consistency: the two noise levels of a pair are a share of about 1/q^(stage + 1) apart", "(1, 1e6]"
+    ),
+    stage_images=Setting(0, "consistency: images after which the stage rises, each time; 0: never", "[0, 2^53]"),
+    c=Setting(
+        None,
+        "of the robust norm of consistency (None: 0), the tangent's normalisation of continuous_consistency (0.1; 0: "
+        "not normalised), the adaptive weight of mean_flow (1e-3)",
+        "[0, 1e6]",
+        kind=float,
+    ),
+    warmup_images=Setting(
+        0, "continuous_consistency: images over which the tangent's part in dF/dt rises", "[0, 2^53]"
+    ),
+    p=Setting(1.0, "mean_flow: each loss e^2 is divided by (e^2 + c)^p", "[0, 2]"),
+    to_mean=Setting(None, "mean_flow: of ln s (None: as of sigma, objective.mean)", "[-20, 20]", kind=float),
+    to_std=Setting(None, "likewise (None: objective.std)", "(0, 20]", kind=float),
+    guidance=Setting(
+        (),
+        "(lowest, highest) guidance scale that is trained in, as an input of the network, so that a guided sample "
+        "costs one call; (): none",
+        "[0, 1e3]",
+        resume=IDENTITY,
+        of=float,
+    ),
+    derivative=Setting(
+        "auto",
+        "of continuous_consistency and mean_flow, along sigma: forward (forward-mode differentiation), difference "
+        "(over 10 % of sigma on either side); auto: difference where the network's own embedding of sigma is rough",
+    ),
+)
+
 TRAIN = group(
     "train",
     TOLD,
@@ -564,12 +617,12 @@ SAMPLE = group(
     sampler=Setting(
         "heun",
         "ddpm, ddim, euler, euler_ancestral, heun, dpm2, dpmpp_2s_ancestral, dpmpp_2m, dpmpp_3m, dpmpp_2m_sde, "
-        "dpmpp_sde, lms, unipc, langevin, predictor_corrector, ode",
+        "dpmpp_sde, lms, unipc, langevin, predictor_corrector, ode; of task=flow_map: flow_map, consistency",
     ),
     steps=Setting(18, "rungs of the ladder; ode chooses its own steps between its ladder's two ends", "[1, 2^31)"),
     eta=Setting(
         None,
-        "noise, 0 none .. 1 ddpm's: ddim (None: 0), the ancestral and sde ones (None: 1)",
+        "noise, 0 none .. 1 ddpm's: ddim, flow_map (None: 0), the ancestral and sde ones (None: 1)",
         "[0, 1]",
         kind=float,
     ),
@@ -646,7 +699,10 @@ SAMPLE = group(
 GUIDANCE = group(
     "guidance",
     SILENT,
-    method=Setting("classifier_free", "classifier_free, cfg_plus_plus (scale in [0, 1]), autoguidance, classifier"),
+    method=Setting(
+        "classifier_free",
+        "classifier_free, cfg_plus_plus (scale in [0, 1]), autoguidance, classifier, trained_in (flow_map.guidance)",
+    ),
     weak_workdir=Setting("", "autoguidance: the run of the weaker model"),
     weak_checkpoint=Setting("latest", "of that run"),
     classifier_workdir=Setting("", 'classifier: a run of task "classifier", which reads the denoised image'),
@@ -770,6 +826,7 @@ SETTINGS = {
     **AUTOENCODER,
     **SPACE,
     **OBJECTIVE,
+    **FLOW_MAP,
     **TRAIN,
     **LORA,
     **SAMPLE,

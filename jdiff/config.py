@@ -371,6 +371,11 @@ def known_as(name: str, known: Collection[str]) -> None:
         raise UserError(f"unknown setting {name!r}{now_called(name, nearest(name, list(known)))}")
 
 
+def denoises(config: ConfigDict) -> bool:
+    """Whether a denoiser is trained."""
+    return config.task in ("diffusion", "flow_map")
+
+
 def adapts(config: ConfigDict) -> bool:
     """Whether the network has an adapter to a condition image."""
     return "image" in config.model.conditions and config.condition.image.into == "adapter"

@@ -256,6 +256,7 @@ def _check(config: ConfigDict, solver: Sampler, scale: np.ndarray, *, guided: bo
         raise UserError(
             "sample.variance='learned': this model learned none (model.learned_variance); use small or large"
         )
+    _check_jumps(config, solver)
     method = one_of("guidance.method", wanted.method, list(GUIDANCES))
     one_of("guidance.threshold", wanted.threshold, list(THRESHOLDS))
     if wanted.sigma_high is not None and not wanted.sigma_low < wanted.sigma_high:
@@ -280,6 +281,18 @@ def _check(config: ConfigDict, solver: Sampler, scale: np.ndarray, *, guided: bo
             raise UserError(f"sample.guidance_scale={_worst(scale, outside)} of cfg_plus_plus must lie in [0, 1]")
     if method == "autoguidance" and not wanted.weak_workdir:
         raise UserError("guidance.method='autoguidance' needs a second, weaker run: set guidance.weak_workdir")
+    if method == "trained_in":
+        low, high = (
+            tuple(config.flow_map.guidance) if config.task == "flow_map" and config.flow_map.guidance else (1, 1)
+        )
+        outside = (scale < low) | (scale > high)
+        if low == high:
+            raise UserError("guidance.method='trained_in': this model learned none (flow_map.guidance)")
+        if outside.any():
+            raise UserError(
+                f"sample.guidance_scale={_worst(scale, outside)} of trained_in must lie in [{low:g}, {high:g}], as "
+                "flow_map.guidance did in training"
+            )
     if method == TO_CLASSES:
         if not wanted.classifier_workdir:
             raise UserError("guidance.method='classifier' needs a classifier's run: set guidance.classifier_workdir")
@@ -287,6 +300,23 @@ def _check(config: ConfigDict, solver: Sampler, scale: np.ndarray, *, guided: bo
             raise UserError("guidance.method='classifier' guides to one class, and these images have several labels")
         if not config.data.class_names:
             raise UserError("guidance.method='classifier' guides to a class, and this model's data have none")
+
+
+def _check_jumps(config: ConfigDict, solver: Sampler) -> None:
+    """Raises UserError where the sampler asks a flow map for what it did not learn, or another model for jumps."""
+    name, wanted = config.sample.sampler, config.flow_map
+    if config.task != "flow_map":
+        if solver.jumps:
+            raise UserError(
+                f"sample.sampler={name!r} asks where the flow ends, which task={config.task!r} did not learn: take "
+                "sample.sampler=ddim, or tune this model with task=flow_map, from train.initial"
+            )
+        return
+    if not solver.lands and wanted.loss in from_config.TO_ZERO and (solver.jumps or not wanted.instants):
+        raise UserError(
+            f"sample.sampler={name!r} asks for more than the flow's end at 0, and flow_map.loss={wanted.loss!r} "
+            f"learned no more{'' if wanted.instants else ' (flow_map.instants is 0)'}: set sample.sampler=consistency"
+        )
 
 
 def rows(

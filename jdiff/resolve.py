@@ -79,7 +79,7 @@ def resolve(config: ConfigDict, source: Source) -> ConfigDict:
         raise UserError(f"data.quarter_turns turns square pictures alone, and these are {height}x{width}")
     if not config.model.conditions and config.guidance.method in ("classifier_free", "cfg_plus_plus"):
         config.sample.guidance_scale = None
-    if config.data.shapes and config.task == "diffusion":
+    if config.data.shapes and jdiff.config.denoises(config):
         config.model.conditions = (*config.model.conditions, Aspect.name)
     return config
 

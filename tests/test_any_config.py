@@ -39,7 +39,7 @@ BASE = (
     "--config.sample.steps=4",
 )
 CHOICES = {
-    "task": ("diffusion", "classifier"),
+    "task": ("diffusion", "flow_map", "classifier"),
     "model.schedule": ("edm", "ve", "vp", "cosine_continuous", "flow", "linear", "cosine", "sigmoid_alpha_bar"),
     "model.prediction": ("edm", "eps", "x0", "v", "flow"),
     "model.conditions": ("()", "('label',)", "('image',)", "('scalars',)", "('label','image')", "('lable',)"),
@@ -60,7 +60,9 @@ CHOICES = {
     "sample.sampler": tuple(SAMPLERS),
     "sample.ladder": ("auto", *LADDERS),
     "sample.variance": ("small", "large", "learned"),
-    "guidance.method": ("classifier_free", "cfg_plus_plus", "autoguidance", "classifier"),
+    "flow_map.loss": ("consistency", "continuous_consistency", "mean_flow", "shortcut"),
+    "flow_map.derivative": ("auto", "forward", "difference"),
+    "guidance.method": ("classifier_free", "cfg_plus_plus", "autoguidance", "classifier", "trained_in"),
     "guidance.threshold": ("none", "static", "dynamic"),
 }
 # What only the data, their files or this machine tell.

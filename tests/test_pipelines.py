@@ -113,7 +113,7 @@ def test_a_dropped_text_is_the_empty_text(models):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name not in ("flow_map", "consistency")])
 def test_every_sampler_draws_from_text(models, sampler):
     images = models["sd"].sample(2, sampler=sampler, steps=4, texts=TEXTS, ladder="auto")
     assert images.shape == (2, 16, 16, 3)

@@ -18,6 +18,7 @@ from jdiff.diffusion.samplers import (
     DPM2,
     LMS,
     ODE,
+    Consistency,
     DPMpp2M,
     DPMpp2MSDE,
     DPMpp2SAncestral,
@@ -191,7 +192,9 @@ def test_the_adaptive_solvers_order_is_its_pairs(name):
     assert measured_order(solver, name, counts=(20, 40, 80)) == pytest.approx(solver.order, abs=0.4)
 
 
-@pytest.mark.parametrize("sampler", [*ALL, DDIM(jumps=True), DPMpp2SAncestral(eta=0.0), DPMppSDE(eta=0.0)], ids=str)
+@pytest.mark.parametrize(
+    "sampler", [*ALL, DDIM(jumps=True), Consistency(), DPMpp2SAncestral(eta=0.0), DPMppSDE(eta=0.0)], ids=str
+)
 def test_the_facts_are_what_a_sampler_does(sampler):
     """remembers: its carry holds something. random: another seed is another image. jumps: it asks for D(x, s, s').
     arrives: after a step from the marginal at s, the variance is nearer to that at s' than to that at s.
@@ -213,9 +216,10 @@ def test_the_facts_are_what_a_sampler_does(sampler):
     assert sampler.remembers == bool(jax.tree.leaves(sampler.init(x, image_keys(0, jnp.arange(len(x))))))
     assert sampler.random == bool(np.abs(ends - one_step(x, 1)).max() > 0)
     assert [to is not None for to in asked] == [sampler.jumps] * len(asked)
+    assert sampler.lands == isinstance(sampler, Consistency)
     spread = np.mean((ends - flow_map.mean) ** 2 / (flow_map.std**2 + np.array([[[1.0]], [[0.7]]]) ** 2), axis=(1, 2))
     assert sampler.arrives == (abs(np.log(spread[1])) < abs(np.log(spread[0])))
-    assert (sampler.order == 0) == isinstance(sampler, (Langevin, PredictorCorrector))
+    assert (sampler.order == 0) == isinstance(sampler, (Langevin, PredictorCorrector, Consistency))
 
 
 @pytest.mark.parametrize("name", PROBLEMS)

@@ -44,21 +44,28 @@ class Denoise(Protocol):
     def __call__(self, x: Float[Array, "b ..."], sigma: Sigma, cond: Cond, to: Sigma | None = None) -> Denoised: ...
 
 
+JUMP = "jump"  # in cond: where a network that learned a flow map is to go, [B, 2]
+
 Network: TypeAlias = Callable[[Array, Array, Cond], Array]  # F(c_in x, c_noise [B], cond)
 
 
-def make_denoiser(network: Network, parameterization: Parameterization, *, learned_variance: bool = False) -> Denoise:
+def make_denoiser(
+    network: Network, parameterization: Parameterization, *, learned_variance: bool = False, jumps: bool = False
+) -> Denoise:
     """D(x, sigma, cond) = c_skip x + c_out F(c_in x, c_noise, cond)  (Karras et al., arXiv 2206.00364, eq. 7).
 
     learned_variance: the network answers with twice the channels, F and then 2 v - 1 with v the variance's fraction
-    (Nichol & Dhariwal, arXiv 2102.09672, eq. 15). The denoiser raises ValueError where `to` is given: the network
-    learned the posterior mean alone.
+    (Nichol & Dhariwal, arXiv 2102.09672, eq. 15). jumps: the network knows where it goes, by cond["jump"] = (ln sigma /
+    4, 1 - to / sigma). The denoiser of another raises ValueError where `to` is given.
     """
 
     def denoise(x: Float[Array, "b ..."], sigma: Sigma, cond: Cond, to: Sigma | None = None) -> Denoised:
-        if to is not None:
+        if to is not None and not jumps:
             raise ValueError("D(x, sigma, to) of a network that learned D(x, sigma) alone: to must be None")
         sigma = jnp.broadcast_to(jnp.asarray(sigma, x.dtype), x.shape[:1])
+        if jumps:
+            end = sigma if to is None else jnp.broadcast_to(jnp.asarray(to, x.dtype), x.shape[:1])
+            cond = {**cond, JUMP: jnp.stack([jnp.log(sigma) / 4, 1 - end / sigma], axis=-1)}
         c_skip, c_out, c_in, c_noise = parameterization(sigma)
         F, variance = network(per_image(c_in, x) * x, c_noise, cond).astype(x.dtype), None
         if learned_variance:

@@ -76,6 +76,27 @@ class CFGPlusPlus:
         return guided
 
 
+GUIDANCE_SCALE = "guidance_scale"  # in cond: w of a guidance that is trained in, [B]
+
+
+@struct.dataclass
+class TrainedIn:
+    """A guidance of which the network learned the answer, w being an input (Meng et al., arXiv 2210.03142): one pass.
+
+    scale: w, a number or one per image.
+    """
+
+    scale: Any
+    passes: ClassVar[int] = 1
+
+    def __call__(self, denoise: Denoise) -> Denoise:
+        def guided(x: Float[Array, "b ..."], sigma: Sigma, cond: Cond, to: Sigma | None = None) -> Denoised:
+            scale = jnp.broadcast_to(jnp.asarray(self.scale, x.dtype), x.shape[:1])
+            return denoise(x, sigma, {**cond, GUIDANCE_SCALE: scale}, to)
+
+        return guided
+
+
 @struct.dataclass
 class Autoguidance:
     """D = w D_strong + (1 - w) D_weak, both conditional: away from a worse model's errors (Karras et al., arXiv

@@ -13,11 +13,12 @@ from jdiff.from_config.order import order, shape_numbers
 from jdiff.from_config.sampling import ladder, sampler
 from jdiff.from_config.sources import prepared, sources
 from jdiff.from_config.spaces import of_images, space
-from jdiff.from_config.tasks import adversary, diffusion, task
+from jdiff.from_config.tasks import TO_ZERO, adversary, diffusion, task
 from jdiff.from_config.training import ema, images_seen, optimizer, rate, total_steps
 from jdiff.from_config.views import example, view
 
 __all__ = [
+    "TO_ZERO",
     "adversary",
     "bottleneck",
     "condition_files",

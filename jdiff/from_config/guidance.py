@@ -18,6 +18,7 @@ from jdiff.diffusion.guidance import (
     Guidance,
     Interval,
     StaticThreshold,
+    TrainedIn,
 )
 from jdiff.from_config.conditions import conditions
 from jdiff.from_config.names import pick
@@ -47,6 +48,7 @@ GUIDANCES: dict[str, Callable[[ConfigDict, Any, Helpers], Guidance]] = {
     "cfg_plus_plus": _cfg_plus_plus,
     "autoguidance": _autoguidance,
     "classifier": _classifier,
+    "trained_in": lambda config, scale, helpers: TrainedIn(scale),
 }
 
 THRESHOLDS: dict[str, Callable[[ConfigDict], tuple[Guidance, ...]]] = {

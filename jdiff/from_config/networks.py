@@ -13,11 +13,13 @@ from jdiff.common.errors import UserError
 from jdiff.common.keys import root_key
 from jdiff.conditions import Condition
 from jdiff.config import adapts, one_of
+from jdiff.diffusion.denoiser import JUMP
+from jdiff.diffusion.guidance import GUIDANCE_SCALE
 from jdiff.from_config.names import pick
 from jdiff.networks.adapter import Adapter
 from jdiff.networks.attention import head_count
 from jdiff.networks.classifier import Classifier
-from jdiff.networks.conditioning import AugmentEmbedding, Conditioner
+from jdiff.networks.conditioning import AugmentEmbedding, Conditioner, GuidanceEmbedding, JumpEmbedding
 from jdiff.networks.embeddings import FOURIER_FREQUENCIES
 from jdiff.networks.layers import Style
 from jdiff.networks.transformer import DiT, check_patches
@@ -210,7 +212,9 @@ def settings_of(network: nn.Module) -> dict[str, Any]:
 
 
 def conditioner(config: ConfigDict, conditions: Sequence[Condition], *, vector_features: int) -> Conditioner | None:
-    """The embedders of the conditions and of augmentation. Raises UserError where their widths do not fit."""
+    """The embedders of the conditions, of augmentation, and of what a flow map is told. Raises UserError where their
+    widths do not fit.
+    """
     dtype = pick("network.dtype", config.network.dtype, DTYPES)
     widths = {each.name: each.token_width for each in conditions if each.token_width}
     if len(set(widths.values())) > 1:
@@ -221,6 +225,10 @@ def conditioner(config: ConfigDict, conditions: Sequence[Condition], *, vector_f
     made: dict[str, Any] = {name: embedder for name, embedder in embedders.items() if embedder is not None}
     if config.data.augment:
         made["augment"] = AugmentEmbedding(vector_features, dtype)
+    if config.task == "flow_map":
+        made[JUMP] = JumpEmbedding(vector_features, dtype=dtype)
+        if config.flow_map.guidance:
+            made[GUIDANCE_SCALE] = GuidanceEmbedding(vector_features, dtype=dtype)
     return Conditioner(made) if made else None
 
 

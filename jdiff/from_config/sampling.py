@@ -57,6 +57,8 @@ SAMPLERS: dict[str, Callable[[ConfigDict], samplers.Sampler]] = {
     "unipc": lambda sample: samplers.UniPC(predictor_order=_given(sample, "order", 2)),
     "langevin": _langevin,
     "predictor_corrector": _predictor_corrector,
+    "flow_map": lambda sample: samplers.DDIM(eta=_given(sample, "eta", 0.0), jumps=True),
+    "consistency": lambda sample: samplers.Consistency(),
     "ode": lambda sample: samplers.ODE(rtol=sample.rtol, atol=sample.atol),
 }
 
@@ -98,6 +100,8 @@ def _auto(sample: ConfigDict, schedule: schedules.Schedule, start: float, end: f
     solver = sampler(sample)
     if solver.nfe(1) is None:  # it chooses its own steps
         return ladders.by_hand((start, end))
+    if solver.jumps:  # the last jump leads to 0, so that none need begin at the lower end
+        return np.delete(ladders.karras(sample.steps + 1, sigma_min=end, sigma_max=start, rho=sample.rho), -2)
     if not isinstance(schedule, tables.DDPMTable):
         return _karras(sample, schedule, start, end)
     if is_first_order(solver):

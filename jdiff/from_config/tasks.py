@@ -2,17 +2,19 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 from ml_collections import ConfigDict
 
 from jdiff.common.errors import UserError
 from jdiff.config import adapts, one_of
-from jdiff.diffusion import tables
+from jdiff.diffusion import draws, schedules, tables
 from jdiff.from_config.autoencoders import distances, first_stage
 from jdiff.from_config.conditions import conditions
 from jdiff.from_config.names import pick
 from jdiff.from_config.networks import convnet, denoising
-from jdiff.from_config.process import objective, prediction
+from jdiff.from_config.process import objective, prediction, sigma_data
+from jdiff.from_config.sampling import LARGEST_START
 from jdiff.from_config.spaces import space
 from jdiff.from_config.training import step_after
 from jdiff.networks.discriminator import PatchDiscriminator
@@ -24,6 +26,15 @@ from jdiff.tasks.adversary import Adversary
 from jdiff.tasks.autoencoder import AutoencoderTask
 from jdiff.tasks.classifier import ClassifierTask
 from jdiff.tasks.diffusion import DiffusionTask
+from jdiff.tasks.flow_map import (
+    WINDOW,
+    Consistency,
+    ContinuousConsistency,
+    FlowMapTask,
+    Loss,
+    MeanFlow,
+    Shortcut,
+)
 from jdiff.tasks.frozen import Adapted, FrozenTask, LowRank
 from jdiff.tasks.segmentation import SegmentationTask
 
@@ -46,6 +57,81 @@ def diffusion(config: ConfigDict) -> DiffusionTask:
         learned_variance=learned_variance,
         uncertainty=Uncertainty() if config.objective.uncertainty else None,
     )
+
+
+TO_ZERO = ("consistency", "continuous_consistency")  # flow_map.loss that learns jumps to 0 alone
+
+
+def flow_map(config: ConfigDict) -> FlowMapTask:
+    """The task of learning a flow map."""
+    wanted = config.flow_map
+    for key, chosen in (
+        ("model.learned_variance", config.model.learned_variance),
+        ("objective.uncertainty", config.objective.uncertainty),
+    ):
+        if chosen:
+            raise UserError(f"{key} is for task='diffusion': with task='flow_map' set it to False")
+    task = replace(diffusion(config), jumps=True, scale_input=bool(wanted.guidance))
+    schedule, draw = task.parameterization.schedule, task.objective.draw
+    kind = one_of("flow_map.derivative", wanted.derivative, ("auto", "forward", "difference"))
+    slow = isinstance(schedule, (schedules.EDM, schedules.VE)) and config.network.noise_embedding == "sinusoidal"
+    window = None if kind == "forward" or (kind == "auto" and slow) else WINDOW
+
+    def steps(images: float) -> float:
+        return images / config.train.batch_size
+
+    def c(default: float) -> float:
+        return default if wanted.c is None else wanted.c
+
+    def mean_flow() -> MeanFlow:
+        own = draw if isinstance(draw, draws.LogNormal) else draws.LogNormal()
+        mean = own.mean if wanted.to_mean is None else wanted.to_mean
+        std = own.std if wanted.to_std is None else wanted.to_std
+        return MeanFlow(to=draws.LogNormal(mean, std), p=wanted.p, c=c(1e-3), window=window)
+
+    losses: dict[str, Callable[[], tuple[Loss, float]]] = {  # -> (it, its share of instants)
+        "consistency": lambda: (Consistency(q=wanted.q, stage_steps=steps(wanted.stage_images), c=c(0.0)), 0.0),
+        "continuous_consistency": lambda: (
+            ContinuousConsistency(
+                sigma_data=sigma_data(config),
+                warmup_steps=steps(wanted.warmup_images),
+                c=c(0.1) or None,
+                window=window,
+            ),
+            0.0,
+        ),
+        "mean_flow": lambda: (mean_flow(), 0.25),
+        "shortcut": lambda: (Shortcut(largest=min(schedule.sigma_max, LARGEST_START)), 0.75),
+    }
+    made, share = pick("flow_map.loss", wanted.loss, losses)()
+    instants = share if wanted.instants is None else wanted.instants
+    if wanted.guidance:
+        _check_trained_in(config, task, instants)
+    as_float32 = config.copy_and_resolve_references()
+    as_float32.network.dtype = "float32"
+    return FlowMapTask(
+        task=task,
+        exact=replace(task, network=diffusion(as_float32).network),
+        losses=made,
+        instants=instants,
+        guidance=tuple(wanted.guidance) or None,
+    )
+
+
+def _check_trained_in(config: ConfigDict, task: DiffusionTask, instants: float) -> None:
+    given = tuple(config.flow_map.guidance)
+    if len(given) != 2 or given[0] > given[1]:
+        raise UserError(f"flow_map.guidance={given} must be two scales, (lowest, highest)")
+    if not task.conditions or any(condition.drop_rate == 0 for condition in task.conditions):
+        raise UserError(
+            f"flow_map.guidance={given} leads away from the model without conditions, which is not learned: set "
+            "model.conditions and a model.drop_rate above 0"
+        )
+    if not instants:
+        raise UserError(
+            f"flow_map.guidance={given} mixes posterior means, s = sigma, which this loss does not learn by itself: "
+            "set flow_map.instants=0.25"
+        )
 
 
 def classifier(config: ConfigDict) -> ClassifierTask:
@@ -135,9 +221,9 @@ def adversary(config: ConfigDict) -> Adversary | None:
     )
 
 
-def beside_frozen(config: ConfigDict) -> DiffusionTask | FrozenTask:
-    """The diffusion task; or, beside the frozen weights of train.initial, its low-rank parts or its adapter alone."""
-    task, wanted = diffusion(config), config.lora
+def beside_frozen(config: ConfigDict) -> DiffusionTask | FlowMapTask | FrozenTask:
+    """The task of a denoiser; or, beside the frozen weights of train.initial, of low-rank parts or an adapter alone."""
+    task, wanted = (flow_map if config.task == "flow_map" else diffusion)(config), config.lora
     adapter = adapts(config) and bool(config.train.initial)  # exported, it is merged
     if not (wanted.rank or adapter):
         return task
@@ -157,6 +243,7 @@ def beside_frozen(config: ConfigDict) -> DiffusionTask | FrozenTask:
 
 TASKS: dict[str, Callable[[ConfigDict], Task]] = {
     "diffusion": beside_frozen,
+    "flow_map": beside_frozen,
     "autoencoder": autoencoder,
     "classifier": classifier,
     "segmentation": segmentation,

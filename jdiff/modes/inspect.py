@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from jdiff import doctor, from_config
 from jdiff.common.errors import UserError
 from jdiff.common.progress import progress_bar
-from jdiff.config import one_of
+from jdiff.config import denoises, one_of
 from jdiff.data.resize import Rule
 
 REPORT = "report.html"
@@ -49,7 +49,7 @@ def inspect(config: ConfigDict, workdir: Path, out: Path | None) -> int:
 def settings(config: ConfigDict) -> doctor.Settings:
     """What the doctor compares the data with."""
     data, network, train, objective = config.data, config.network, config.train, config.objective
-    diffusion = config.task == "diffusion"
+    diffusion = denoises(config)
     mean = doctor.Settings().mean if objective.mean is None else objective.mean
     return doctor.Settings(
         image_size=data.image_size if isinstance(data.image_size, int) else 0,

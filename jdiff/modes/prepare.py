@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from jdiff import from_config
 from jdiff.common.errors import UserError
 from jdiff.common.progress import progress_bar
+from jdiff.config import denoises
 from jdiff.data.sources import Source
 from jdiff.data.sources.moments import Moments
 from jdiff.data.sources.packed import pack, packed_bytes
@@ -26,7 +27,7 @@ def prepare(config: ConfigDict, workdir: Path, out: Path | None) -> int:
     """Pack the data that `config` names into the folder `out`; the exit status."""
     if out is None:
         raise UserError("--mode=prepare needs --out=DIR, an empty folder that the packed data go to")
-    if config.train.initial and config.task == "diffusion":
+    if config.train.initial and denoises(config):
         config = with_pretrained_network(config, out)  # a pipeline, or a run of latents, brings its own
     if config.model.space == "latents":
         return prepare_latents(config, out)

@@ -247,6 +247,7 @@ def make_step(config: ConfigDict, task: Task, state: TrainState) -> Any:
         optimizer=from_config.optimizer(config),
         ema=from_config.ema(config),
         averaged=task.averaged,
+        reads_average=task.reads_average,
         batch_size=config.train.batch_size,
         accumulate=config.train.accumulate,
     )

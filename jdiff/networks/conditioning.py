@@ -122,6 +122,43 @@ class AugmentEmbedding(nn.Module):
         return Embedded(vector=parameters.astype(self.dtype) @ kernel.astype(self.dtype))
 
 
+class JumpEmbedding(nn.Module):
+    """A vector, W_1 SiLU(W_0 [sinusoidal(ln sigma / 4), sinusoidal(4 (1 - s / sigma))]), of a jump from sigma to s,
+    [B, 2] of these two numbers before their factor 4. W_1 = 0 at initialisation, so that a network that learned without
+    answers as before.
+
+    Both features are slow, whatever the network's own embedding of sigma: losses of flow maps differentiate along sigma
+    (Lu and Song, arXiv 2410.11081, section 4.1).
+    """
+
+    features: int
+    channels: int = 64  # of each number's sinusoidal features
+    dtype: Dtype = jnp.float32
+    optional = True
+
+    @nn.compact
+    def __call__(self, jump: Float[Array, "b 2"], drop: Bool[Array, " b"] | None = None) -> Embedded:
+        sinusoids = [sinusoidal(jump[:, 0], self.channels), sinusoidal(4.0 * jump[:, 1], self.channels)]
+        h = nn.silu(Dense(self.features, dtype=self.dtype, name="dense_0")(jnp.concatenate(sinusoids, axis=-1)))
+        return Embedded(vector=Dense(self.features, zero_init=True, dtype=self.dtype, name="dense_1")(h))
+
+
+class GuidanceEmbedding(nn.Module):
+    """A vector, W_1 SiLU(W_0 sinusoidal(w)), of the scale w [B] of a guidance that is trained in (Meng et al., arXiv
+    2210.03142, section 3.1); W_1 = 0 at initialisation.
+    """
+
+    features: int
+    channels: int = 64
+    dtype: Dtype = jnp.float32
+    optional = True
+
+    @nn.compact
+    def __call__(self, scale: Float[Array, " b"], drop: Bool[Array, " b"] | None = None) -> Embedded:
+        h = nn.silu(Dense(self.features, dtype=self.dtype, name="dense_0")(sinusoidal(scale, self.channels)))
+        return Embedded(vector=Dense(self.features, zero_init=True, dtype=self.dtype, name="dense_1")(h))
+
+
 class ImageChannels(nn.Module):
     """Channels: an image of x's height and width, for concatenation (Saharia et al., arXiv 2104.07636). The null is a
     learned colour.

@@ -11,7 +11,8 @@ from jdiff.spaces import Space
 @runtime_checkable
 class Task(Protocol):
     """space: what its x lives in. averaged: the top groups of params that are averaged and that samplers load; (): all.
-    sampling_task: the task that a sampler uses, which is this one for most.
+    sampling_task: the task that a sampler uses, which is this one for most. reads_average: the loss finds the averaged
+    weights in the state, under "average" (and does with its own where they are not there).
 
     init(key, batch) -> params, state
     loss(params, state, batch, key, step, *, train) -> loss, (state, logs)
@@ -26,6 +27,10 @@ class Task(Protocol):
     def space(self) -> Space: ...
     @property
     def averaged(self) -> tuple[str, ...]: ...
+    @property
+    def reads_average(self) -> bool:
+        return False
+
     @property
     def sampling_task(self) -> "Task": ...
     def init(self, key: Array, batch: Any) -> tuple[PyTree, PyTree]: ...

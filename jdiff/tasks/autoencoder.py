@@ -44,6 +44,8 @@ class AutoencoderTask:
     frozen_encoder: bool = False
     averaged: tuple[str, ...] = ("autoencoder",)
 
+    reads_average = False
+
     @property
     def space(self) -> Pixels:
         return self.first_stage.pixels

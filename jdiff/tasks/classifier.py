@@ -23,6 +23,8 @@ class ClassifierTask:
     space: Space
     averaged: tuple[str, ...] = ()
 
+    reads_average = False
+
     @property
     def sampling_task(self) -> "ClassifierTask":
         return self

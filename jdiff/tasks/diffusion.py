@@ -13,7 +13,8 @@ from jdiff.common.arrays import per_image
 from jdiff.common.keys import named
 from jdiff.conditions import Condition
 from jdiff.diffusion import variational
-from jdiff.diffusion.denoiser import Cond, Denoise, Denoised, make_denoiser
+from jdiff.diffusion.denoiser import JUMP, Cond, Denoise, Denoised, make_denoiser
+from jdiff.diffusion.guidance import GUIDANCE_SCALE
 from jdiff.diffusion.objective import Objective, uncertain
 from jdiff.diffusion.parameterization import Parameterization
 from jdiff.diffusion.tables import DDPMTable
@@ -28,8 +29,9 @@ class DiffusionTask:
 
     conditions: what the network is given of a batch's "cond"; in training each is replaced, in a share of the examples,
     by its learned null, so that the model also learns to do without (classifier-free guidance). learned_variance: the
-    network answers with twice the channels (denoiser.make_denoiser). uncertainty: learns u(ln sigma) along, for
-    objective.uncertain; its parameters lie beside the network's.
+    network answers with twice the channels; jumps: it knows where it goes (denoiser.make_denoiser). scale_input: it is
+    told the scale of a guidance that is trained in; 1 where none is asked for. uncertainty: learns u(ln sigma) along,
+    for objective.uncertain; its parameters lie beside the network's.
     """
 
     network: nn.Module
@@ -38,8 +40,12 @@ class DiffusionTask:
     space: Space
     conditions: tuple[Condition, ...] = ()
     learned_variance: bool = False
+    jumps: bool = False
+    scale_input: bool = False
     uncertainty: nn.Module | None = None
     averaged: tuple[str, ...] = ("network",)
+
+    reads_average = False
 
     @property
     def sampling_task(self) -> "DiffusionTask":
@@ -48,7 +54,8 @@ class DiffusionTask:
     def init(self, key: Array, batch: PyTree) -> tuple[PyTree, PyTree]:
         x0 = jnp.zeros((len(batch["x0"]), *self.space.shape))
         sigma = jnp.ones(x0.shape[0])
-        params = {"network": self.network.init(key, x0, sigma, self._known(batch["cond"]))["params"]}
+        cond = {**batch["cond"], GUIDANCE_SCALE: sigma, JUMP: jnp.zeros((len(x0), 2))}
+        params = {"network": self.network.init(key, x0, sigma, self._known(cond))["params"]}
         if self.uncertainty:
             params["uncertainty"] = self.uncertainty.init(named(key, "uncertainty"), sigma)["params"]
         return params, {}
@@ -56,15 +63,11 @@ class DiffusionTask:
     def loss(
         self, params: PyTree, state: PyTree, batch: PyTree, key: Array, step: Array, *, train: bool = True
     ) -> tuple[Array, tuple[PyTree, dict[str, Array]]]:
-        weights, cond = Weights(params, state), dict(batch["cond"])
-        x0 = self.space.encode(weights, batch["x0"], named(key, "encode"))
-        images = x0.shape[0]
-        if train and self.conditions:
-            drops = self._drops(named(key, "drop"), images)
-            cond["drop"] = dict(zip([condition.name for condition in self.conditions], drops, strict=True))
-        sigma = self.objective.sigmas(named(key, "sigma"), images)
+        weights = Weights(params, state)
+        x0, cond = self.examples(weights, batch, key, train=train)
+        sigma = self.objective.sigmas(named(key, "sigma"), len(x0))
         x = x0 + per_image(sigma, x0) * jax.random.normal(named(key, "eps"), x0.shape)
-        denoised = self._denoiser(weights, named(key, "dropout") if train else None)(x, sigma, cond)
+        denoised = self.denoises(weights, named(key, "dropout") if train else None)(x, sigma, cond)
         losses = self.objective.losses(x0, denoised.x0, sigma)
         logs = {}
         if self.uncertainty:
@@ -77,6 +80,14 @@ class DiffusionTask:
             losses += self.objective.vlb * bits
         return jnp.mean(losses), (state, logs)
 
+    def examples(self, weights: Weights, batch: PyTree, key: Array, *, train: bool) -> tuple[Array, dict[str, Any]]:
+        """(x0, its conditions, some of which are dropped in training) of a batch."""
+        x0, cond = self.space.encode(weights, batch["x0"], named(key, "encode")), dict(batch["cond"])
+        if train and self.conditions:
+            drops = self._drops(named(key, "drop"), len(x0))
+            cond["drop"] = dict(zip([condition.name for condition in self.conditions], drops, strict=True))
+        return x0, cond
+
     def denoiser(self, weights: Weights) -> "Denoiser":
         """D with these weights, as samplers see it."""
         return Denoiser(self, weights)
@@ -87,14 +98,17 @@ class DiffusionTask:
     def init_from(self, weights: Weights, pretrained: Weights) -> Weights:
         return Weights({**weights.params, **pretrained.params}, {**weights.state, **pretrained.state})
 
-    def _denoiser(self, weights: Weights, dropout_key: Array | None) -> Denoise:
+    def denoises(self, weights: Weights, dropout_key: Array | None) -> Denoise:
+        """D with these weights, in training where there is a key of what dropout leaves out."""
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
 
         def network(x: Float[Array, "b ..."], c_noise: Float[Array, " b"], cond: Cond) -> Any:
+            if self.scale_input:
+                cond = {GUIDANCE_SCALE: jnp.ones(len(x)), **cond}
             params, known = weights.params["network"], self._known(cond)
             return self.network.apply({"params": params}, x, c_noise, known, train=bool(rngs), rngs=rngs)
 
-        return make_denoiser(network, self.parameterization, learned_variance=self.learned_variance)
+        return make_denoiser(network, self.parameterization, learned_variance=self.learned_variance, jumps=self.jumps)
 
     def _drops(self, key: Array, images: int) -> Bool[Array, "conditions b"]:
         """Which conditions are dropped, each at its own rate. In half of the images by one draw for all conditions, so
@@ -115,9 +129,10 @@ class DiffusionTask:
         return len(table.betas) * variational.term(sigmas, x0, x, t, fixed_mean, half_level)
 
     def _known(self, cond: Cond) -> dict[str, Any]:
-        """What the network is told: its conditions, which of them are dropped, and how images were augmented."""
+        """What the network is told: its conditions, which of them are dropped, and what is no condition of the data."""
         known = {each.name: each.encode(cond[each.name]) for each in self.conditions if each.name in cond}
-        return known | {name: cond[name] for name in ("augment", "drop", ADAPTER_SCALE) if name in cond}
+        besides = ("augment", "drop", ADAPTER_SCALE, JUMP, GUIDANCE_SCALE)
+        return known | {name: cond[name] for name in besides if name in cond}
 
 
 @struct.dataclass
@@ -130,4 +145,4 @@ class Denoiser:
     def __call__(
         self, x: Float[Array, "b ..."], sigma: Float[Array, "*b"], cond: Cond, to: Float[Array, "*b"] | None = None
     ) -> Denoised:
-        return self.task._denoiser(self.weights, None)(x, sigma, cond, to)
+        return self.task.denoises(self.weights, None)(x, sigma, cond, to)

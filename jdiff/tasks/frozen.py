@@ -1,4 +1,4 @@
-"""A diffusion task whose network is frozen, with small parts that are trained beside it."""
+"""A task of denoisers whose network is frozen, with small parts that are trained beside it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,8 @@ from jdiff.networks.conditioning import is_conditioner
 from jdiff.spaces import Space
 from jdiff.tasks import Weights
 from jdiff.tasks.diffusion import DiffusionTask
-from jdiff.training.step import FROZEN
+from jdiff.tasks.flow_map import FlowMapTask
+from jdiff.training.step import AVERAGE, FROZEN
 
 
 @runtime_checkable
@@ -88,7 +89,7 @@ class FrozenTask:
     The frozen weights lie under "frozen" in the state, which checkpoints leave out.
     """
 
-    task: DiffusionTask
+    task: DiffusionTask | FlowMapTask
     parts: Parts
     averaged: tuple[str, ...] = ()
 
@@ -98,7 +99,11 @@ class FrozenTask:
 
     @property
     def sampling_task(self) -> DiffusionTask:
-        return self.task
+        return self.task.sampling_task
+
+    @property
+    def reads_average(self) -> bool:
+        return self.task.reads_average
 
     def init(self, key: Array, batch: PyTree) -> tuple[PyTree, PyTree]:
         params, state = self.task.init(key, batch)
@@ -107,8 +112,10 @@ class FrozenTask:
     def loss(
         self, params: PyTree, state: PyTree, batch: PyTree, key: Array, step: Array, *, train: bool = True
     ) -> tuple[Array, tuple[PyTree, dict[str, Array]]]:
-        own = {name: part for name, part in state.items() if name != FROZEN}
-        loss, (own, logs) = self.task.loss(self._merged(params, state[FROZEN]), own, batch, key, step, train=train)
+        own = {name: part for name, part in state.items() if name not in (FROZEN, AVERAGE)}
+        average = {AVERAGE: self._merged(state[AVERAGE], state[FROZEN])} if AVERAGE in state else {}
+        merged = self._merged(params, state[FROZEN])
+        loss, (own, logs) = self.task.loss(merged, {**own, **average}, batch, key, step, train=train)
         return loss, ({**own, FROZEN: state[FROZEN]}, logs)
 
     def merged(self, weights: Weights) -> Weights:

@@ -32,6 +32,8 @@ class SegmentationTask:
     conditions: tuple[Condition, ...]
     averaged: tuple[str, ...] = ("network",)
 
+    reads_average = False
+
     @property
     def sampling_task(self) -> "SegmentationTask":
         return self

@@ -15,6 +15,7 @@ from jdiff.common.arrays import microbatches
 from jdiff.common.keys import folded, wrapped
 from jdiff.training.ema import Ema, groups
 
+AVERAGE = "average"  # in a task's state, while a loss is computed that reads the averaged weights
 FROZEN = "frozen"  # a part of a task's state that no checkpoint holds: it comes from where it came from at first
 
 Logs: TypeAlias = dict[str, Float[Array, ""]]
@@ -70,20 +71,25 @@ def train_step(
     optimizer: optax.GradientTransformation,
     ema: Ema,
     averaged: tuple[str, ...] = (),
+    reads_average: bool = False,
     batch_size: int,
     accumulate: int = 1,
 ) -> tuple[TrainState, Logs]:
     """The state after one step, and logs: the task's, the loss, and the gradient's norm.
 
     A step whose loss or gradient is not finite is skipped: only the counters change. averaged: the top groups of params
-    that are averaged; (): all. accumulate: the number of microbatches, whose gradients are averaged.
+    that are averaged; (): all. reads_average: whether the loss finds the averaged weights in the task's state, under
+    "average". accumulate: the number of microbatches, whose gradients are averaged.
     """
     key = folded(wrapped(state.key), state.step)
     gradient = partial(_gradient, loss, state.params, step=state.step)
+    given = {**state.task_state, AVERAGE: state.ema} if reads_average else state.task_state
     if accumulate == 1:
-        grads, task_state, logs = gradient(state.task_state, batch, key)
+        grads, task_state, logs = gradient(given, batch, key)
     else:
-        grads, task_state, logs = _accumulated(gradient, state.task_state, batch, key, accumulate)
+        grads, task_state, logs = _accumulated(gradient, given, batch, key, accumulate)
+    if reads_average:
+        task_state = {name: part for name, part in task_state.items() if name != AVERAGE}
 
     logs["grad_norm"] = optax.global_norm(grads)
     finite = jnp.isfinite(logs["loss"]) & jnp.isfinite(logs["grad_norm"])

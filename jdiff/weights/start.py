@@ -44,7 +44,7 @@ def with_pretrained_network(config: ConfigDict, workdir: Path) -> ConfigDict:
     Raises UserError where what the network predicts, and at which noise, is not what these weights learned.
     """
     if not config.train.initial:
-        if config.task == "diffusion" and jdiff.config.adapts(config):
+        if jdiff.config.denoises(config) and jdiff.config.adapts(config):
             raise UserError(
                 "condition.image.into='adapter' stands beside a trained model, which stays frozen: set "
                 "train.initial to its run"

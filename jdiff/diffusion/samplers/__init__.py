@@ -1,5 +1,6 @@
 """Samplers: one solver a file, each a step down a ladder of sigmas."""
 
+from jdiff.diffusion.samplers.consistency import Consistency
 from jdiff.diffusion.samplers.ddim import DDIM
 from jdiff.diffusion.samplers.ddpm import DDPM
 from jdiff.diffusion.samplers.dpm2 import DPM2
@@ -25,6 +26,7 @@ __all__ = [
     "ODE",
     "Carry",
     "Conditioned",
+    "Consistency",
     "DPMpp2M",
     "DPMpp2MSDE",
     "DPMpp2SAncestral",

@@ -44,6 +44,10 @@ class RePaint(Sampler):
     def jumps(self) -> bool:
         return self.sampler.jumps
 
+    @property
+    def lands(self) -> bool:
+        return self.sampler.lands
+
     def init(self, x, keys):
         return self.sampler.init(x, keys)
 

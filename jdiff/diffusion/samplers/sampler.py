@@ -47,6 +47,11 @@ class Sampler(Protocol):
         return False
 
     @property
+    def lands(self) -> bool:
+        """All its jumps lead to 0, which is all that a consistency model knows."""
+        return False
+
+    @property
     def arrives(self) -> bool:
         """After a step x has the noise of s'; False where it still has that of s."""
         return True

@@ -1,0 +1,292 @@
+"""The flow-map task, as the command trains it and samplers use it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jdiff
+from jdiff import from_config
+from jdiff.common.errors import UserError
+from jdiff.config import of_run
+from jdiff.diffusion.guidance import GUIDANCE_SCALE
+from jdiff.modes.train import make_step
+from jdiff.tasks import flow_map
+from jdiff.training import sharding
+from jdiff.training.step import init_state
+from jdiff.weights.read import pretrained_weights
+from jdiff.weights.start import begin
+from tests.conftest import REPOSITORY, TINY_DIT, config, run_here
+
+LOSSES = ("consistency", "continuous_consistency", "mean_flow", "shortcut")
+
+
+def tuned(run, **settings):
+    """The config of a run that tunes `run` to a flow map."""
+    made = of_run(run.workdir)
+    made.task = "flow_map"
+    made.train.initial = str(run.workdir)
+    for name, value in settings.items():
+        *groups, key = name.split("__")
+        group = made
+        for part in groups:
+            group = group[part]
+        group[key] = value
+    return made
+
+
+def batch():
+    rng = np.random.default_rng(0)
+    images = np.tile(rng.integers(0, 256, (4, 8, 8, 1)), (4, 1, 1, 1)).astype(np.uint8)
+    return {"x0": jnp.asarray(images), "cond": {"label": jnp.arange(16) % 4}}
+
+
+@pytest.mark.parametrize("loss", ["consistency", "mean_flow"])
+def test_after_the_upgrade_the_model_answers_as_before(dit_run, loss):
+    """To the bit, and wherever it goes: what is new adds zeros."""
+    base = jdiff.load(dit_run.workdir)
+    made = tuned(dit_run, flow_map__loss=loss, flow_map__guidance=(1.0, 3.0), flow_map__instants=0.5)
+    weights, notes = pretrained_weights(made, base.mesh)
+    task = from_config.task(made).sampling_task
+    x = 2.0 * jax.random.normal(jax.random.key(0), (8, 8, 8, 1))
+    sigma, cond = jnp.geomspace(0.01, 60.0, 8), {"label": jnp.arange(8)}
+
+    def answer(task, weights, **given):
+        extra = {GUIDANCE_SCALE: jnp.full(8, 2.5)} if given.pop("guided", False) else {}
+        return jax.jit(lambda x: task.denoiser(weights)(x, sigma, {**cond, **extra}, given.get("to")).x0)(x)
+
+    before = answer(base.task, base.weights)
+    for given in ({}, {"to": sigma}, {"to": 0.3 * sigma}, {"to": 0.0 * sigma, "guided": True}):
+        np.testing.assert_array_equal(answer(task, weights, **given), before)
+    assert any("jump" in note and "is new" in note for note in notes)
+
+
+SMALL = {"network__dtype": "bfloat16", "network__remat": True, "lora__rank": 4, "train__learning_rate": 3e-2}
+GUIDED = {"flow_map__guidance": (1.0, 3.0), "flow_map__instants": 0.5, "train__accumulate": 2}
+
+
+def losses_of(made, steps, fsdp=1):
+    """What each of some steps on one batch scores, from train.initial."""
+    made.train.warmup_images, made.train.ema_halflife_images = 0, 100
+    task, mesh = from_config.task(made), sharding.make_mesh(fsdp=fsdp)
+    state = begin(made, task, mesh, None, 0)
+    step, losses = make_step(made, task, state), []
+    for _ in range(steps):
+        state, logs = step(state, jax.device_put(batch(), sharding.of_batch(mesh)))
+        losses.append(float(logs["jump_error" if made.flow_map.loss == "mean_flow" else "loss"]))
+    assert int(state.skipped) == 0
+    return losses
+
+
+@pytest.mark.parametrize(
+    ("loss", "settings"),
+    [*((loss, SMALL) for loss in LOSSES), ("mean_flow", GUIDED)],
+    ids=[*(f"{loss}, bfloat16, remat, low-rank" for loss in LOSSES), "mean_flow, guided, two microbatches"],
+)
+def test_each_loss_falls(dit_run, loss, settings):
+    losses = losses_of(tuned(dit_run, flow_map__loss=loss, flow_map__q=4.0, **settings), 40)
+    assert np.mean(losses[-8:]) < 0.97 * np.mean(losses[:8]), losses
+
+
+SHARDED = """
+from pathlib import Path
+import jax, numpy as np
+from tests.test_flow_map_task import LOSSES, losses_of, tuned
+from tests.conftest import Run
+assert jax.device_count() == 4
+for loss in LOSSES:
+    losses = losses_of(tuned(Run(Path({run!r}), None), flow_map__loss=loss, flow_map__q=4.0), 24, fsdp=2)
+    print(loss, np.mean(losses[-6:]) < 0.97 * np.mean(losses[:6]), losses)
+"""
+
+
+def test_each_loss_falls_with_parameters_in_shards(dit_run):
+    flags = "--xla_force_host_platform_device_count=4"
+    ran = subprocess.run(
+        [sys.executable, "-c", SHARDED.format(run=str(dit_run.workdir))],
+        env={**os.environ, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {flags}"},
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert [line.split()[:2] for line in ran.stdout.splitlines()] == [[loss, "True"] for loss in LOSSES], ran.stdout
+
+
+@pytest.mark.parametrize("loss", ["continuous_consistency", "mean_flow"])
+def test_a_tangent_that_is_no_number_is_skipped(dit_run, loss, monkeypatch):
+    made = tuned(dit_run, flow_map__loss=loss)
+    made.train.initial = ""
+    task, key = from_config.task(made), jax.random.key(0)
+    along = flow_map.along
+
+    def broken(*arguments, **settings):
+        value, change = along(*arguments, **settings)
+        return value, change.at[0].set(jnp.nan)
+
+    monkeypatch.setattr(flow_map, "along", broken)
+    params, state = task.init(key, batch())
+    started = init_state(params, state, from_config.optimizer(made), key, task.averaged)
+    before = jax.tree.map(np.asarray, started.params)
+    after, _ = make_step(made, task, started)(started, batch())
+    assert (int(after.skipped), int(after.skipped_in_row), int(after.step)) == (1, 1, 1)
+    jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.asarray, after.params))
+
+
+def test_rough_embeddings_are_differenced(dit_run):
+    """c_noise = 1000 t: over +-10 % of sigma its sinusoids average out."""
+    made = tuned(dit_run, flow_map__loss="mean_flow")
+    assert from_config.task(made).losses.window is None
+    made.model.schedule = "flow"
+    assert from_config.task(made).losses.window == flow_map.WINDOW
+    made.flow_map.derivative = "forward"
+    assert from_config.task(made).losses.window is None
+
+
+FLOW_MAP = ("--config.task=flow_map", "--config.train.optimizer=adam", "--config.train.schedule=constant")
+
+
+@pytest.fixture(scope="module")
+def jumping_run(dit_run, tmp_path_factory):
+    """A mean flow, of a few steps from `dit_run`, with a guidance that is trained in."""
+    folder = tmp_path_factory.mktemp("jumping")
+    result = run_here(
+        config("digits"),
+        *TINY_DIT,
+        *FLOW_MAP,
+        "--config.flow_map.loss=mean_flow",
+        "--config.flow_map.guidance=(1.0,3.0)",
+        f"--config.train.initial={dit_run.workdir}",
+        "--config.train.steps=5",
+        "--config.sample.sampler=flow_map",
+        "--config.sample.guidance_scale=None",
+        "--workdir=run",
+        cwd=folder,
+    )
+    assert result.status == 0, result.err
+    assert "conditioner/embedders_jump/dense_1/kernel" in result.err + result.out
+    return folder / "run"
+
+
+def test_the_command_trains_and_samples(jumping_run, tmp_path):
+    logged = [json.loads(line) for line in (jumping_run / "metrics.jsonl").read_text().splitlines()]
+    assert {"jump_error", "instant_error"} <= logged[0].keys()
+    model = jdiff.load(jumping_run)
+    for given in ({"sampler": "flow_map", "steps": 1}, {"sampler": "consistency", "steps": 2}, {"sampler": "heun"}):
+        assert model.sample(4, **given).shape == (4, 8, 8, 1)
+    calls = [batch.calls for batch in model.stream(4, sampler="flow_map", steps=2)]
+    assert calls == [2]
+
+
+def test_guidance_that_is_trained_in_costs_one_pass(jumping_run):
+    model = jdiff.load(jumping_run)
+    asked = model.request(4, method="trained_in", guidance_scale=2.5, steps=2)
+    assert asked.passes() == 1
+    assert model.request(4, guidance_scale=2.5, steps=2).passes() == 2
+    assert model.sample(4, method="trained_in", guidance_scale=2.5, steps=1).shape == (4, 8, 8, 1)
+
+
+def test_the_ladder_of_jumps_has_no_rung_at_the_lower_end(jumping_run):
+    model = jdiff.load(jumping_run)
+    assert model.request(1, steps=1).sigmas.tolist() == [80.0, 0.0]
+    two = model.request(1, steps=2).sigmas
+    assert [two[0], two[2]] == [80.0, 0.0]
+    assert 1 < two[1] < 4
+
+
+REFUSED = {
+    "flow_map on a model that learned no jumps": (
+        "dit",
+        {"sampler": "flow_map"},
+        "sample.sampler='flow_map' asks where the flow ends, which task='diffusion' did not learn",
+    ),
+    "a scale that was not trained in": (
+        "jumping",
+        {"method": "trained_in", "guidance_scale": 5.0},
+        "sample.guidance_scale=5.0 of trained_in must lie in [1, 3]",
+    ),
+    "trained_in of a model without": (
+        "dit",
+        {"method": "trained_in", "guidance_scale": 2.0},
+        "this model learned none",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_was_not_learned_is_refused(dit_run, jumping_run, case):
+    of, settings, message = REFUSED[case]
+    model = jdiff.load(dit_run.workdir if of == "dit" else jumping_run)
+    with pytest.raises(UserError, match=re.escape(message)):
+        model.sample(2, **settings)
+
+
+def test_the_model_says_d(dit_run, jumping_run):
+    """D(x, sigma, to) on the host; wrong ends are told."""
+    model, plain = jdiff.load(jumping_run), jdiff.load(dit_run.workdir)
+    x = np.random.default_rng(0).normal(size=(3, 8, 8, 1)) * 2
+    task, weights, cond = model.task, model.weights, {"label": jnp.arange(3)}
+    expected = task.denoiser(weights)(jnp.asarray(x, jnp.float32), jnp.full(3, 2.0), cond, jnp.full(3, 0.5)).x0
+    np.testing.assert_allclose(model.denoise(x, 2.0, to=0.5, labels=[0, 1, 2]), expected, atol=1e-5)
+    np.testing.assert_array_equal(model.denoise(x, 2.0, to=2.0), model.denoise(x, 2.0))
+    assert plain.denoise(x, 2.0).shape == x.shape
+    with pytest.raises(UserError, match=r"to=3 must lie between 0 and sigma=2: a jump goes down"):
+        model.denoise(x, [1.0, 2.0, 4.0], to=[1.0, 3.0, 3.0])
+    with pytest.raises(UserError, match=r"to: this model learned D\(x, sigma\) alone"):
+        plain.denoise(x, 2.0, to=1.0)
+    with pytest.raises(UserError, match="jumps down alone: invert with ode"):
+        model.invert(np.zeros((1, 8, 8, 1)), sampler="flow_map")
+
+
+def test_a_consistency_model_jumps_to_the_end_alone(dit_run):
+    """Samplers that integrate, and other jumps, are refused by name before training begins."""
+    refused = partial(
+        run_here,
+        config("digits"),
+        *TINY_DIT,
+        *FLOW_MAP,
+        f"--config.train.initial={dit_run.workdir}",
+        "--config.train.steps=1",
+        "--config.sample.guidance_scale=None",
+        "--workdir=run",
+        cwd=dit_run.workdir.parent,
+    )
+    for sampler in ("heun", "flow_map"):
+        result = refused(f"--config.sample.sampler={sampler}")
+        assert result.status != 0
+        assert f"sample.sampler='{sampler}' asks for more than the flow's end at 0" in result.err
+        assert "set sample.sampler=consistency" in result.err
+
+
+WRONG = {
+    "model.learned_variance=True": "model.learned_variance",
+    "objective.uncertainty=True": "objective.uncertainty is for task='diffusion'",
+    "flow_map.loss=else": "flow_map.loss='else'",
+    "flow_map.guidance=(3.0,1.0)": "must be two scales, (lowest, highest)",
+    "flow_map.guidance=(1.0,3.0)": "set flow_map.instants=0.25",
+    "flow_map.derivative=half": "flow_map.derivative='half'",
+}
+
+
+@pytest.mark.parametrize("setting", WRONG)
+def test_wrong_settings_are_one_line(tmp_path, setting):
+    result = run_here(
+        config("digits"),
+        *TINY_DIT,
+        *FLOW_MAP,
+        f"--config.{setting}",
+        "--config.train.steps=1",
+        "--workdir=run",
+        cwd=tmp_path,
+    )
+    assert result.status != 0
+    assert WRONG[setting] in result.err
+    assert len(result.err.strip().splitlines()) == 1, result.err
