@@ -447,7 +447,30 @@ class Model:
         if asked.sampler.random:
             name = asked.config.sample.sampler
             raise UserError(f"sample.sampler={name!r} adds noise: invert with ode, heun or ddim (eta 0)")
+        if asked.sampler.jumps:
+            raise UserError("sample.sampler='flow_map' jumps down alone: invert with ode, heun or ddim (eta 0)")
         return self._upwards(asked, image, partial(self._compiled.invert, sampler=asked.sampler))
+
+    @_of_shape
+    def denoise(
+        self, noisy: Float[np.ndarray, "n xh xw xc"], sigma: Any, *, to: Any = None, **settings: Any
+    ) -> Float[np.ndarray, "n xh xw xc"]:
+        """D(x, sigma, to) of x = x0 + sigma eps, in the model's range: the posterior mean of x0, or, of a flow map, the
+        D of x_to = D + (to / sigma) (x - D). sigma, to: a number, or one an image. settings: conditions and guidance.
+        Raises UserError where `to` is above sigma, or where the model learned no jumps.
+        """
+        x = np.asarray(noisy, np.float32)
+        asked = self.request(len(x), **settings)
+        at = np.broadcast_to(np.asarray(sigma, np.float32), (len(x),))
+        end = at if to is None else np.broadcast_to(np.asarray(to, np.float32), (len(x),))
+        if not self._diffusion.jumps and to is not None:
+            raise UserError("to: this model learned D(x, sigma) alone; task=flow_map learns where the flow ends")
+        if (end > at).any() or (end < 0).any():
+            wrong = int(np.argmax((end > at) | (end < 0)))
+            raise UserError(f"to={end[wrong]:g} must lie between 0 and sigma={at[wrong]:g}: a jump goes down")
+        rows = {"x": x, "sigma": at, "to": end}
+        parts = self._run(self._compiled.denoise, asked, range(asked.count), asked.sigmas, rows)
+        return np.concatenate([values[: len(indices)] for indices, values in parts])
 
     @_of_shape
     def bits_per_dim(
