@@ -31,7 +31,7 @@ from tests.raters import four_raters
 
 CONFIG = Path(__file__).parents[1] / "configs" / "isic2018.py"
 SETTINGS: dict[str, Any] = {
-    "network.channels": 24,
+    "network.channels": 16,
     "network.attention_levels": (),
     "network.blocks_per_level": 1,
     "train.learning_rate": 1e-3,
@@ -160,7 +160,7 @@ def main() -> None:
     more: dict[str, Any] = {
         "data.dir": str(data),
         "data.image_size": options.size,
-        "network.channel_mults": (1, 2, 4) if options.size <= 64 else (1, 2, 4, 4),
+        "network.channel_mults": (1, 2, 4, 8) if options.size <= 64 else (1, 1, 2, 4, 8),
         "train.images": options.images,
     }
     if options.raters:
