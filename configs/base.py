@@ -549,7 +549,10 @@ TRAIN = group(
         resume=SILENT,
     ),
     accumulate=Setting(1, "microbatches a batch, to save memory, an autoencoder's encoder's too", "[1, 2^31)"),
-    optimizer=Setting("adam", "adam, adamw"),
+    optimizer=Setting(
+        "adam",
+        "adam, adamw, radam; muon, for kernels, beside Adam: a run goes on with it alone, and without it alone",
+    ),
     learning_rate=Setting(2e-4, "the highest of the schedule", "[0, 1e30]"),
     schedule=Setting(
         "constant",
@@ -558,13 +561,27 @@ TRAIN = group(
     ),
     decay_images=Setting(0, "inverse_sqrt: images after which the rate falls; 0: the warm-up's", "[0, 2^53]"),
     warmup_images=Setting(0, "the rate rises linearly over so many images, then stays", "[0, 2^31)"),
-    b1=Setting(0.9, "Adam's decay of the mean gradient", "[0, 1)"),
+    b1=Setting(0.9, "Adam's decay of the mean gradient (Muon's own is 0.95)", "[0, 1)"),
     b2=Setting(0.999, "Adam's decay of the mean square", "[0, 1)"),
     eps=Setting(1e-8, "Adam's epsilon", "[1e-30, 1]"),
     weight_decay=Setting(0.0, "adamw", "[0, 1e30]"),
     clip_norm=Setting(1.0, "largest norm of the gradient; 0: not clipped", "[0, 1e30]"),
     ema_halflife_images=Setting(500_000, "half-life of the weights' average, in images; 0: no average", "[0, 2^53]"),
     ema_rampup=Setting(0.05, "the half-life is at most this share of the images seen", "[0, 1e9]"),
+    ema_widths=Setting(
+        (),
+        "relative widths (EDM2's sigma_rel) of averages that are kept besides, as in (0.05, 0.1), from the first step "
+        "on: sample.ema makes one of any width of them after training; (): none",
+        "[0.001, 0.28]",
+        resume=IDENTITY,
+        of=float,
+    ),
+    ema_snapshot_every=Setting(
+        0,
+        "ema_widths: steps between their snapshots in WORKDIR/ema, which all stay; 0: a 32nd of the run",
+        "[0, 2^31)",
+        resume=SILENT,
+    ),
     max_skipped_in_row=Setting(
         50,
         "the run stops after so many steps in a row without a finite loss and gradient",
@@ -686,6 +703,12 @@ SAMPLE = group(
     texts=Setting((), "texts in turn; (): those of some held-out images, with their other conditions", of=str),
     seed=Setting(0, "of the noise; each image has its own", "[0, 2^32)"),
     checkpoint=Setting("latest", "latest, best (by checkpoint.best_by), or a step"),
+    ema=Setting(
+        None,
+        "the width of the weights' average, 0.001 to 0.28, of a run with train.ema_widths; None or 0: its ordinary one",
+        "[0, 0.28]",
+        kind=float,
+    ),
     save_images=Setting(False, "also a PNG an image"),
     trajectory=Setting(False, "also trajectory.png and trajectory.gif, of the first images"),
     compare_steps=Setting(

@@ -305,6 +305,8 @@ def check(config: ConfigDict) -> None:
         raise UserError(f"train.since={train.since} must be (step, images seen): leave it out, it is filled in")
     if train.batch_size % train.accumulate:
         raise UserError(f"train.batch_size={train.batch_size} does not divide by train.accumulate={train.accumulate}")
+    if len(set(train.ema_widths)) < len(train.ema_widths):
+        raise UserError(f"train.ema_widths={train.ema_widths} holds a width twice: leave one out")
     if text.width % text.heads:
         raise UserError(f"condition.text.width={text.width} does not divide by condition.text.heads={text.heads}")
     _check_order(config)

@@ -72,17 +72,20 @@ def _of_shape(method: Method) -> Method:
     return of_that_shape  # type: ignore[return-value]
 
 
-def load(workdir: str | Path, checkpoint: str | int | None = None) -> "Model":
+def load(workdir: str | Path, checkpoint: str | int | None = None, *, ema: float | None = None) -> "Model":
     """The model that was trained in `workdir`, with its averaged (EMA) weights; or that of a pipeline of diffusers in
     this folder (StableDiffusionPipeline, LDMPipeline, DiTPipeline), which draws as the pipeline does.
 
-    checkpoint: "latest", "best" (by checkpoint.best_by) or a step; by default what the run's config says.
-    Raises UserError where `workdir` holds no run or not that checkpoint.
+    checkpoint: "latest", "best" (by checkpoint.best_by) or a step; by default what the run's config says. ema: the
+    relative width of the average, of a run with train.ema_widths; 0: its ordinary average.
+    Raises UserError where `workdir` holds no run, not that checkpoint or no such average.
     """
     workdir = expanded(workdir)
     if pipelines.is_pipeline(workdir):
+        if ema:
+            raise UserError(f"ema={ema}: {workdir} holds a pipeline of diffusers, of one average: leave ema out")
         return _of_pipeline(workdir.resolve())
-    return restore(jdiff.config.of_run(workdir), workdir, checkpoint)
+    return restore(request.overridden(jdiff.config.of_run(workdir), {"ema": ema}), workdir, checkpoint)
 
 
 def restore(config: ConfigDict, workdir: Path, checkpoint: str | int | None = None) -> "Model":

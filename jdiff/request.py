@@ -33,8 +33,8 @@ from jdiff.networks.adapter import ADAPTER_SCALE
 Rows = dict[str, Any]  # name -> arrays [n, ...]
 
 KINDS: tuple[type[Condition], ...] = (Label, Text, Image, Scalars)
-# Keys that change no image: what is written besides, and how many are drawn at a time.
-FREE = ("name", "condition_dir", "batch_size", "save_images", "trajectory", "compare_steps", "checkpoint")
+# Keys that change no image by these weights: what is written besides, how many are drawn at a time, which weights.
+FREE = ("name", "condition_dir", "batch_size", "save_images", "trajectory", "compare_steps", "checkpoint", "ema")
 TO_CLASSES = "classifier"  # the method that guides by a classifier, to a class that the model need not know
 
 
@@ -130,6 +130,8 @@ def read(
     read, and tells how many images where num_images does not. conditions: the model's; None where a call needs none.
     workdir: the run's, where its examples are. Raises UserError for whatever cannot be.
     """
+    if (width := settings.get("ema")) is not None and (width or None) != (config.sample.ema or None):
+        raise UserError(f"ema={width} is chosen where weights are loaded: jdiff.load(FOLDER, ema={width})")
     kinds: list[Any] = [*KINDS, *(conditions or ())]
     arguments = {kind.argument: kind for kind in kinds}
     given = {name: settings[name] for name in arguments if settings.get(name) is not None}

@@ -14,7 +14,7 @@ from jdiff.from_config.sampling import ladder, sampler
 from jdiff.from_config.sources import prepared, sources
 from jdiff.from_config.spaces import of_images, space
 from jdiff.from_config.tasks import TO_ZERO, adversary, diffusion, task
-from jdiff.from_config.training import ema, images_seen, optimizer, rate, total_steps
+from jdiff.from_config.training import ema, images_seen, optimizer, profiles, rate, snapshot_every, total_steps
 from jdiff.from_config.views import example, view
 
 __all__ = [
@@ -38,9 +38,11 @@ __all__ = [
     "optimizer",
     "order",
     "prepared",
+    "profiles",
     "rate",
     "sampler",
     "settings_of_autoencoder",
+    "snapshot_every",
     "shape_numbers",
     "sources",
     "space",

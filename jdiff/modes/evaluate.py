@@ -101,18 +101,15 @@ def score_drawn(config: ConfigDict, workdir: Path, out: Path, one: One) -> int:
     """The numbers of a run's images, of each combination of a sweep's settings."""
     jdiff.config.of_run(workdir)  # which says how to get one
     several = config.eval.sweep
-    models: dict[str, Model] = {}
+    model: Model | None = None
     judge: Judge | None = None
     rows: list[sweep.Row] = []
     for settings in sweep.combinations(several):
-        checkpoint = str(settings.get("checkpoint", config.sample.checkpoint))
-        rest = {name: value for name, value in settings.items() if name != "checkpoint"}
-        if checkpoint not in models:
-            models = {checkpoint: restore(config, workdir, checkpoint)}  # one at a time is in memory
-        model = models[checkpoint]
+        model = with_weights_of(config, workdir, settings, model)
+        rest = _of_call(settings)
         if judge is None:
             for other in sweep.combinations(several):  # what cannot be drawn is told before anything is measured
-                model.request(**{name: value for name, value in other.items() if name != "checkpoint"})
+                model.request(**_of_call(other))
             judge = scoring.judge(model.config, model.mesh, progress=config.log.progress)
             tell(judge)
         planned = scoring.plan(model, judge, **rest)
@@ -122,6 +119,22 @@ def score_drawn(config: ConfigDict, workdir: Path, out: Path, one: One) -> int:
         if not _row(rows, settings, done, several=bool(several)):
             return 1
     return _told(out, rows, several=bool(several))
+
+
+def with_weights_of(config: ConfigDict, workdir: Path, settings: sweep.Settings, before: Model | None) -> Model:
+    """The model with the weights that these settings say, with the programs of the one before, if there is one."""
+    wanted = config.copy_and_resolve_references()
+    wanted.sample.checkpoint = str(settings.get("checkpoint", config.sample.checkpoint))
+    wanted.sample.ema = settings.get("ema", config.sample.ema)
+    if before and all(before.config.sample[name] == wanted.sample[name] for name in sweep.OF_WEIGHTS):
+        return before
+    read = restore(wanted, workdir)
+    return before.with_weights(read.weights, step=read.step).with_config(read.config) if before else read
+
+
+def _of_call(settings: sweep.Settings) -> dict[str, Any]:
+    """The settings but for those that say which weights."""
+    return {name: value for name, value in settings.items() if name not in sweep.OF_WEIGHTS}
 
 
 def _row(rows: list[sweep.Row], settings: sweep.Settings, done: Callable[[], Result | None], *, several: bool) -> bool:
@@ -150,15 +163,11 @@ def _told(out: Path, rows: list[sweep.Row], *, several: bool) -> int:
 def score_masks(config: ConfigDict, workdir: Path, out: Path, one: One) -> int:
     """The numbers of a run's masks of held-out images, of each combination of a sweep's settings."""
     several, held_out = config.eval.sweep, masks.held_out_of(config)
-    models: dict[str, Model] = {}
+    model: Model | None = None
     rows: list[sweep.Row] = []
     for settings in sweep.combinations(several):
-        wanted = overridden(config, settings, GROUPS)
-        checkpoint = str(wanted.sample.checkpoint)
-        if checkpoint not in models:
-            models = {checkpoint: restore(wanted, workdir)}  # one at a time is in memory
-        model = models[checkpoint]
-        model = model.with_config(overridden(model.config, settings, GROUPS))
+        model = with_weights_of(config, workdir, settings, model)
+        model = model.with_config(overridden(model.config, _of_call(settings), GROUPS))
         facts = _of_masks(model)
         identity = {"data": fingerprint(held_out), "weights": weights_of(model.weights), **facts}
         measure = partial(masks.evaluate, model, held_out, facts)
@@ -180,7 +189,7 @@ def _of_masks(model: Model) -> dict[str, Any]:
         "members": members,
         "sampling": {**drawn, "class_mix": ""},
         "seeds": [model.config.sample.seed],
-        "checkpoint": {"workdir": str(model.workdir or ""), "step": model.step},
+        "checkpoint": run.of_weights(model),
     }
 
 

@@ -1,5 +1,6 @@
 """--mode=train: the training loop."""
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,7 +19,7 @@ from ml_collections import ConfigDict
 import jdiff.config
 from jdiff import from_config, previews
 from jdiff.common import arrays
-from jdiff.common.errors import DrawingError, UserError, writing_to
+from jdiff.common.errors import DrawingError, UserError, first_line, writing_to
 from jdiff.common.files import replace_file
 from jdiff.common.ownership import owned
 from jdiff.common.processes import first_process_first, is_first_process
@@ -38,7 +39,7 @@ from jdiff.resolve import resolve, with_scale, with_shapes
 from jdiff.tasks import Task, Weights
 from jdiff.tasks.autoencoder import AutoencoderTask
 from jdiff.tasks.diffusion import DiffusionTask
-from jdiff.training import history, sharding
+from jdiff.training import history, sharding, snapshots
 from jdiff.training.checkpoints import Checkpoints
 from jdiff.training.clock import Clock
 from jdiff.training.interrupt import Interrupt, Training
@@ -132,6 +133,7 @@ def _train(config: ConfigDict, workdir: Path, interrupt: Interrupt[Training], st
             say(already_trained(config, start, total))
             return 0
         announce(config, state, workdir, source, held_out, start, total, changes)
+        snapshots.move_after(workdir / snapshots.FOLDER, start, None)  # of steps that are trained once more
         with writing_to(workdir):
             split_file.write(workdir, split)
 
@@ -173,6 +175,8 @@ def _train(config: ConfigDict, workdir: Path, interrupt: Interrupt[Training], st
                         raise not_finite(config, task, mesh, state, checkpoints, next_state, batch, workdir)
                     meter = None
 
+                with clock.stopped():
+                    save_averages(config, state, step, total, workdir)  # a checkpoint has all snapshots before it
                 if not stopped:
                     with clock.stopped():
                         scored = (
@@ -248,6 +252,7 @@ def make_step(config: ConfigDict, task: Task, state: TrainState) -> Any:
         ema=from_config.ema(config),
         averaged=task.averaged,
         reads_average=task.reads_average,
+        profiles=from_config.profiles(config),
         batch_size=config.train.batch_size,
         accumulate=config.train.accumulate,
     )
@@ -269,6 +274,19 @@ def save(
     """Start saving `state`; but for the last step's, not while steps are skipped: the weights may be at fault."""
     if last or not int(state.skipped_in_row):
         checkpoints.save(state, config=jdiff.config.saved(config), score=score)
+
+
+def save_averages(config: ConfigDict, state: TrainState, step: int, total: int, workdir: Path) -> None:
+    """Write a snapshot of the power-function averages where it is due. One that cannot be written is left out: widths
+    are made of the others.
+    """
+    due = step % from_config.snapshot_every(config) == 0 or step == total
+    if not state.profiles or not due or int(state.skipped_in_row):
+        return
+    try:
+        snapshots.write(workdir / snapshots.FOLDER, step, state.profiles, from_config.profiles(config).widths)
+    except OSError as error:
+        say(f"no snapshot of the averages at step {step}: {first_line(error)}; training goes on")
 
 
 def check_batch_size(config: ConfigDict, mesh: Mesh) -> None:
@@ -373,6 +391,13 @@ def announce(
         f"({images / len(source):,.1f} epochs, {images:,} images) on "
         f"{jax.device_count()} {jax.default_backend()} device(s); in {workdir}"
     )
+    if state.profiles:
+        every, each = from_config.snapshot_every(config), snapshots.size(state.profiles) / 1e6
+        count = math.ceil(total / every)
+        say(
+            f"averages of the widths {', '.join(f'{width:g}' for width in config.train.ema_widths)}: a snapshot every "
+            f"{every:,} steps in {workdir / snapshots.FOLDER}, {each:,.1f} MB each, {count * each:,.0f} MB in all"
+        )
     for change in changes:
         say(f"from step {start:,} on, {change} (kept in {workdir / history.FILE})")
 

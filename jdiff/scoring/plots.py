@@ -21,8 +21,8 @@ GREYS = ("0.0", "0.35", "0.6")
 
 
 def draw(out: Path, rows: Sequence[Row]) -> list[Path]:
-    """The files written: quality against NFE and against guidance, where these vary; precision against recall, where
-    these are known.
+    """The files written: quality against NFE, against guidance and against the average's width, where these vary;
+    precision against recall, where these are known.
     """
     first = rows[0][1].numbers[0]
     written = []
@@ -40,6 +40,11 @@ def draw(out: Path, rows: Sequence[Row]) -> list[Path]:
                 first.name,
                 first.title,
             )
+        )
+    if len({row[0].get("ema") or None for row in rows}) > 1:
+        name, title = "quality_ema.png", "relative width of the weights' average"
+        written.append(
+            _curves(out / name, rows, lambda row: row[0]["ema"] or None, "ema", title, first.name, first.title)
         )
     if all({"precision", "recall"} <= {one.name for one in result.numbers} for _, result in rows):
         varies = "guidance_scale" if "guidance_scale" in rows[0][0] else "steps"

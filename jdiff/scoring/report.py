@@ -76,10 +76,16 @@ def context(facts: Mapping[str, Any]) -> list[str]:
     what = f"masks of {count} held-out images, {members} members of each" if members else f"images: {count}"
     return [
         f"{what} drawn by {sampling['sampler']}, {sampling['steps']} steps, {calls}, guidance "
-        f"{scale}{mixed}, seed {seeds}, step {facts['checkpoint']['step']:,}",
+        f"{scale}{mixed}, seed {seeds}, step {facts['checkpoint']['step']:,}{_average(facts)}",
         *lines,
         f"±: how sure a number is ({FILE} says of what kind); numbers of other features or counts do not compare",
     ]
+
+
+def _average(facts: Mapping[str, Any]) -> str:
+    """The width of the weights' average, where it is not the ordinary one."""
+    width = facts["checkpoint"].get("ema")
+    return f", average of width {width:g}" if width else ""
 
 
 def write(out: Path, result: Result, identity: Mapping[str, Any], config: Mapping[str, Any], command: str) -> None:
@@ -135,6 +141,7 @@ def _recipe(facts: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     data, train, model = config["data"], config["train"], config["model"]
     height, width, channels = data["shape"]
     given = ", ".join(model["conditions"]) or "nothing"
+    averaged = _average(facts).removeprefix(", average ") or f"half-life {train['ema_halflife_images']:,} images"
     return [
         "## What was trained on what",
         f"- data: {data['name']}{' in ' + data['dir'] if data['dir'] else ''}, {data['num_images']:,} training "
@@ -144,8 +151,7 @@ def _recipe(facts: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
         f"- conditioned on: {given}\n"
         f"- network: {config['network']['name']}; prediction {model['prediction']}, schedule {model['schedule']}\n"
         f"- training: {facts['checkpoint']['step']:,} steps of {train['batch_size']} images, {train['optimizer']} at "
-        f"{train['learning_rate']:g}, averaged weights (half-life {train['ema_halflife_images']:,} images), seed "
-        f"{config['seed']}",
+        f"{train['learning_rate']:g}, averaged weights ({averaged}), seed {config['seed']}",
     ]
 
 

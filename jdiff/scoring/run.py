@@ -57,7 +57,7 @@ def evaluate(
     facts = {
         **described(judge, images.asked.count, len(planned.seeds)),
         "seeds": planned.seeds,
-        "checkpoint": {"workdir": str(model.workdir or ""), "step": model.step},
+        "checkpoint": of_weights(model),
         "weights": planned.identity["weights.model"],
         "sampling": {**sampling(images.asked), "class_mix": planned.mix},
         "seconds": round(time.monotonic() - began, 1),
@@ -130,6 +130,12 @@ def described(judge: Judge, count: int, seeds: int) -> dict[str, Any]:
         },
         "versions": versions(),
     }
+
+
+def of_weights(model: Draws) -> dict[str, Any]:
+    """Which weights: the run, the step, and the average's width where it is not the ordinary one."""
+    width = {"ema": model.config.sample.ema} if model.config.sample.ema else {}
+    return {"workdir": str(model.workdir or ""), "step": model.step, **width}
 
 
 def versions() -> dict[str, str]:

@@ -18,13 +18,15 @@ from jdiff.training.writers import say
 Settings = Mapping[str, Any]
 Row = tuple[Settings, Result]  # the settings that vary, and what they gave
 TABLE = "sweep"
+OF_WEIGHTS = {"checkpoint": 0, "ema": 1}  # keys of `sample` that say which weights, in the order of a sweep
 
 
 def combinations(several: Sequence[tuple[str, Sequence[Any]]]) -> Iterator[dict[str, Any]]:
-    """Each choice of a value for each key, as settings of a call, the first key's values changing last. The checkpoints
-    come first of all, so that each is read once.
+    """Each choice of a value for each key, as settings of a call, the first key's values changing last. What says which
+    weights comes first of all, so that each are read once.
     """
-    ordered = sorted(several, key=lambda one: one[0] != "sample.checkpoint")
+    last = len(OF_WEIGHTS)
+    ordered = sorted(several, key=lambda one: OF_WEIGHTS.get(one[0].removeprefix("sample."), last))
     names = [name.rpartition(".")[2] for name, _ in ordered]
     for values in itertools.product(*(values for _, values in ordered)):
         yield dict(zip(names, values, strict=True))

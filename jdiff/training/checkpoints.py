@@ -2,7 +2,8 @@
 
 The checkpoint of step k holds three items:
 
-    weights   for sampling: the averaged parameters and the task's state, without its part "frozen"
+    weights   for sampling: the averaged parameters and the task's state, without its part "frozen"; power-function
+              averages, where they are kept
     training  for resuming, besides: parameters, optimizer state, key, step, counters
     meta      JSON: the config and the data position (batches consumed)
 
@@ -129,8 +130,7 @@ class Checkpoints:
 
     def config(self, step: int) -> dict[str, Any]:
         """The config that the checkpoint of `step` was saved with. Raises DamagedError where it cannot be read."""
-        _check_whole(self.directory, step, ("meta",))
-        return json.loads((self.directory / str(step) / "meta" / "metadata").read_bytes())["config"]
+        return config_of(self.directory, step)
 
     def set_aside(self, steps: Iterable[int], reason: str) -> Path:
         """Move the checkpoints of `steps` out of the run's way, so that it can save these steps again: into a folder
@@ -206,6 +206,12 @@ class Checkpoints:
         )
 
 
+def config_of(directory: Path, step: int) -> dict[str, Any]:
+    """The config that the checkpoint of `step` was saved with. Raises DamagedError where it cannot be read."""
+    _check_whole(directory, step, ("meta",))
+    return json.loads((directory / str(step) / "meta" / "metadata").read_bytes())["config"]
+
+
 def steps(directory: Path) -> list[int]:
     """The steps of the checkpoints in `directory`, rising."""
     try:
@@ -230,8 +236,8 @@ def find(directory: Path, wanted: str) -> int | None:
 
 
 def read_weights(directory: Path, wanted: str, abstract: PyTree) -> tuple[int, PyTree] | None:
-    """(step, item "weights": {"ema", "task_state"} with the shapes, dtypes and shardings of `abstract`) of "latest",
-    "best" or a step; None without any checkpoint. Where the run's training sweeps it meanwhile, of the one that is
+    """(step, parts of the item "weights", such as {"ema", "task_state"}, with the shapes, dtypes and shardings of
+    `abstract`) of "latest", "best" or a step; None without any checkpoint. Where the run's training sweeps it meanwhile, of the one that is
     wanted then. Raises DamagedError where it cannot be read.
     """
     while True:
@@ -383,10 +389,14 @@ def _restore(abstract: PyTree) -> ocp.args.PyTreeRestore:
 def _split(state: TrainState) -> tuple[PyTree, PyTree]:
     """The items (weights, training) of a state."""
     parts = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-    weights = {name: parts.pop(name) for name in ("ema", "task_state")}
+    weights = {name: parts.pop(name) for name in ("ema", "task_state", "profiles")}
+    if not weights["profiles"]:
+        del weights["profiles"]
     return _without_frozen(weights), parts
 
 
 def _without_frozen(weights: PyTree) -> PyTree:
+    if "task_state" not in weights:
+        return weights
     task_state = {name: part for name, part in weights["task_state"].items() if name != FROZEN}
     return {**weights, "task_state": task_state}

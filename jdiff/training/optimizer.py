@@ -6,8 +6,11 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, PyTree
+from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
+ADAMS, MUON = ("adam", "adamw", "radam"), "muon"  # the former keep the same of the gradients
+RMS_OF_ADAM = 0.2  # root mean square of Adam's updates, about
 Schedule = Literal["constant", "cosine", "linear", "inverse_sqrt"]
 
 
@@ -47,7 +50,7 @@ def rate_of(rate: optax.ScalarOrSchedule, step: int) -> float:
 
 
 def make_optimizer(
-    name: Literal["adam", "adamw"],
+    name: Literal["adam", "adamw", "radam", "muon"],
     *,
     rate: optax.ScalarOrSchedule,
     b1: float,
@@ -57,19 +60,55 @@ def make_optimizer(
     clip_norm: float,
     waits: bool = False,
 ) -> optax.GradientTransformation:
-    """Adam (Kingma & Ba, arXiv 1412.6980) or AdamW (Loshchilov & Hutter, 1711.05101), whose weight decay spares what
-    `is_decayed` says, after clipping of the gradient's global norm to clip_norm (0: no clipping). waits: Adam counts
-    its steps, by which it corrects its means, from the first gradient on that is not 0.
+    """After clipping of the gradient's global norm to clip_norm (0: no clipping)
+
+        adam    Kingma & Ba, arXiv 1412.6980
+        adamw   Loshchilov & Hutter, 1711.05101; its weight decay spares what `is_decayed` says
+        radam   Liu et al., 1908.03265: Adam's update times r(t), which grows to 1, or the mean gradient alone where the
+                variance of 1/sqrt(v) is not tractable, rho(t) < 5; as Adam, it adds eps to the root
+        muon    see `_muon`; Adam for all but kernels
+
+    waits: steps, by which means are corrected, are counted from the first gradient on that is not 0.
     """
-    adam, scaled = optax.scale_by_adam(b1=b1, b2=b2, eps=eps), optax.scale_by_learning_rate(rate)
-    adam = _waiting(adam) if waits else adam
+    scaled, waiting = optax.scale_by_learning_rate(rate), _waiting if waits else lambda rule: rule
+    adam = waiting((optax.scale_by_radam if name == "radam" else optax.scale_by_adam)(b1=b1, b2=b2, eps=eps))
+    if name == MUON:
+        adam = optax.multi_transform({"kernels": _muon(waiting), "others": adam}, _kernels_or_others)
     # optax.adamw(mask=...) would do, but for its state: another tree than that of runs without a mask.
-    rule = optax.chain(adam, scaled) if name == "adam" else optax.chain(adam, _decay(weight_decay), scaled)
+    rule = optax.chain(adam, _decay(weight_decay), scaled) if name == "adamw" else optax.chain(adam, scaled)
     return optax.chain(optax.clip_by_global_norm(clip_norm), rule) if clip_norm else rule
 
 
+def _muon(waiting: Callable[[optax.GradientTransformation], optax.GradientTransformation]) -> Any:
+    """Muon (Jordan et al. 2024): the mean gradient (0.95, Nesterov) as a matrix [inputs, outputs], a convolution's
+    kernel [h, w, i, o] as [h w i, o], with its singular values brought near 1 by five steps of Newton and Schulz.
+
+    It is scaled by 0.2 sqrt(max(inputs, outputs)), by which its root mean square is about that of Adam's updates, so
+    that both take one learning rate (Liu et al., arXiv 2502.16982, eq. 4).
+    """
+
+    def as_matrix(kernel: Any) -> MuonDimensionNumbers:
+        return MuonDimensionNumbers(reduction_axis=tuple(range(kernel.ndim - 1)), output_axis=kernel.ndim - 1)
+
+    def scaled(update: Float[Array, "*i o"]) -> Float[Array, "*i o"]:
+        outputs = update.shape[-1]
+        return RMS_OF_ADAM * max(update.size // outputs, outputs) ** 0.5 * update
+
+    orthogonal = scale_by_muon(weight_dimension_numbers=lambda kernels: jax.tree.map(as_matrix, kernels))
+    return optax.chain(waiting(orthogonal), optax.stateless(lambda kernels, _: jax.tree.map(scaled, kernels)))
+
+
+def _kernels_or_others(params: PyTree) -> PyTree:
+    """What Muon takes: kernels and their low-rank parts; and what Adam takes."""
+
+    def label(path: tuple[Any, ...], leaf: Any) -> str:
+        return "kernels" if is_decayed(path) and leaf.ndim > 1 else "others"
+
+    return jax.tree_util.tree_map_with_path(label, params)
+
+
 def _waiting(adam: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Adam whose state stays as it is until a gradient is not 0."""
+    """Adam, or a rule like it, whose count of steps stays as it is until a gradient is not 0."""
 
     def update(updates: PyTree, state: Any, params: PyTree = None) -> Any:
         made, after = adam.update(updates, state, params)
@@ -89,8 +128,8 @@ def by_group(optimizers: Mapping[str, optax.GradientTransformation]) -> optax.Gr
 
 
 def carried_over(state: PyTree, optimizer: optax.GradientTransformation, params: PyTree) -> PyTree:
-    """The state of another optimizer of this family as one of `optimizer`: the same moments and count of steps, at the
-    places that clipping, weight decay and a schedule give them here.
+    """The state of another optimizer of this family, ADAMS or Muon, as one of `optimizer`: the same moments and count of
+    steps, at the places that clipping, weight decay and a schedule give them here.
     """
     wanted = jax.eval_shape(optimizer.init, params)
     if str(jax.tree.structure(wanted)) == str(jax.tree.structure(state)):
@@ -102,9 +141,13 @@ def carried_over(state: PyTree, optimizer: optax.GradientTransformation, params:
 
 
 def _carried(state: PyTree, wanted: PyTree) -> PyTree:
-    parts = {name: optax.tree_utils.tree_get_all_with_path(state, name)[0][1] for name in ("mu", "nu", "count")}
-    # Copies: the state is donated, and no buffer can be given away twice.
-    return jax.tree.map(jnp.copy, optax.tree_utils.tree_set(wanted, **parts))
+    def is_moments(part: Any) -> bool:
+        return isinstance(part, (optax.ScaleByAdamState, optax.MultiTransformState))  # the latter is Muon's
+
+    found = [part for part in jax.tree.leaves(state, is_leaf=is_moments) if is_moments(part)]
+    count = optax.tree_utils.tree_get_all_with_path(found, "count")[0][1]
+    made = jax.tree.map(lambda part: found[0] if is_moments(part) else count, wanted, is_leaf=is_moments)
+    return jax.tree.map(jnp.copy, made)  # copies: the state is donated, and no buffer can be given away twice
 
 
 def is_decayed(path: tuple[Any, ...]) -> bool:

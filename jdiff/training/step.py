@@ -1,7 +1,7 @@
 """The training step, a pure function of state and batch."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import field, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jdiff.common.arrays import microbatches
 from jdiff.common.keys import folded, wrapped
-from jdiff.training.ema import Ema, groups
+from jdiff.training.ema import Ema, PowerEma, groups
 
 AVERAGE = "average"  # in a task's state, while a loss is computed that reads the averaged weights
 FROZEN = "frozen"  # a part of a task's state that no checkpoint holds: it comes from where it came from at first
@@ -38,6 +38,7 @@ class TrainState:
     opt_state: PyTree
     skipped: Any  # int32 []: skipped steps so far
     skipped_in_row: Any  # int32 []: skipped steps since the last good one
+    profiles: PyTree = field(default_factory=dict)  # of a PowerEma; {} where none is kept
 
 
 def init_state(
@@ -46,8 +47,9 @@ def init_state(
     optimizer: optax.GradientTransformation,
     key: Array,
     averaged: tuple[str, ...] = (),
+    profiles: PowerEma = PowerEma(),
 ) -> TrainState:
-    """The state of step 0. averaged: see `train_step`."""
+    """The state of step 0. averaged, profiles: see `train_step`."""
     zero = jnp.zeros((), jnp.int32)
     return TrainState(
         step=zero,
@@ -60,6 +62,7 @@ def init_state(
         opt_state=optimizer.init(params),
         skipped=jnp.copy(zero),
         skipped_in_row=jnp.copy(zero),
+        profiles=profiles.init(groups(params, averaged)),
     )
 
 
@@ -72,6 +75,7 @@ def train_step(
     ema: Ema,
     averaged: tuple[str, ...] = (),
     reads_average: bool = False,
+    profiles: PowerEma = PowerEma(),
     batch_size: int,
     accumulate: int = 1,
 ) -> tuple[TrainState, Logs]:
@@ -79,7 +83,8 @@ def train_step(
 
     A step whose loss or gradient is not finite is skipped: only the counters change. averaged: the top groups of params
     that are averaged; (): all. reads_average: whether the loss finds the averaged weights in the task's state, under
-    "average". accumulate: the number of microbatches, whose gradients are averaged.
+    "average". profiles: the averages that are kept besides. accumulate: the number of microbatches, whose gradients are
+    averaged.
     """
     key = folded(wrapped(state.key), state.step)
     gradient = partial(_gradient, loss, state.params, step=state.step)
@@ -95,8 +100,15 @@ def train_step(
     finite = jnp.isfinite(logs["loss"]) & jnp.isfinite(logs["grad_norm"])
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    average = ema.update(state.ema, groups(params, averaged), state.step, batch_size)
-    after = replace(state, params=params, ema=average, task_state=task_state, opt_state=opt_state)
+    now = groups(params, averaged)
+    after = replace(
+        state,
+        params=params,
+        ema=ema.update(state.ema, now, state.step, batch_size),
+        task_state=task_state,
+        opt_state=opt_state,
+        profiles=profiles.update(state.profiles, now, batch_size),
+    )
     kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
     return replace(
         kept,

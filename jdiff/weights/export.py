@@ -49,6 +49,7 @@ def export(
         interop.save_like(of_one_network(of_tensors(arrays)), expanded(like), folder)
         return
     merged = config.copy_and_resolve_references()
+    merged.sample.ema = None  # the weights are of this average alone
     merged.lora.rank, merged.train.initial = 0, ""  # low-rank parts are merged: there is nothing to stand beside
     tensors.write(folder, arrays, saved(merged), file=EXPORTED, metadata={"step": str(step)})
     for pattern in (TOKENIZER, EXAMPLES.replace(".", "*."), history.FILE):

@@ -33,6 +33,7 @@ from jdiff.training.checkpoints import read_weights
 from jdiff.training.ema import groups
 from jdiff.training.step import FROZEN
 from jdiff.weights.export import EXPORTED, as_tensors, of_tensors
+from jdiff.weights.posthoc import check_ema_of_exported, of_width
 
 NULL = ("embedders_text", "null")  # the last names of the path of what stands in for a dropped text
 
@@ -42,10 +43,12 @@ OWN_CHOICE = ("dropout", "dtype", "remat")
 
 def of_run(config: ConfigDict, workdir: Path, checkpoint: str, mesh: Mesh) -> tuple[Task, Weights, int]:
     """(the task that a sampler uses, its averaged weights, step) of the run in `workdir`: of its checkpoint "latest",
-    "best" or of a step. Raises UserError where something is missing.
+    "best" or of a step, and of the average of width sample.ema, where that is set. Raises UserError where something is
+    missing.
     """
     task, folder = from_config.task(config, train=False), workdir / "checkpoints"
     if (workdir / EXPORTED).is_file():
+        check_ema_of_exported(config, workdir)
         weights, step = _exported(task.sampling_task, config, workdir, mesh)
         state = {**weights.state, **autoencoder_weights(config, workdir, mesh)}
         return task.sampling_task, Weights(weights.params, state), step
@@ -56,10 +59,11 @@ def of_run(config: ConfigDict, workdir: Path, checkpoint: str, mesh: Mesh) -> tu
     if found is None:
         raise UserError(nothing)
     step, saved = found
+    params = of_width(config.sample.ema, workdir, step, abstract["ema"], mesh) if config.sample.ema else saved["ema"]
     state = {**saved["task_state"], **autoencoder_weights(config, workdir, mesh)}
     if isinstance(task, FrozenTask):
         state = {**state, FROZEN: task.frozen(pretrained_weights(config, mesh)[0].params)}
-    return task.sampling_task, task.merged(Weights(saved["ema"], state)), step
+    return task.sampling_task, task.merged(Weights(params, state)), step
 
 
 def autoencoder_weights(config: ConfigDict, workdir: Path, mesh: Mesh) -> PyTree:

@@ -16,8 +16,9 @@ from jdiff import from_config
 from jdiff.common.errors import UserError
 from jdiff.common.processes import is_first_process
 from jdiff.tasks import Task
-from jdiff.training import history
+from jdiff.training import history, snapshots
 from jdiff.training.checkpoints import METRIC, Checkpoints, DamagedError
+from jdiff.training.optimizer import MUON
 from jdiff.training.step import TrainState
 from jdiff.training.writers import say
 from jdiff.weights.start import begin
@@ -37,6 +38,7 @@ def goes_on(config: ConfigDict, workdir: Path, checkpoints: Checkpoints) -> tupl
         return 0, []
     saved = jdiff.config.of_run(workdir)
     changes = jdiff.config.check_resumable(saved, config, workdir)
+    check_carried_over(saved.train.optimizer, config.train.optimizer, workdir)
     followed = 0 if changes else saved.checkpoint.resume_from  # told changes ask to go back once more
     step = _gone_back(config.checkpoint.resume_from, followed, latest, workdir, checkpoints)
     config.train.initial_fingerprint = saved.train.initial_fingerprint
@@ -52,6 +54,15 @@ def goes_on(config: ConfigDict, workdir: Path, checkpoints: Checkpoints) -> tupl
     if before != now and config.train.schedule in ("cosine", "linear"):
         lines.append(f"train.schedule={config.train.schedule!r} ends at step {now:,}, {before:,} before")
     return step, lines
+
+
+def check_carried_over(before: str, now: str, workdir: Path) -> None:
+    """Raises UserError where one optimizer cannot go on with the state of the one before."""
+    if before != now and MUON in (before, now):
+        raise UserError(
+            f"train.optimizer={now!r} cannot go on with what {before!r} keeps of the gradients in {workdir}: leave it "
+            f"as it was, or start another run from these weights, with another --workdir and train.initial={workdir}"
+        )
 
 
 def count_from(config: ConfigDict, checkpoints: Checkpoints, step: int) -> None:
@@ -82,8 +93,12 @@ def _gone_back(wanted: int, followed: int, latest: int, workdir: Path, checkpoin
 
 
 def set_aside(workdir: Path, checkpoints: Checkpoints, steps: list[int], reason: str) -> Path:
-    """Move checkpoints out of the run's way, with a copy of the metrics up to them; the folder."""
+    """Move checkpoints out of the run's way, with the snapshots of averages since the one before them, and a copy of
+    the metrics up to them; the folder.
+    """
     folder = checkpoints.set_aside(steps, reason)
+    before = max((step for step in checkpoints.steps() if step < min(steps)), default=0)
+    snapshots.move_after(workdir / snapshots.FOLDER, before, folder / snapshots.FOLDER)
     if is_first_process() and (workdir / METRICS).is_file():
         shutil.copy2(workdir / METRICS, folder / METRICS)
     return folder

@@ -180,7 +180,14 @@ def initial_state(config: ConfigDict, task: Task) -> TrainState:
     """The state of step 0, of random weights."""
     key = root_key(config.seed)
     params, task_state = task.init(named(key, "init"), from_config.example(config))
-    return init_state(params, task_state, from_config.optimizer(config), named(key, "train"), task.averaged)
+    return init_state(
+        params,
+        task_state,
+        from_config.optimizer(config),
+        named(key, "train"),
+        task.averaged,
+        from_config.profiles(config),
+    )
 
 
 def _copied(params: PyTree) -> PyTree:
