@@ -11,8 +11,8 @@ import pytest
 
 from jdiff import config as configs
 from jdiff import from_config
-from jdiff.training.optimizer import is_decayed, learning_rate, make_optimizer
-from tests.conftest import TINY, config, refusal
+from jdiff.training.optimizer import carried_over, is_decayed, learning_rate, make_optimizer
+from tests.conftest import TINY, TINY_DIT, config, refusal
 
 PEAK, TOTAL, DECAY = 0.3, 50, 20
 AFTER = {
@@ -114,6 +114,106 @@ def test_the_state_is_that_of_optax(name, warmup):
     theirs = optax.chain(optax.clip_by_global_norm(1.0), getattr(optax, name)(rate))
     ours = optimizer(name, rate=rate, clip_norm=1.0, weight_decay=0.1)
     assert jax.tree.structure(ours.init(params)) == jax.tree.structure(theirs.init(params))
+
+
+def test_radam_is_torchs_step_by_step():
+    """Over the steps without rectification, 1 to 5, and after. Torch adds eps to the root before its mean is corrected,
+    so that the two differ by eps alone, which is nothing beside these gradients.
+    """
+    torch = pytest.importorskip("torch")
+    gradients = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    theirs = torch.nn.Parameter(torch.ones(4))
+    peer = torch.optim.RAdam([theirs], lr=0.1, betas=(0.9, 0.99), eps=1e-8)
+    rule, ours = optimizer("radam", rate=0.1, b2=0.99), {"w": jnp.ones(4)}
+    state = rule.init(ours)
+    for gradient in gradients:
+        theirs.grad = torch.tensor(gradient)
+        peer.step()
+        updates, state = rule.update({"w": jnp.asarray(gradient)}, state, ours)
+        ours = optax.apply_updates(ours, updates)
+        np.testing.assert_allclose(ours["w"], theirs.detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+KERNELS = {"dense": (12, 7), "wide": (5, 16), "convolution": (3, 3, 4, 8)}
+
+
+def kernels(seed):
+    rng = np.random.default_rng(seed)
+    uneven = {name: rng.normal(size=shape) * np.geomspace(1, 10, shape[-1]) for name, shape in KERNELS.items()}
+    made = {name: {"kernel": jnp.asarray(one, jnp.float32)} for name, one in uneven.items()}
+    return {**made, "bias": jnp.asarray(rng.normal(size=7), jnp.float32)}
+
+
+def test_muon_makes_the_update_of_a_kernel_orthogonal():
+    """Its polynomial brings singular values near 1, to within 0.3 or so. The rest is Adam's."""
+    rule, adam = optimizer("muon", rate=0.5), optimizer("adam", rate=0.5)
+    state, of_adam = rule.init(kernels(0)), adam.init(kernels(0))
+    for seed in (1, 2, 3):
+        updates, state = rule.update(kernels(seed), state)
+        expected, of_adam = adam.update(kernels(seed), of_adam)
+        np.testing.assert_allclose(updates["bias"], expected["bias"], rtol=1e-6)
+    for name, shape in KERNELS.items():
+        matrix = np.asarray(updates[name]["kernel"]).reshape(-1, shape[-1])
+        values = np.linalg.svd(matrix / (-0.5 * 0.2 * max(matrix.shape) ** 0.5), compute_uv=False)
+        assert values.min() > 0.6, name
+        assert values.max() < 1.2, name
+        gradient = np.linalg.svd(np.asarray(kernels(3)[name]["kernel"]).reshape(matrix.shape), compute_uv=False)
+        assert gradient.max() > 3 * gradient.min(), name
+        assert np.sqrt((matrix**2).mean()) == pytest.approx(0.5 * 0.2, rel=0.25), name  # as Adam's
+
+
+@pytest.mark.parametrize("name", ["radam", "muon"])
+def test_the_loss_falls(name):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(64, 8)).astype(np.float32), rng.normal(size=(64, 3)).astype(np.float32)
+    params = {"a": {"kernel": jnp.full((8, 16), 0.1) * rng.normal(size=(8, 16))}, "b": {"kernel": jnp.zeros((16, 3))}}
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
+    y = np.tanh(x @ rng.normal(size=(8, 3))).astype(np.float32) + 0.01 * y
+    rule = optimizer(name, rate=0.02)
+
+    @jax.jit
+    def step(params, state):
+        loss = lambda p: jnp.mean((jnp.tanh(x @ p["a"]["kernel"]) @ p["b"]["kernel"] - y) ** 2)  # noqa: E731
+        value, grads = jax.value_and_grad(loss)(params)
+        updates, state = rule.update(grads, state, params)
+        return optax.apply_updates(params, updates), state, value
+
+    state, values = rule.init(params), []
+    for _ in range(150):
+        params, state, value = step(params, state)
+        values.append(float(value))
+    assert values[-1] < 0.2 * values[0]
+
+
+def test_another_of_the_adams_and_clipped_muon_go_on_with_the_same_moments():
+    params = kernels(0)
+    falling = learning_rate("cosine", peak=0.1, warmup_steps=0, total_steps=9, decay_steps=0)
+    for before, after in (
+        (optimizer("adam"), optimizer("radam", rate=falling, clip_norm=1.0)),
+        (optimizer("radam", clip_norm=1.0), optimizer("adamw", weight_decay=0.1)),
+        (optimizer("muon"), optimizer("muon", rate=falling, clip_norm=1.0)),
+        (optimizer("muon", rate=falling, clip_norm=1.0), optimizer("muon")),
+    ):
+        state = before.init(params)
+        for seed in (1, 2):
+            _, state = before.update(kernels(seed), state, params)
+        made = carried_over(state, after, params)
+        assert jax.tree.structure(made) == jax.tree.structure(after.init(params))
+        moments = lambda one: [np.asarray(leaf) for leaf in jax.tree.leaves(one) if leaf.ndim]  # noqa: E731
+        assert len(moments(state)) > 4
+        jax.tree.map(np.testing.assert_array_equal, moments(state), moments(made))
+        counts = [int(leaf) for leaf in jax.tree.leaves(made) if not leaf.ndim]
+        assert counts
+        assert set(counts) == {2}
+
+
+def test_muon_does_not_go_on_with_adams_moments(dit_run):
+    line = refusal(
+        config("digits"), *TINY_DIT, "--config.train.steps=12", "--config.train.optimizer=muon", "--workdir=run",
+        cwd=dit_run.workdir.parent,
+    )  # fmt: skip
+    assert "train.optimizer='muon' cannot go on with what 'adam' keeps of the gradients in" in line
+    assert "start another run from these weights, with another --workdir and train.initial=" in line
 
 
 def parameters_of(*overrides):

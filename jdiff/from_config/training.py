@@ -11,8 +11,8 @@ from jdiff.training.ema import Ema, PowerEma
 from jdiff.training.optimizer import ADAMS, MUON, by_group, learning_rate, make_optimizer
 
 MOST_STEPS = 2**31  # the state counts them in int32
-# Of a run. With these of 0.05 and 0.10, the weights of widths from 0.03 to 0.20 are within 1e-3 of those tracked, as the
-# error falls with the square of their number; with 16 within 2e-3.
+# Of a run. Of 0.05 and 0.10 they leave 1.1 % of the profile of a width of 0.03 over and 0.7 % of that of 0.20 (16: 3.9
+# and 2.3 %, 64: 0.3 and 0.2 %), by which the weights of a toy training are off by 2e-4 at most.
 SNAPSHOTS = 32
 
 

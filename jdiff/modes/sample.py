@@ -83,7 +83,9 @@ def sample(config: ConfigDict, workdir: Path, out: Path | None) -> int:
     return status
 
 
-OF_PRIOR = tuple(f"sample.{key}" for key in ("name", "num_images", "batch_size", "seed", "checkpoint", "ema", "save_images"))
+OF_PRIOR = tuple(
+    f"sample.{key}" for key in ("name", "num_images", "batch_size", "seed", "checkpoint", "ema", "save_images")
+)
 
 
 def sample_prior(model: Model, config: ConfigDict, workdir: Path, shards: Shards, stack: ExitStack) -> int:

@@ -237,8 +237,8 @@ def find(directory: Path, wanted: str) -> int | None:
 
 def read_weights(directory: Path, wanted: str, abstract: PyTree) -> tuple[int, PyTree] | None:
     """(step, parts of the item "weights", such as {"ema", "task_state"}, with the shapes, dtypes and shardings of
-    `abstract`) of "latest", "best" or a step; None without any checkpoint. Where the run's training sweeps it meanwhile, of the one that is
-    wanted then. Raises DamagedError where it cannot be read.
+    `abstract`) of "latest", "best" or a step; None without any checkpoint. Where the run's training sweeps it
+    meanwhile, of the one that is wanted then. Raises DamagedError where it cannot be read.
     """
     while True:
         found = of_first_process(partial(_found, directory, wanted))

@@ -40,9 +40,10 @@ class PowerEma:
 
         theta_gamma <- beta theta_gamma + (1 - beta) params,    beta = (1 - batch_size / t)^(gamma + 1)
 
-    where t are the images seen so far, those of this step included: the paper's t in images. Weights thus count by the images trained on since the step before, whatever batch sizes there were: at t an
-    average is exactly the integral of the profile p(t) over the weights as steps of a function of t. At the first step
-    beta = 0: the averages are its weights. widths (): nothing is kept. See training/profiles.py.
+    where t are the images seen so far, those of this step included: the paper's t in images. Weights thus count by the
+    images trained on since the step before, whatever batch sizes there were: at t an average is exactly the integral of
+    the profile p(t) over the weights as steps of a function of t. At the first step beta = 0: the averages are its
+    weights. widths (): nothing is kept. See training/profiles.py.
     """
 
     widths: tuple[float, ...] = ()
@@ -60,7 +61,7 @@ class PowerEma:
         if not self.widths:
             return {}
         images = _added(kept["images"], batch_size)
-        share = batch_size / (images[1].astype(jnp.float32) * 2.0**32 + images[0].astype(jnp.float32))
+        share = jnp.float32(batch_size) / (images[1].astype(jnp.float32) * 2.0**32 + images[0].astype(jnp.float32))
         averages = []
         for width, average in zip(self.widths, kept["averages"], strict=True):
             log_beta = (gamma_of(width) + 1) * jnp.log1p(-share)  # 1 - beta by expm1: exact where it is tiny

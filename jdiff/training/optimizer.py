@@ -128,8 +128,8 @@ def by_group(optimizers: Mapping[str, optax.GradientTransformation]) -> optax.Gr
 
 
 def carried_over(state: PyTree, optimizer: optax.GradientTransformation, params: PyTree) -> PyTree:
-    """The state of another optimizer of this family, ADAMS or Muon, as one of `optimizer`: the same moments and count of
-    steps, at the places that clipping, weight decay and a schedule give them here.
+    """The state of another optimizer of this family, ADAMS or Muon, as one of `optimizer`: the same moments and count
+    of steps, at the places that clipping, weight decay and a schedule give them here.
     """
     wanted = jax.eval_shape(optimizer.init, params)
     if str(jax.tree.structure(wanted)) == str(jax.tree.structure(state)):

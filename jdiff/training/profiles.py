@@ -27,7 +27,7 @@ class Profile(NamedTuple):
 def gamma_of(width: float) -> float:
     """The exponent gamma >= 0 of a relative width in (0, sqrt(1/12)]: the largest root of the cubic (appendix C)
 
-        (gamma + 2)^2 (gamma + 3) = (gamma + 1) / width^2
+    (gamma + 2)^2 (gamma + 3) = (gamma + 1) / width^2
     """
     square = width**-2
     return float(np.roots([1.0, 7.0, 16.0 - square, 12.0 - square]).real.max())

@@ -28,6 +28,7 @@ from jdiff.training.sharding import whole
 
 FOLDER = "ema"  # in a run's folder
 SUFFIX = ".safetensors"
+FACTS = "facts"  # in a file's metadata, JSON: {"step", "images", "digests": {name: digest}}
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def write(folder: Path, step: int, kept: PyTree, widths: tuple[float, ...]) -> N
         return
     facts = {"step": step, "images": images_of(kept), "digests": {name: _digest(one) for name, one in arrays.items()}}
     folder.mkdir(exist_ok=True)
-    metadata = {name: json.dumps(value) for name, value in facts.items()}
+    metadata = {FACTS: json.dumps(facts)}
     try:
         write_whole(folder / f"{step:09d}{SUFFIX}", lambda fresh: save_file(arrays, fresh, metadata=metadata))
     except SafetensorError as error:  # of the disk, too
@@ -73,7 +74,7 @@ def found(folder: Path, *, before: int) -> list[Snapshot]:
     for file in _files(folder):
         if _step(file) < before:
             with _opened(file) as opened:
-                made.append(Snapshot(file, _step(file), int(_facts(opened, file)["images"])))
+                made.append(Snapshot(file, _step(file), _facts(opened, file)["images"]))
     return made
 
 
@@ -81,7 +82,7 @@ def read(snapshot: Snapshot) -> Iterator[tuple[str, np.ndarray]]:
     """(name, array) of each array, one at a time. Raises UserError where one is not as it was saved."""
     with _opened(snapshot.file) as opened:
         digests = _facts(opened, snapshot.file)["digests"]
-        for name in opened.keys():  # noqa: SIM118: it has no __iter__
+        for name in list(opened.keys()):
             array = opened.get_tensor(name)
             if digests.get(name) != _digest(array):
                 raise damaged(snapshot.file, f"{name} is not as it was saved")
@@ -115,8 +116,8 @@ def _opened(file: Path) -> safe_open:
 def _facts(opened: safe_open, file: Path) -> dict[str, Any]:
     """What a snapshot says of itself."""
     try:
-        return {name: json.loads(opened.metadata()[name]) for name in ("step", "images", "digests")}
-    except (TypeError, KeyError, ValueError) as error:
+        return json.loads(opened.metadata()[FACTS])
+    except (TypeError, KeyError, ValueError) as error:  # a header that says something else
         raise damaged(file, "it does not say of which images it is") from error
 
 
@@ -129,4 +130,4 @@ def _step(file: Path) -> int:
 
 
 def _digest(array: np.ndarray) -> str:
-    return hashlib.blake2b(np.ascontiguousarray(array), digest_size=16).hexdigest()
+    return hashlib.blake2b(np.ascontiguousarray(array).data, digest_size=16).hexdigest()

@@ -16,6 +16,7 @@ from jdiff.common.keys import folded, wrapped
 from jdiff.training.ema import Ema, PowerEma, groups
 
 AVERAGE = "average"  # in a task's state, while a loss is computed that reads the averaged weights
+NO_PROFILES = PowerEma()
 FROZEN = "frozen"  # a part of a task's state that no checkpoint holds: it comes from where it came from at first
 
 Logs: TypeAlias = dict[str, Float[Array, ""]]
@@ -47,7 +48,7 @@ def init_state(
     optimizer: optax.GradientTransformation,
     key: Array,
     averaged: tuple[str, ...] = (),
-    profiles: PowerEma = PowerEma(),
+    profiles: PowerEma = NO_PROFILES,
 ) -> TrainState:
     """The state of step 0. averaged, profiles: see `train_step`."""
     zero = jnp.zeros((), jnp.int32)
@@ -75,7 +76,7 @@ def train_step(
     ema: Ema,
     averaged: tuple[str, ...] = (),
     reads_average: bool = False,
-    profiles: PowerEma = PowerEma(),
+    profiles: PowerEma = NO_PROFILES,
     batch_size: int,
     accumulate: int = 1,
 ) -> tuple[TrainState, Logs]:
