@@ -685,6 +685,13 @@ SAMPLE = group(
         "[-1e3, 1e3]",
     ),
     guidance_scale=Setting(None, "w in w D_cond + (1 - w) D_uncond; None or 1: no guidance", "[-1e9, 1e9]", kind=float),
+    preset=Setting(
+        0,
+        "denoiser calls an image, by the settings that --mode=tune found for so many (the run's tune/tuned.json); "
+        "settings that are given besides go before these; 0: none",
+        "[0, 2^20]",
+    ),
+    given=Setting((), "filled in with preset: the settings given besides", of=str),
     shape=Setting(
         (),
         "(height, width) of the images, one of data.shapes; (): that of most training images",
@@ -778,6 +785,17 @@ EVAL = group(
     ),
 )
 
+TUNE = group(
+    "tune",
+    SILENT,
+    nfe=Setting((4, 8, 16), "denoiser calls an image, for each of which the best settings are sought", "[1, 1024]"),
+    images=Setting(5000, "images that the last settings are compared by; earlier rounds draw fewer", "[2, 2^31)"),
+    samplers=Setting(
+        ("dpmpp_2m", "unipc", "heun", "ddim", "dpmpp_2m_sde"), "those tried, beside sample.sampler in the end", of=str
+    ),
+    finalists=Setting(2, "settings that reach the last comparison, beside the usual ones", "[1, 100]"),
+)
+
 SEGMENT = group(
     "segment",
     SILENT,
@@ -855,6 +873,7 @@ SETTINGS = {
     **SAMPLE,
     **GUIDANCE,
     **EVAL,
+    **TUNE,
     **SEGMENT,
     **LOG,
     **CHECKPOINT,

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from jdiff.common.errors import DrawingError, UserError, is_out_of_memory
 from jdiff.common.keys import image_keys, named, wrapped
 from jdiff.diffusion import drivers, variational
+from jdiff.diffusion.denoiser import Denoised
 from jdiff.diffusion.guidance import Guidance, guided
 from jdiff.diffusion.likelihood import bits_per_dim, log_likelihood
 from jdiff.diffusion.samplers import RePaint, Sampler
@@ -118,6 +119,7 @@ class Compiled:
         if isinstance(task.space, Masks):
             self.segment = jax.jit(partial(classes_drawn, task, mesh), static_argnames="sampler")
         self.encode = jax.jit(lambda weights, images: task.space.encode(weights, images, None))
+        self.denoise = jax.jit(partial(denoised, task))
         self.show = jax.jit(lambda weights, x: shown(task.space, task.space.decode(weights, x)))
         of_walk = ("sampler", "repeats", "keep_trajectory")
         self.walk = jax.jit(partial(walk, task, mesh), static_argnames=of_walk)
@@ -125,6 +127,13 @@ class Compiled:
         self.invert = jax.jit(partial(invert, task), static_argnames="sampler")
         self.ode_bits = jax.jit(partial(ode_bits, task), static_argnames=("exact", "rtol", "atol"))
         self.bound_bits = jax.jit(partial(bound_bits, task))
+
+
+def denoised(
+    task: DiffusionTask, weights: Weights, guidances: Guidances, x: Array, sigma: Array, cond: PyTree
+) -> Denoised:
+    """D(x, sigma), guided."""
+    return guided(task.denoiser(weights), guidances)(x, sigma, cond)
 
 
 def walk(

@@ -34,6 +34,7 @@ OVERRIDABLE = (
     "guidance.",
     "segment.",
     "eval.",
+    "tune.",
     "log.",
     "checkpoint.",
     "machine.",
@@ -229,6 +230,12 @@ def several(config: ConfigDict, arguments: Sequence[str]) -> tuple[list[str], Se
         found[name] = values
         single.append(f"{flag}={values[0]}")
     return single, tuple((name, values) for name, values in found.items() if len(values) > 1)
+
+
+def given(arguments: Sequence[str]) -> tuple[str, ...]:
+    """The keys of the groups sample and guidance among the arguments."""
+    names = (argument.partition("=")[0].lstrip("-").removeprefix("config.") for argument in _joined(arguments))
+    return tuple(name for name in names if name.startswith(("sample.", "guidance.")))
 
 
 def _unreadable(setting: Setting | None, argument: str) -> str:

@@ -52,6 +52,7 @@ MODES = {
     "prepare": Mode(),
     "reconstruct": Mode(of_run=True),
     "segment": Mode(of_run=True),
+    "tune": Mode(of_run=True),
 }
 
 
@@ -89,6 +90,8 @@ def run(options: flags.FlagValues, overrides: Sequence[str], begin: Callable[[],
         jdiff.config.check_same_model(jdiff.config.of_run(workdir), config, workdir)
     if several:
         config.eval.sweep = several
+    if config.sample.preset:
+        config.sample.given = jdiff.config.given(overrides)
     jdiff.config.check(config)
     if mode.computes:
         prepare_jax(config, debug=options.debug)

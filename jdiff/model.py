@@ -24,10 +24,13 @@ from jdiff.common.pictures import checked
 from jdiff.conditions import Condition
 from jdiff.conditions.label import AS_IN_DATA
 from jdiff.diffusion import drivers
+from jdiff.diffusion.denoiser import Denoised
 from jdiff.diffusion.ladders import Ladder
+from jdiff.diffusion.samplers.sampler import Conditioned
 from jdiff.diffusion.schedules import Schedule
 from jdiff.diffusion.tables import DDPMTable
 from jdiff.evaluation.segmentation import Segmentation, gathered
+from jdiff.from_config import presets
 from jdiff.interop import pipelines
 from jdiff.networks.bottlenecks import Gaussian
 from jdiff.request import Request
@@ -132,6 +135,7 @@ class Model:
     (numbers or names of classes), texts, cond_images [n, h, w, c] and scalars [n, k] (as the data have them): one an
     image, or fewer, taken in turn; those left out where others are given are dropped. condition_dir=FOLDER gives
     condition images in files, as photos where the model is given sketches of them (see configs/base.py).
+    preset=8: the settings that --mode=tune found for 8 denoiser calls an image, but for those given besides.
     guidance_scale: w in w D_cond + (1 - w) D_uncond, a number or one an image; 1 is no guidance. Image i depends on its
     conditions, the seed and i alone. Images are given as uint8, or as floats in [-1, 1]; where the data's values are
     others (16 bits, floats), as the data have them, and so are samples. workdir: the run's folder, where its tokenizer
@@ -147,6 +151,7 @@ class Model:
         self._helpers: dict[tuple[str, str], Model] = {}
         self._programs: dict[tuple[int, int], tuple[ConfigDict, Task, compiled.Compiled]] = {}
         self._judges: dict[str, scoring.Judge] = {}
+        self._told_of_preset = False
 
     @property
     def params(self) -> PyTree:
@@ -434,7 +439,10 @@ class Model:
     def forward(self, images: Any, *, frames: int = 10, **settings: Any) -> UInt8[np.ndarray, "frames n h w c"]:
         """The forward process: images with the noise of `frames` rungs of the ladder, from none to the most."""
         image = self._images(images)
-        rungs = request.read(self.config, self.schedule, settings, conditions=None, num_images=len(image)).sigmas[::-1]
+        asked = request.read(
+            self.config, self.schedule, settings, conditions=None, workdir=self.workdir, num_images=len(image)
+        )
+        rungs = asked.sigmas[::-1]
         rungs = rungs[np.unique(np.round(np.linspace(0, len(rungs) - 1, frames)).astype(int))].astype(np.float32)
         x0 = self._compiled.encode(self.weights, image)
         noisy = x0 + rungs[:, None, None, None, None] * self.noise(range(len(image)), settings.get("seed"))
@@ -508,7 +516,7 @@ class Model:
     @_of_shape
     def nfe(self, **settings: Any) -> tuple[int, int]:
         """(denoiser calls, network passes) for an image. The adaptive solver draws a batch of images to count them."""
-        asked = request.read(self.config, self.schedule, settings, conditions=None)
+        asked = request.read(self.config, self.schedule, settings, conditions=None, workdir=self.workdir)
         calls = asked.sampler.nfe(len(asked.sigmas) - 1)
         if calls is None:
             sample = asked.config.sample
@@ -644,16 +652,44 @@ class Model:
     ) -> "Model":
         model = Model(config, task, self.mesh, weights, step=step, workdir=self.workdir)
         model._compiled, model._helpers, model._programs = programs, self._helpers, self._programs
-        model._judges = self._judges
+        model._judges, model._told_of_preset = self._judges, self._told_of_preset and weights is self.weights
         return model
 
     @_of_shape
     def request(self, num_images: int | None = None, **settings: Any) -> Request:
         """What a call with these settings asks for. Raises UserError for what cannot be."""
-        conditions = self._conditions
-        return request.read(
-            self.config, self.schedule, settings, conditions=conditions, workdir=self.workdir, num_images=num_images
+        asked = request.read(
+            self.config,
+            self.schedule,
+            settings,
+            conditions=self._conditions,
+            workdir=self.workdir,
+            num_images=num_images,
         )
+        self._tell_of_preset(asked.config.sample.preset)
+        return asked
+
+    def denoiser(self, asked: Request) -> Conditioned:
+        """D(x, sigma) of the images of a request, all at once, guided as it asks; sigma is one for all."""
+        guidances, cond = asked.guidances(asked.scale, self._guiding(asked)), asked.cond
+
+        def denoise(x: Array, sigma: Any, to: Any = None) -> Denoised:
+            return self._compiled.denoise(self.weights, guidances, x, sigma, cond)
+
+        return denoise
+
+    def _tell_of_preset(self, calls: int) -> None:
+        """Warn, once, where the tuned settings were found for other weights."""
+        if not calls or self._told_of_preset:
+            return
+        self._told_of_preset = True
+        tuned = presets.read(self.workdir, calls)
+        if tuned.get("weights") != fingerprint(self.weights):
+            warnings.warn(
+                f"sample.preset={calls} was tuned for other weights, of step {tuned.get('step')}, and these are of "
+                f"step {self.step}: it is used all the same; --mode=tune tunes for these",
+                stacklevel=3,
+            )
 
     @cached_property
     def _conditions(self) -> tuple[Condition, ...]:

@@ -25,6 +25,7 @@ from jdiff.diffusion.guidance import Guidance
 from jdiff.diffusion.ladders import Ladder
 from jdiff.diffusion.samplers import Sampler
 from jdiff.diffusion.schedules import Schedule
+from jdiff.from_config import presets
 from jdiff.from_config.conditions import label as label_condition
 from jdiff.from_config.guidance import GUIDANCES, THRESHOLDS, away_from
 from jdiff.from_config.sampling import is_first_order, names
@@ -33,8 +34,12 @@ from jdiff.networks.adapter import ADAPTER_SCALE
 Rows = dict[str, Any]  # name -> arrays [n, ...]
 
 KINDS: tuple[type[Condition], ...] = (Label, Text, Image, Scalars)
-# Keys that change no image by these weights: what is written besides, how many are drawn at a time, which weights.
-FREE = ("name", "condition_dir", "batch_size", "save_images", "trajectory", "compare_steps", "checkpoint", "ema")
+# Keys that change no image by these weights: what is written besides, how many are drawn at a time, which weights, and
+# where other keys come from.
+FREE = (
+    *("name", "condition_dir", "batch_size", "save_images", "trajectory", "compare_steps"),
+    *("checkpoint", "ema", "preset", "given"),
+)
 TO_CLASSES = "classifier"  # the method that guides by a classifier, to a class that the model need not know
 
 
@@ -128,11 +133,12 @@ def read(
 
     settings: keys of the groups sample and guidance, and conditions by their arguments; a condition_dir among them is
     read, and tells how many images where num_images does not. conditions: the model's; None where a call needs none.
-    workdir: the run's, where its examples are. Raises UserError for whatever cannot be.
+    workdir: the run's, where its examples and tuned settings are. Raises UserError for whatever cannot be.
     """
     if (width := settings.get("ema")) is not None and (width or None) != (config.sample.ema or None):
         raise UserError(f"ema={width} is chosen where weights are loaded: jdiff.load(FOLDER, ema={width})")
     kinds: list[Any] = [*KINDS, *(conditions or ())]
+    config = _preset(config, settings, workdir)
     arguments = {kind.argument: kind for kind in kinds}
     given = {name: settings[name] for name in arguments if settings.get(name) is not None}
     rest = {name: value for name, value in settings.items() if name not in (*arguments, "guidance_scale")}
@@ -169,6 +175,19 @@ def read(
 
 
 OF_A_CALL = ("guidance", "sample")
+
+
+def _preset(config: ConfigDict, settings: Mapping[str, Any], workdir: Path | None) -> ConfigDict:
+    """The config with the tuned settings that the call or the config asks for, those apart that either gives."""
+    named = settings.get("preset")
+    calls = config.sample.preset if named is None else named
+    if isinstance(calls, bool) or not isinstance(calls, (int, np.integer)) or calls < 0:
+        raise UserError(f"preset={calls!r} must be a number of denoiser calls that --mode=tune was given")
+    if not calls:
+        return config
+    short = {name for name, value in settings.items() if value is not None}
+    of_call = {f"{group}.{name}" for name in short for group in OF_A_CALL if name in config[group]}
+    return presets.resolved(config, workdir, int(calls), {*of_call, *config.sample.given})
 
 
 def overridden(config: ConfigDict, given: Mapping[str, Any], groups: tuple[str, ...] = OF_A_CALL) -> ConfigDict:
@@ -244,6 +263,8 @@ def check(config: ConfigDict, schedule: Schedule) -> None:
     """Raises UserError where `config.sample` and `config.guidance` cannot work, so that this is told before the first
     picture is due.
     """
+    if config.sample.preset:
+        raise UserError(f"sample.preset={config.sample.preset} is for a trained run, once --mode=tune has found it")
     in_shapes(config, config.sample.shape)
     scale, guided = read_scale(config, None)
     solver = from_config.sampler(config.sample)

@@ -182,7 +182,7 @@ def _of_masks(model: Model) -> dict[str, Any]:
     """How masks are drawn."""
     members = int(model.config.segment.members)
     if isinstance(model.task, DiffusionTask):
-        drawn = run.sampling(request.read(model.config, model.schedule, {}, conditions=None))
+        drawn = run.sampling(request.read(model.config, model.schedule, {}, conditions=None, workdir=model.workdir))
     else:
         drawn = {"sampler": "none", "steps": 1, "nfe": 1, "passes": 1, "guided": False, "guidance_scale": 1.0}
     return {

@@ -70,6 +70,7 @@ def sampling(asked: Request) -> dict[str, Any]:
     calls = asked.sampler.nfe(len(asked.sigmas) - 1)
     return {
         **{name: value for name, value in asked.config.sample.to_dict().items() if name in SAMPLING},
+        **({"preset": asked.config.sample.preset} if asked.config.sample.preset else {}),
         "ladder": asked.sigmas.tolist(),
         "nfe": calls,
         "passes": calls and calls * asked.passes(),

@@ -1,0 +1,86 @@
+"""Ladders for a model under a guidance, by the model's own trajectories (see diffusion/free_ladder.py)."""
+
+import itertools
+from dataclasses import dataclass, field
+
+import jax.numpy as jnp
+import numpy as np
+
+from jdiff.diffusion import free_ladder, ladders
+from jdiff.diffusion.free_ladder import Costs, Reference
+from jdiff.diffusion.samplers import Sampler
+from jdiff.from_config import presets
+from jdiff.model import Model
+from jdiff.request import Request
+from jdiff.scoring.plan import Ask
+from jdiff.tuning.choices import Settings
+
+IMAGES = 32  # trajectories
+RHOS = (1.5, 3.0, 5.0, 7.0, 10.0)
+STARTS = (1.0, 0.5, 0.25, 0.125)  # of the highest sigma
+ENDS = (1.0, 4.0, 16.0, 64.0)  # of the lowest
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectories:
+    """Trajectories of a model by its guidance, walked when they are asked for. seed: of their noise."""
+
+    model: Model
+    ask: Ask
+    seed: int
+    known: dict[str, Reference] = field(default_factory=dict)
+    costs: dict[tuple[str, Sampler], Costs] = field(default_factory=dict)
+
+    def of(self, guidance: Settings) -> Reference:
+        """The trajectories under this guidance."""
+        name = repr(sorted(guidance.items()))
+        if name not in self.known:
+            model = self.model.with_config(presets.applied(self.model.config, {**guidance, **ENDS_ALONE}))
+            count = min(IMAGES, model.config.sample.batch_size)
+            asked = ask_for(self.ask, model, count, self.seed)
+            noise = jnp.asarray(model.noise(range(count), self.seed))
+            self.known[name] = free_ladder.reference(
+                model.denoiser(asked),
+                noise,
+                model.schedule.prior_std,
+                sigma_max=float(asked.sigmas[0]),
+                sigma_min=float(asked.sigmas[1]),
+            )
+        return self.known[name]
+
+    def spread(self, guidance: Settings) -> float:
+        """The standard deviation of the images at the trajectories' ends."""
+        return float(np.std(np.asarray(self.of(guidance).x[-1])))
+
+    def free(self, guidance: Settings, solver: Sampler, rungs: int) -> Settings:
+        """The free ladder of so many rungs."""
+        found, key = self.of(guidance), (repr(sorted(guidance.items())), solver)
+        if key not in self.costs:
+            self.costs[key] = free_ladder.costs(solver, found)
+        rungs_of = free_ladder.ladder(solver, found, rungs, of=self.costs[key])
+        return {"sample.ladder": "by_hand", "sample.sigmas": tuple(_rounded(sigma) for sigma in rungs_of[:-1])}
+
+    def karras(self, guidance: Settings, solver: Sampler, rungs: int) -> Settings:
+        """The Karras ladder of so many rungs that ends nearest to the trajectories' ends."""
+        found = self.of(guidance)
+        high, low = float(found.sigmas[0]), float(found.sigmas[-1])
+        ends = [
+            {"rho": rho, "sigma_max": _rounded(high * start), "sigma_min": _rounded(low * end)}
+            for rho, start, end in itertools.product(RHOS, STARTS, ENDS)
+            if 4 * low * end < high * start
+        ]
+        best = int(np.argmin(free_ladder.errors(solver, found, [ladders.karras(rungs, **one) for one in ends])))
+        return {"sample.ladder": "karras", **{f"sample.{name}": value for name, value in ends[best].items()}}
+
+
+# The ladder of two rungs is the ends.
+ENDS_ALONE = {"sample.sampler": "ddim", "sample.ladder": "karras", "sample.steps": 2}
+
+
+def ask_for(ask: Ask, model: Model, count: int, seed: int) -> Request:
+    """The request for so many images of this seed."""
+    return ask(model, count, {"seed": seed})
+
+
+def _rounded(sigma: float) -> float:
+    return float(f"{sigma:.5g}")

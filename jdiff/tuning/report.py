@@ -1,0 +1,105 @@
+"""What tuning found: tuned.json, a table and a plot."""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from jdiff.common.errors import install
+from jdiff.common.files import replace_file
+from jdiff.from_config.presets import FILE
+from jdiff.training.writers import say
+from jdiff.tuning import choices
+from jdiff.tuning.search import Found, told
+from jdiff.tuning.trials import Score
+
+TABLE, PLOT = "table.md", "tuned.png"
+
+
+def plain(found: Found, reference: Sequence[Score]) -> dict[str, Any]:
+    """A budget's entry of tuned.json."""
+    best = found.best
+    return {
+        "settings": dict(best.settings),
+        "about": choices.in_words(best.settings),
+        "calls": best.calls,
+        "passes": best.passes,
+        "distance": _distance(best),
+        "default": {"settings": dict(found.usual.settings), **_distance(found.usual)},
+        "own": {"settings": dict(found.own.settings), **_distance(found.own)} if found.own else None,
+        "won_back": won_back(found, reference),
+        "finals": [one.plain() for one in found.finals],
+        "tried": [one.plain() for one in found.tried],
+    }
+
+
+def won_back(found: Found, reference: Sequence[Score]) -> float | None:
+    """The share of what lies between the usual setting and the best fine reference that the tuned one wins; None where
+    nothing lies between.
+    """
+    least = min((one.rank for one in reference), default=found.usual.rank)
+    between = found.usual.rank - least
+    return (found.usual.rank - found.best.rank) / between if between > 0 else None
+
+
+def write(out: Path, facts: Mapping[str, Any], several: Sequence[Found], reference: Sequence[Score]) -> None:
+    """Write all three to the folder and print the table. Budgets that were tuned before, of the same facts, stay."""
+    before: dict[str, Any] = {}
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        held = json.loads((out / FILE).read_text("utf-8"))
+        if {name: held.get(name) for name in facts} == json.loads(json.dumps(facts)):
+            before = dict(held["budgets"])
+    budgets = {**before, **{str(found.calls): plain(found, reference) for found in several}}
+    ordered = {name: budgets[name] for name in sorted(budgets, key=int)}
+    text = table(several, reference)
+    replace_file(
+        out / FILE,
+        json.dumps({**facts, "fine": [one.plain() for one in reference], "budgets": ordered}, indent=2) + "\n",
+    )
+    replace_file(out / TABLE, text)
+    say(f"\n{text}")
+    files = [out / FILE, out / TABLE]
+    if find_spec("matplotlib") is None:
+        say(f"no plot without matplotlib: {install('plot')}, and the same command draws it")
+    else:
+        from jdiff.tuning import plots
+
+        files.append(plots.draw(out / PLOT, several, reference))
+    say("\n".join(f"tuned: {file}" for file in files))
+
+
+def table(several: Sequence[Found], reference: Sequence[Score]) -> str:
+    """A row a budget, and the fine reference under them."""
+    title = several[0].best.title
+    head = ["NFE", "network passes", "tuned", title, "default", f"{title} of default", "won back"]
+    lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
+    for found in several:
+        share = won_back(found, reference)
+        cells = [
+            str(found.best.calls),
+            str(found.best.passes),
+            choices.in_words(found.best.settings),
+            told(found.best),
+            choices.in_words(found.usual.settings),
+            told(found.usual),
+            "" if share is None else f"{share:.0%}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    for one in reference:
+        cells = [str(one.calls), str(one.passes), "", "", choices.in_words(one.settings), told(one), ""]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"{several[0].best.count:,} images each, of a seed that decided nothing before; ± a standard error over images",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _distance(score: Score) -> dict[str, Any]:
+    whole = score.plain()
+    return {
+        name: whole[name]
+        for name in ("name", "title", "value", "error", "interval", "count", "seed", "calls", "passes")
+    }
