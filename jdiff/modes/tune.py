@@ -26,6 +26,8 @@ from jdiff.tuning.ladders import Trajectories
 from jdiff.tuning.search import FINE, counts, fine, planned, search, seeds
 from jdiff.tuning.trials import Stopped, Trials
 
+LADDERS = "ladders.json"
+
 
 @dataclass
 class Tuning:
@@ -111,7 +113,7 @@ def _tune(model: Model, out: Path, stop: Callable[[int], bool], work: Tuning) ->
     say(f"protocol: {judge.protocol.name}: {judge.protocol.about}")
     ask, mix = conditions(model, judge, {})
     last, _, first = seeds(config)
-    known = Trajectories(model, ask, first)
+    known = Trajectories(model, ask, first, out / LADDERS)
     trials = Trials(model=model, judge=judge, ask=ask, place=out, stop=stop, progress=config.log.progress)
     budgets = sorted(set(config.tune.nfe))
     alone = choices.guidances(config, 0.0)[0]

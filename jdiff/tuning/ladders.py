@@ -1,11 +1,18 @@
 """Ladders for a model under a guidance, by the model's own trajectories (see diffusion/free_ladder.py)."""
 
+import hashlib
 import itertools
+import json
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from jdiff.common.files import replace_file
 from jdiff.diffusion import free_ladder, ladders
 from jdiff.diffusion.free_ladder import Costs, Reference
 from jdiff.diffusion.samplers import Sampler
@@ -21,15 +28,23 @@ STARTS = (1.0, 0.5, 0.25, 0.125)  # of the highest sigma
 ENDS = (1.0, 4.0, 16.0, 64.0)  # of the lowest
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Trajectories:
-    """Trajectories of a model by its guidance, walked when they are asked for. seed: of their noise."""
+    """Trajectories of a model by its guidance, walked when they are asked for. seed: of their noise. file: where ladders
+    are kept as they come.
+    """
 
     model: Model
     ask: Ask
     seed: int
+    file: Path
     known: dict[str, Reference] = field(default_factory=dict)
     costs: dict[tuple[str, Sampler], Costs] = field(default_factory=dict)
+    kept: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        with suppress(OSError, ValueError, TypeError):  # absent or damaged: made anew
+            self.kept = dict(json.loads(self.file.read_text("utf-8")))
 
     def of(self, guidance: Settings) -> Reference:
         """The trajectories under this guidance."""
@@ -54,14 +69,39 @@ class Trajectories:
 
     def free(self, guidance: Settings, solver: Sampler, rungs: int) -> Settings:
         """The free ladder of so many rungs."""
+        return self._once("free", guidance, solver, rungs, self._free)
+
+    def karras(self, guidance: Settings, solver: Sampler, rungs: int) -> Settings:
+        """The Karras ladder of so many rungs that ends nearest to the trajectories' ends."""
+        return self._once("karras", guidance, solver, rungs, self._karras)
+
+    def _once(
+        self,
+        kind: str,
+        guidance: Settings,
+        solver: Sampler,
+        rungs: int,
+        make: Callable[[Settings, Sampler, int], dict[str, Any]],
+    ) -> Settings:
+        """What is kept, or else made and kept."""
+        asked = ask_for(
+            self.ask, self.model.with_config(presets.applied(self.model.config, guidance)), IMAGES, self.seed
+        )
+        facts = repr((kind, solver, rungs, sorted(self.model.identity(asked).items())))
+        key = hashlib.sha256(facts.encode()).hexdigest()[:16]
+        if key not in self.kept:
+            self.kept[key] = make(guidance, solver, rungs)
+            replace_file(self.file, json.dumps(self.kept, indent=1) + "\n")
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in self.kept[key].items()}
+
+    def _free(self, guidance: Settings, solver: Sampler, rungs: int) -> dict[str, Any]:
         found, key = self.of(guidance), (repr(sorted(guidance.items())), solver)
         if key not in self.costs:
             self.costs[key] = free_ladder.costs(solver, found)
         rungs_of = free_ladder.ladder(solver, found, rungs, of=self.costs[key])
         return {"sample.ladder": "by_hand", "sample.sigmas": tuple(_rounded(sigma) for sigma in rungs_of[:-1])}
 
-    def karras(self, guidance: Settings, solver: Sampler, rungs: int) -> Settings:
-        """The Karras ladder of so many rungs that ends nearest to the trajectories' ends."""
+    def _karras(self, guidance: Settings, solver: Sampler, rungs: int) -> dict[str, Any]:
         found = self.of(guidance)
         high, low = float(found.sigmas[0]), float(found.sigmas[-1])
         ends = [
