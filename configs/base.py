@@ -791,7 +791,7 @@ TUNE = group(
     nfe=Setting((4, 8, 16), "denoiser calls an image, for each of which the best settings are sought", "[1, 1024]"),
     images=Setting(5000, "images that the last settings are compared by; earlier rounds draw fewer", "[2, 2^31)"),
     samplers=Setting(
-        ("dpmpp_2m", "unipc", "heun", "ddim", "dpmpp_2m_sde"), "those tried, beside sample.sampler in the end", of=str
+        ("dpmpp_2m", "unipc", "heun", "dpmpp_2m_sde"), "those tried, beside sample.sampler in the end", of=str
     ),
     finalists=Setting(2, "settings that reach the last comparison, beside the usual ones", "[1, 100]"),
 )

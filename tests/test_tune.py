@@ -6,7 +6,6 @@ import signal
 import time
 from unittest import mock
 
-import jax
 import numpy as np
 import pytest
 
@@ -86,7 +85,7 @@ def test_tune_writes_what_it_found_and_tells_it(run):
         assert own  # the config's sampler, in so many calls
         assert {one["settings"]["sample.guidance_scale"] for one in budget["tried"]} == {1.5, 1.0, 2.0}
         assert choices.in_words(budget["settings"]) in said
-    assert [one["calls"] for one in found["fine"]] == [6] * len(found["fine"])
+    assert found["fine"]["calls"] == 6
     for part in ("settings", "24 images each", "finals, of a fresh seed", "| NFE |", "tuned.json"):
         assert part in said
     assert (run / "tune" / "table.md").read_text() in said
@@ -175,7 +174,7 @@ def test_steps_do_not_change_a_free_ladder(run, tmp_path):
     settings.update({"sample.ladder": "by_hand", "sample.sigmas": [40.0, 1.0]})
     (tmp_path / "run" / "tune" / "tuned.json").write_text(json.dumps(found))
     model = jdiff.load(tmp_path / "run")
-    with pytest.raises(UserError, match="leave sample.steps out, or give sample.ladder too"):
+    with pytest.raises(UserError, match=r"leave sample\.steps out, or give sample\.ladder too"):
         model.sample(2, preset=2, steps=4)
     assert len(model.request(2, preset=2, steps=4, ladder="karras").sigmas) == 5
     assert model.request(2, preset=2).sigmas.tolist() == [40.0, 1.0, 0.0]
@@ -190,7 +189,7 @@ def test_presets_of_other_weights_are_told_and_used(run, tmp_path):
     np.testing.assert_array_equal(images, jdiff.load(run).sample(2, preset=2))
 
 
-def test_killed_it_goes_on(run, dit_run, tmp_path):
+def test_killed_it_goes_on(dit_run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(dit_run.workdir, folder)
     for kill, status in ((signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)):
@@ -205,10 +204,7 @@ def test_killed_it_goes_on(run, dit_run, tmp_path):
             assert "the same command goes on" in out
         assert not (folder / "tune" / "tuned.json").exists()
         assert len(scores(folder)) > len(before)
-    kept = scores(folder)
-    model = jdiff.load(folder)
-    assert model.step == 10
-    assert {name: kept[name] for name in kept} == {name: scores(folder)[name] for name in kept}
+        assert before.items() <= scores(folder).items()  # nothing is measured again
 
 
 def scores(folder):
@@ -235,14 +231,14 @@ def test_what_cannot_be_tuned_is_told_in_a_line(run, asked, says):
 
 
 def test_what_draws_no_images_is_told_in_a_line(tmp_path):
-    classifies = trained_for_ten_steps(tmp_path, *TINY_DIT, "--config.task=classifier", "--config.network.name=unet")
+    classifies = trained_for_ten_steps(tmp_path, *TINY_DIT, "--config.task=classifier", "--config.network.name=convnet")
     line = refusal("--mode=tune", f"--workdir={classifies.workdir}", cwd=tmp_path)
     assert "task='classifier' draws no images by a sampler" in line
 
 
 def test_a_model_without_conditions_has_no_guidance_to_tune(dit_run):
     config = jdiff.load(dit_run.workdir).config.copy_and_resolve_references()
-    assert len(choices.guidances(config, 0.75)) > 2
+    assert len(choices.guidances(config, 0.75)) == 2
     config.model.conditions = ()
     (alone,) = choices.guidances(config, 0.75)
     assert alone["sample.guidance_scale"] == config.sample.guidance_scale
@@ -255,4 +251,3 @@ def test_steps_are_as_many_as_the_calls_allow(dit_run):
             steps = choices.steps_for(config, name, calls)
             assert calls_of(steps) <= calls < calls_of(steps + 1)
     assert choices.steps_for(config, "ode", 8) == 0
-    assert jax.default_backend()

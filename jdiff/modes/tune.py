@@ -120,16 +120,14 @@ def _tune(model: Model, out: Path, stop: Callable[[int], bool], work: Tuning) ->
     guidances = choices.guidances(config, known.spread(alone))
     usual = choices.usual(config, FINE)
     trials.planned = sum(planned(config, trials, len(guidances), calls) for calls in budgets)
-    trials.planned += 1.5 * trials.cost(usual, of.last)
+    trials.planned += trials.cost(usual, of.last)
     say(
         f"{len(budgets)} budget{'s' * (len(budgets) > 1)} of denoiser calls, about {trials.planned:,.0f} network "
         "passes in all"
     )
     work.drawing = True
     found = [search(config, trials, known, guidances, calls) for calls in budgets]
-    names = list(alone)
-    ends = [alone, *({name: one.best.settings[name] for name in names} for one in found[-1:])]
-    reference = fine(config, trials, ends)
+    reference = fine(config, trials, {name: found[-1].best.settings[name] for name in alone})
     work.drawing = False
     facts: dict[str, Any] = {
         "version": 1,

@@ -31,12 +31,13 @@ LEAST_SCALE = 1.5  # weaker guidance is tried everywhere alone
 
 @dataclass(frozen=True, kw_only=True)
 class Solver:
-    """A solver in a budget. settings: all but guidance. twin: the same without noise, whose ladders it takes; None
+    """A solver in a budget. settings: all but guidance. noisy: it adds noise. twin: the same without noise, whose ladders it takes; None
     where its ladder is not told by trajectories.
     """
 
     settings: Settings
     twin: Sampler | None
+    noisy: bool = False
 
 
 def steps_for(config: ConfigDict, name: str, calls: int) -> int:
@@ -65,11 +66,11 @@ def solvers(config: ConfigDict, calls: int) -> Iterator[Solver]:
             etas = (ETA,) if made.random else (0.0, ETA)
             twin = dataclasses.replace(made, eta=0.0)  # type: ignore[type-var]
             for eta in etas:
-                yield Solver(settings={**plain, "sample.eta": eta}, twin=_twin(twin))
+                yield Solver(settings={**plain, "sample.eta": eta}, twin=_twin(twin), noisy=eta > 0)
         elif "s_churn" in fields:
             twin = dataclasses.replace(made, s_churn=0.0)  # type: ignore[type-var]
             for churn in (0.0, CHURN * steps):
-                yield Solver(settings={**plain, "sample.s_churn": churn}, twin=_twin(twin))
+                yield Solver(settings={**plain, "sample.s_churn": churn}, twin=_twin(twin), noisy=churn > 0)
         else:
             yield Solver(settings=plain, twin=_twin(made))
 

@@ -30,8 +30,8 @@ ENDS = (1.0, 4.0, 16.0, 64.0)  # of the lowest
 
 @dataclass(eq=False)
 class Trajectories:
-    """Trajectories of a model by its guidance, walked when they are asked for. seed: of their noise. file: where ladders
-    are kept as they come.
+    """Trajectories of a model by its guidance, walked when they are asked for. seed: of their noise. file: where
+    ladders are kept as they come.
     """
 
     model: Model

@@ -15,7 +15,7 @@ from jdiff.tuning.search import Found
 from jdiff.tuning.trials import Score
 
 
-def draw(path: Path, several: Sequence[Found], reference: Sequence[Score]) -> Path:
+def draw(path: Path, several: Sequence[Found], reference: Score) -> Path:
     """The tuned settings, the usual ones and the config's own, against calls; the fine reference across."""
     figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
     curves = [
@@ -35,10 +35,8 @@ def draw(path: Path, several: Sequence[Found], reference: Sequence[Score]) -> Pa
                 capsize=2,
                 **look,
             )
-    dashes: tuple[Any, ...] = ((0, (1, 3)), (0, (5, 5)))
-    for one, dash in zip(reference, dashes, strict=False):
-        label = f"{one.calls} calls, {choices.guidance_in_words(one.settings)}"
-        axes.axhline(one.value, linestyle=dash, color="0.5", linewidth=1, label=label)
+    label = f"{reference.calls} calls, {choices.guidance_in_words(reference.settings)}"
+    axes.axhline(reference.value, linestyle=(0, (1, 3)), color="0.5", linewidth=1, label=label)
     axes.set_xscale("log", base=2)
     ticks = sorted({found.calls for found in several})
     axes.set_xticks(ticks, [str(tick) for tick in ticks])

@@ -18,7 +18,7 @@ from jdiff.tuning.trials import Score
 TABLE, PLOT = "table.md", "tuned.png"
 
 
-def plain(found: Found, reference: Sequence[Score]) -> dict[str, Any]:
+def plain(found: Found, reference: Score) -> dict[str, Any]:
     """A budget's entry of tuned.json."""
     best = found.best
     return {
@@ -35,16 +35,15 @@ def plain(found: Found, reference: Sequence[Score]) -> dict[str, Any]:
     }
 
 
-def won_back(found: Found, reference: Sequence[Score]) -> float | None:
-    """The share of what lies between the usual setting and the best fine reference that the tuned one wins; None where
+def won_back(found: Found, reference: Score) -> float | None:
+    """The share of what lies between the usual setting and the fine reference that the tuned one wins; None where
     nothing lies between.
     """
-    least = min((one.rank for one in reference), default=found.usual.rank)
-    between = found.usual.rank - least
+    between = found.usual.rank - reference.rank
     return (found.usual.rank - found.best.rank) / between if between > 0 else None
 
 
-def write(out: Path, facts: Mapping[str, Any], several: Sequence[Found], reference: Sequence[Score]) -> None:
+def write(out: Path, facts: Mapping[str, Any], several: Sequence[Found], reference: Score) -> None:
     """Write all three to the folder and print the table. Budgets that were tuned before, of the same facts, stay."""
     before: dict[str, Any] = {}
     with suppress(OSError, ValueError, TypeError, KeyError):
@@ -56,7 +55,7 @@ def write(out: Path, facts: Mapping[str, Any], several: Sequence[Found], referen
     text = table(several, reference)
     replace_file(
         out / FILE,
-        json.dumps({**facts, "fine": [one.plain() for one in reference], "budgets": ordered}, indent=2) + "\n",
+        json.dumps({**facts, "fine": reference.plain(), "budgets": ordered}, indent=2) + "\n",
     )
     replace_file(out / TABLE, text)
     say(f"\n{text}")
@@ -70,7 +69,7 @@ def write(out: Path, facts: Mapping[str, Any], several: Sequence[Found], referen
     say("\n".join(f"tuned: {file}" for file in files))
 
 
-def table(several: Sequence[Found], reference: Sequence[Score]) -> str:
+def table(several: Sequence[Found], reference: Score) -> str:
     """A row a budget, and the fine reference under them."""
     title = several[0].best.title
     head = ["NFE", "network passes", "tuned", title, "default", f"{title} of default", "won back"]
@@ -87,9 +86,8 @@ def table(several: Sequence[Found], reference: Sequence[Score]) -> str:
             "" if share is None else f"{share:.0%}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    for one in reference:
-        cells = [str(one.calls), str(one.passes), "", "", choices.in_words(one.settings), told(one), ""]
-        lines.append(f"| {' | '.join(cells)} |")
+    cells = [str(reference.calls), str(reference.passes), "", "", choices.in_words(reference.settings)]
+    lines.append(f"| {' | '.join([*cells, told(reference), ''])} |")
     lines += [
         "",
         f"{several[0].best.count:,} images each, of a seed that decided nothing before; ± a standard error over images",

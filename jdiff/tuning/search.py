@@ -75,13 +75,12 @@ def planned(config: ConfigDict, trials: Trials, guidances: int, calls: int) -> f
     """About how many network passes a budget takes."""
     of, finalists = counts(config, trials.judge.protocol.least), config.tune.finalists
     each = trials.cost(choices.usual(config, calls), 1)
-    tried = (guidances if guidances > 1 else 0) + min(guidances, KEPT_GUIDANCES) * 2.5 * len(
-        tuple(choices.solvers(config, calls))
-    )
-    second, third = max(2 * finalists, tried / 4), max(finalists, tried / 8)
-    return each * (
-        tried * of.first + second * (of.second - of.first) + third * (of.third - of.second) + (finalists + 2) * of.last
-    )
+    of_guidance = sum(1 if solver.noisy else 3 for solver in choices.solvers(config, calls))
+    of_solvers = of_guidance * min(guidances, KEPT_GUIDANCES)
+    second = max(2 * finalists, of_solvers // 4)
+    images = (of_solvers + (guidances if guidances > 1 else 0)) * of.first + second * (of.second - of.first)
+    images += max(finalists, second // 2) * (of.third - of.second) + (finalists + 2) * of.last
+    return each * images
 
 
 def search(config: ConfigDict, trials: Trials, known: Trajectories, guidances: Sequence[Settings], calls: int) -> Found:
@@ -134,20 +133,12 @@ def search(config: ConfigDict, trials: Trials, known: Trajectories, guidances: S
     )
 
 
-def fine(config: ConfigDict, trials: Trials, guidances: Sequence[Settings]) -> list[Score]:
-    """The fine reference, under each of these guidances: what so many calls could give at most."""
+def fine(config: ConfigDict, trials: Trials, guidance: Settings) -> Score:
+    """The fine reference under a guidance: what many calls give."""
     last, _, _ = seeds(config)
-    settings = {**choices.usual(config, FINE)}
-    distinct = list({repr(sorted(one.items())): {**settings, **one} for one in guidances}.values())
     rest = f"; {left}" if (left := trials.left()) else ""
-    say(f"fine reference, {FINE} calls: {len(distinct)} settings, {config.tune.images:,} images each{rest}")
-    return sorted(
-        (
-            trials.score(one, config.tune.images, last, f"fine reference, {number} of {len(distinct)}")
-            for number, one in enumerate(distinct, 1)
-        ),
-        key=lambda one: one.rank,
-    )
+    say(f"fine reference, {FINE} calls: {choices.guidance_in_words(guidance)}, {config.tune.images:,} images{rest}")
+    return trials.score({**choices.usual(config, FINE), **guidance}, config.tune.images, last, "fine reference")
 
 
 def told(score: Score) -> str:
@@ -165,7 +156,8 @@ def _with_ladders(
         ladders: list[Settings] = [{}]
         if solver.twin is not None:
             rungs = plain["sample.steps"]
-            ladders += [known.free(guidance, solver.twin, rungs), known.karras(guidance, solver.twin, rungs)]
+            free = known.free(guidance, solver.twin, rungs)
+            ladders = [free] if solver.noisy else [{}, free, known.karras(guidance, solver.twin, rungs)]
         for ladder in ladders:
             try:
                 trials.request({**plain, **ladder}, 1, 0)

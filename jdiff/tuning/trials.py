@@ -19,6 +19,7 @@ from jdiff.model import Model
 from jdiff.request import Request
 from jdiff.scoring import Judge
 from jdiff.scoring.plan import Ask, Drawn
+from jdiff.tuning import choices
 from jdiff.tuning.choices import Settings
 
 SCORES, FEATURES = "scores.json", "features"
@@ -42,6 +43,7 @@ class Score:
     seed: int
     calls: int
     passes: int
+    about: str
     name: str
     title: str
     better: str
@@ -124,6 +126,7 @@ class Trials:
         self.done += cost
         value = math.inf if known["value"] is None else known["value"]
         calls = _calls(asked)
+        known = {"about": choices.in_words(settings), **known}
         return Score(
             settings=settings,
             count=count,
@@ -148,6 +151,7 @@ class Trials:
                 raise Stopped
             number = self.judge.protocol.metrics[0](self.judge.sets(found))[0]
         return {
+            "about": choices.in_words(presets.settings_of(model.config)),
             "value": number.value if math.isfinite(number.value) else None,
             "error": number.error,
             "name": number.name,
