@@ -31,8 +31,8 @@ LEAST_SCALE = 1.5  # weaker guidance is tried everywhere alone
 
 @dataclass(frozen=True, kw_only=True)
 class Solver:
-    """A solver in a budget. settings: all but guidance. noisy: it adds noise. twin: the same without noise, whose ladders it takes; None
-    where its ladder is not told by trajectories.
+    """A solver in a budget. settings: all but guidance. noisy: it adds noise. twin: the same without, whose ladders it
+    takes; None where its ladder is not told by trajectories.
     """
 
     settings: Settings
