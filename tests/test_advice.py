@@ -19,7 +19,7 @@ from jdiff.resolve import resolve
 from tests.conftest import REPOSITORY
 from tests.test_any_config import traced
 
-GROUPS = "data|model|condition|network|objective|train|lora|sample|guidance|log|checkpoint|machine"
+GROUPS = "data|model|condition|network|objective|train|lora|sample|guidance|tune|log|checkpoint|machine"
 KEY = re.compile(rf"\b({GROUPS})(\.[a-z_][a-z_0-9]*)+(?![a-z_0-9]*[{{(/])")
 NO_KEYS = {
     "train.npz",

@@ -15,7 +15,7 @@ from jdiff.diffusion import free_ladder
 from jdiff.evaluation import classifier
 from jdiff.from_config import presets
 from jdiff.tuning import choices, search
-from tests.conftest import TINY_DIT, refusal, run_here, start_command, trained_for_ten_steps
+from tests.conftest import TINY_DIT, config, refusal, run_here, start_command, trained_for_ten_steps
 
 SETTINGS = (
     "--config.tune.nfe=(2,3)",
@@ -237,17 +237,30 @@ def test_what_draws_no_images_is_told_in_a_line(tmp_path):
 
 
 def test_a_model_without_conditions_has_no_guidance_to_tune(dit_run):
-    config = jdiff.load(dit_run.workdir).config.copy_and_resolve_references()
-    assert len(choices.guidances(config, 0.75)) == 2
-    config.model.conditions = ()
-    (alone,) = choices.guidances(config, 0.75)
-    assert alone["sample.guidance_scale"] == config.sample.guidance_scale
+    of_run = jdiff.load(dit_run.workdir).config.copy_and_resolve_references()
+    assert len(choices.guidances(of_run, 0.75)) == 2
+    of_run.model.conditions = ()
+    (alone,) = choices.guidances(of_run, 0.75)
+    assert alone["sample.guidance_scale"] == of_run.sample.guidance_scale
+
+
+def test_a_free_ladder_starts_no_higher_than_the_model_knows(run):
+    """Rounding to fewer digits must not lift it above."""
+    found = [budget["settings"]["sample.sigmas"] for budget in held(run)["budgets"].values()]
+    found += [one["settings"]["sample.sigmas"] for one in held(run)["budgets"]["3"]["tried"]]
+    assert any(found)
+    assert all(sigmas[0] <= jdiff.load(run).schedule.sigma_max for sigmas in found if sigmas)
+
+
+def test_a_preset_is_refused_where_a_run_begins(tmp_path):
+    asked = [config("digits"), *TINY_DIT, "--config.train.steps=1", "--config.sample.preset=4", "--workdir=run"]
+    assert "sample.preset=4 is for a trained run" in refusal(*asked, cwd=tmp_path)
 
 
 def test_steps_are_as_many_as_the_calls_allow(dit_run):
-    config = jdiff.load(dit_run.workdir).config
+    of_run = jdiff.load(dit_run.workdir).config
     for calls in range(1, 9):
         for name, calls_of in (("heun", lambda n: 2 * n - 1), ("dpmpp_2m", lambda n: n), ("dpm2", lambda n: 2 * n - 1)):
-            steps = choices.steps_for(config, name, calls)
+            steps = choices.steps_for(of_run, name, calls)
             assert calls_of(steps) <= calls < calls_of(steps + 1)
-    assert choices.steps_for(config, "ode", 8) == 0
+    assert choices.steps_for(of_run, "ode", 8) == 0

@@ -107,7 +107,6 @@ def check_model(model: Model) -> None:
 def _tune(model: Model, out: Path, stop: Callable[[int], bool], work: Tuning) -> None:
     config = model.config
     judge = scoring.judge(config, model.mesh, progress=config.log.progress)
-    config = judge.config if not config.data.shape else config
     judge.check(config.tune.images)
     of = counts(config, judge.protocol.least)
     say(f"protocol: {judge.protocol.name}: {judge.protocol.about}")

@@ -23,6 +23,7 @@ from jdiff.scoring.plan import Ask
 from jdiff.tuning.choices import Settings
 
 IMAGES = 32  # trajectories
+MOST_RUNGS = 20  # of a free ladder: of more, the search takes long and wins little
 RHOS = (1.5, 3.0, 5.0, 7.0, 10.0)
 STARTS = (1.0, 0.5, 0.25, 0.125)  # of the highest sigma
 ENDS = (1.0, 4.0, 16.0, 64.0)  # of the lowest
@@ -99,13 +100,14 @@ class Trajectories:
         if key not in self.costs:
             self.costs[key] = free_ladder.costs(solver, found)
         rungs_of = free_ladder.ladder(solver, found, rungs, of=self.costs[key])
-        return {"sample.ladder": "by_hand", "sample.sigmas": tuple(_rounded(sigma) for sigma in rungs_of[:-1])}
+        high = float(found.sigmas[0])
+        return {"sample.ladder": "by_hand", "sample.sigmas": tuple(_rounded(sigma, high) for sigma in rungs_of[:-1])}
 
     def _karras(self, guidance: Settings, solver: Sampler, rungs: int) -> dict[str, Any]:
         found = self.of(guidance)
         high, low = float(found.sigmas[0]), float(found.sigmas[-1])
         ends = [
-            {"rho": rho, "sigma_max": _rounded(high * start), "sigma_min": _rounded(low * end)}
+            {"rho": rho, "sigma_max": _rounded(high * start, high), "sigma_min": max(_rounded(low * end, high), low)}
             for rho, start, end in itertools.product(RHOS, STARTS, ENDS)
             if 4 * low * end < high * start
         ]
@@ -122,5 +124,6 @@ def ask_for(ask: Ask, model: Model, count: int, seed: int) -> Request:
     return ask(model, count, {"seed": seed})
 
 
-def _rounded(sigma: float) -> float:
-    return float(f"{sigma:.5g}")
+def _rounded(sigma: float, high: float) -> float:
+    """No higher than the model knows."""
+    return min(float(f"{sigma:.5g}"), high)

@@ -50,6 +50,8 @@ def write(out: Path, facts: Mapping[str, Any], several: Sequence[Found], referen
         held = json.loads((out / FILE).read_text("utf-8"))
         if {name: held.get(name) for name in facts} == json.loads(json.dumps(facts)):
             before = dict(held["budgets"])
+        else:
+            say(f"what {out / FILE} held was tuned for other weights, or judged otherwise, and is replaced")
     budgets = {**before, **{str(found.calls): plain(found, reference) for found in several}}
     ordered = {name: budgets[name] for name in sorted(budgets, key=int)}
     text = table(several, reference)

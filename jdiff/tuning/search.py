@@ -21,8 +21,8 @@ from jdiff.common.errors import UserError
 from jdiff.training.writers import say
 from jdiff.tuning import choices
 from jdiff.tuning.choices import Settings
-from jdiff.tuning.ladders import Trajectories
-from jdiff.tuning.trials import Score, Trials
+from jdiff.tuning.ladders import MOST_RUNGS, Trajectories
+from jdiff.tuning.trials import Score, Stopped, Trials
 
 KEPT_GUIDANCES = 2
 SEEDS = 2**32
@@ -156,8 +156,11 @@ def _with_ladders(
         ladders: list[Settings] = [{}]
         if solver.twin is not None:
             rungs = plain["sample.steps"]
-            free = known.free(guidance, solver.twin, rungs)
-            ladders = [free] if solver.noisy else [{}, free, known.karras(guidance, solver.twin, rungs)]
+            if trials.stop(0):
+                raise Stopped
+            nearest = known.karras(guidance, solver.twin, rungs)
+            free = known.free(guidance, solver.twin, rungs) if rungs <= MOST_RUNGS else nearest
+            ladders = [free] if solver.noisy else [{}, free, nearest]
         for ladder in ladders:
             try:
                 trials.request({**plain, **ladder}, 1, 0)

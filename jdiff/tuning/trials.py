@@ -19,6 +19,7 @@ from jdiff.model import Model
 from jdiff.request import Request
 from jdiff.scoring import Judge
 from jdiff.scoring.plan import Ask, Drawn
+from jdiff.training.writers import say
 from jdiff.tuning import choices
 from jdiff.tuning.choices import Settings
 
@@ -144,7 +145,8 @@ class Trials:
             shards.begin(facts)
         try:
             found = self.judge.gather(Drawn(model, asked), shards, self.stop, what if self.progress else "")
-        except DrawingError:
+        except DrawingError as error:
+            say(f"not drawn: {choices.in_words(presets.settings_of(model.config))}: {error}")
             number = replace(_named(self.judge), value=math.inf)
         else:
             if found.count < asked.count:
