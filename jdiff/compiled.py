@@ -123,17 +123,22 @@ class Compiled:
         self.show = jax.jit(lambda weights, x: shown(task.space, task.space.decode(weights, x)))
         of_walk = ("sampler", "repeats", "keep_trajectory")
         self.walk = jax.jit(partial(walk, task, mesh), static_argnames=of_walk)
-        self.denoise = jax.jit(partial(denoised, task))
         self.invert = jax.jit(partial(invert, task), static_argnames="sampler")
         self.ode_bits = jax.jit(partial(ode_bits, task), static_argnames=("exact", "rtol", "atol"))
         self.bound_bits = jax.jit(partial(bound_bits, task))
 
 
 def denoised(
-    task: DiffusionTask, weights: Weights, guidances: Guidances, x: Array, sigma: Array, cond: PyTree
+    task: DiffusionTask,
+    weights: Weights,
+    guidances: Guidances,
+    x: Array,
+    sigma: Array,
+    cond: PyTree,
+    to: Array | None = None,
 ) -> Denoised:
-    """D(x, sigma), guided."""
-    return guided(task.denoiser(weights), guidances)(x, sigma, cond)
+    """D(x, sigma, to), guided."""
+    return guided(task.denoiser(weights), guidances)(x, sigma, cond, to)
 
 
 def walk(
@@ -225,14 +230,6 @@ def _like(space: Space, mesh: Mesh, rows: int) -> Array:
 
 def _finite(x: Array) -> Bool[Array, " b"]:
     return (jnp.abs(x) < BEYOND_ALL).all(axis=tuple(range(1, x.ndim)))
-
-
-def denoised(
-    task: DiffusionTask, weights: Weights, guidances: Guidances, seed: Array, sigmas: Array, rows: PyTree
-) -> Array:
-    """D(rows["x"], rows["sigma"], rows["to"])."""
-    to = rows["to"] if task.jumps else None
-    return guided(task.denoiser(weights), guidances)(rows["x"], rows["sigma"], rows["cond"], to).x0
 
 
 def invert(

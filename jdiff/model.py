@@ -470,18 +470,17 @@ class Model:
         D of x_to = D + (to / sigma) (x - D). sigma, to: a number, or one an image. settings: conditions and guidance.
         Raises UserError where `to` is above sigma, or where the model learned no jumps.
         """
-        x = np.asarray(noisy, np.float32)
-        asked = self.request(len(x), **settings)
-        at = np.broadcast_to(np.asarray(sigma, np.float32), (len(x),))
-        end = at if to is None else np.broadcast_to(np.asarray(to, np.float32), (len(x),))
-        if not self._diffusion.jumps and to is not None:
+        x = jnp.asarray(noisy, jnp.float32)
+        if to is not None and not self._diffusion.jumps:
             raise UserError("to: this model learned D(x, sigma) alone; task=flow_map learns where the flow ends")
-        if (end > at).any() or (end < 0).any():
-            wrong = int(np.argmax((end > at) | (end < 0)))
-            raise UserError(f"to={end[wrong]:g} must lie between 0 and sigma={at[wrong]:g}: a jump goes down")
-        rows = {"x": x, "sigma": at, "to": end}
-        parts = self._run(self._compiled.denoise, asked, range(asked.count), asked.sigmas, rows)
-        return np.concatenate([values[: len(indices)] for indices, values in parts])
+        at, end = (
+            np.broadcast_to(np.asarray(each, np.float32), len(x)) for each in (sigma, sigma if to is None else to)
+        )
+        if (wrong := (end > at) | (end < 0)).any():
+            which = int(np.argmax(wrong))
+            raise UserError(f"to={end[which]:g} must lie between 0 and sigma={at[which]:g}: a jump goes down")
+        denoise = self.denoiser(self.request(len(x), **settings))
+        return np.asarray(denoise(x, jnp.asarray(at), None if to is None else jnp.asarray(end)).x0)
 
     @_of_shape
     def bits_per_dim(
@@ -670,11 +669,11 @@ class Model:
         return asked
 
     def denoiser(self, asked: Request) -> Conditioned:
-        """D(x, sigma) of the images of a request, all at once, guided as it asks; sigma is one for all."""
+        """D(x, sigma, to) of the images of a request, all at once, guided as it asks."""
         guidances, cond = asked.guidances(asked.scale, self._guiding(asked)), asked.cond
 
         def denoise(x: Array, sigma: Any, to: Any = None) -> Denoised:
-            return self._compiled.denoise(self.weights, guidances, x, sigma, cond)
+            return self._compiled.denoise(self.weights, guidances, x, sigma, cond, to)
 
         return denoise
 

@@ -236,8 +236,8 @@ def mlp(width=64):
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_small_network_learns_the_flow_of_a_mixture(name):
-    """One jump from sigma = 20 and two through 1 end where the fine flow does, within 0.25 (root mean square; the data's
-    deviation is about 1). The ordinary denoiser's one call is off by 0.5.
+    """One jump from sigma = 20, and two through 1, end where the fine flow does, within 0.25 (root mean square; the
+    data's deviation is about 1). The ordinary denoiser's one call is off by 0.5.
     """
     loss, share = TRAINED[name]
     init, apply = mlp()
