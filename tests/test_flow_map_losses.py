@@ -16,7 +16,7 @@ from jdiff.diffusion.ladders import karras
 from jdiff.diffusion.parameterization import Edm
 from jdiff.diffusion.samplers import Heun
 from jdiff.diffusion.schedules import EDM
-from jdiff.tasks.flow_map import WINDOW, Consistency, ContinuousConsistency, Maps, MeanFlow, Shortcut, moved
+from jdiff.tasks.flow_map import Consistency, ContinuousConsistency, Maps, MeanFlow, Shortcut, moved
 from tests.closed_forms import GaussianFlowMap, mixture
 
 MEAN, STD = 0.3, 0.5
@@ -200,7 +200,7 @@ DATA = mixture(2)
 TRAINED = {
     "consistency": (Consistency(q=256.0, c=0.03), 0.0),
     "continuous_consistency": (ContinuousConsistency(sigma_data=1.0, c=0.1), 0.0),
-    "mean_flow, by differences": (MeanFlow(to=LogNormal(-0.6, 1.6), p=1.0, window=WINDOW), 0.5),
+    "mean_flow": (MeanFlow(to=LogNormal(-0.6, 1.6), p=1.0), 0.5),
     "shortcut": (Shortcut(largest=20.0), 0.5),
 }
 SIGMA_MAX = 20.0
