@@ -506,7 +506,7 @@ FLOW_MAP = group(
     p=Setting(1.0, "mean_flow: each loss e^2 is divided by (e^2 + c)^p", "[0, 2]"),
     to_mean=Setting(None, "mean_flow: of ln s (None: as of sigma, objective.mean)", "[-20, 20]", kind=float),
     to_std=Setting(None, "likewise (None: objective.std)", "(0, 20]", kind=float),
-    guidance=Setting(
+    scales=Setting(
         (),
         "(lowest, highest) guidance scale that is trained in, as an input of the network, so that a guided sample "
         "costs one call; (): none",
@@ -731,7 +731,7 @@ GUIDANCE = group(
     SILENT,
     method=Setting(
         "classifier_free",
-        "classifier_free, cfg_plus_plus (scale in [0, 1]), autoguidance, classifier, trained_in (flow_map.guidance)",
+        "classifier_free, cfg_plus_plus (scale in [0, 1]), autoguidance, classifier, trained_in (flow_map.scales)",
     ),
     weak_workdir=Setting("", "autoguidance: the run of the weaker model"),
     weak_checkpoint=Setting("latest", "of that run"),

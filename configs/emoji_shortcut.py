@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
     config = emoji.get_config()
     config.task = "flow_map"
     config.flow_map.loss = "shortcut"
-    config.flow_map.guidance = (1.0, 4.0)
+    config.flow_map.scales = (1.0, 4.0)
     config.train.initial = "runs/emoji"
     config.train.steps = 1600
     config.train.learning_rate = 5e-4

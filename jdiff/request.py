@@ -305,16 +305,14 @@ def _check(config: ConfigDict, solver: Sampler, scale: np.ndarray, *, guided: bo
     if method == "autoguidance" and not wanted.weak_workdir:
         raise UserError("guidance.method='autoguidance' needs a second, weaker run: set guidance.weak_workdir")
     if method == "trained_in":
-        low, high = (
-            tuple(config.flow_map.guidance) if config.task == "flow_map" and config.flow_map.guidance else (1, 1)
-        )
+        low, high = tuple(config.flow_map.scales) if config.task == "flow_map" and config.flow_map.scales else (1, 1)
         outside = (scale < low) | (scale > high)
         if low == high:
-            raise UserError("guidance.method='trained_in': this model learned none (flow_map.guidance)")
+            raise UserError("guidance.method='trained_in': this model learned none (flow_map.scales)")
         if outside.any():
             raise UserError(
                 f"sample.guidance_scale={_worst(scale, outside)} of trained_in must lie in [{low:g}, {high:g}], as "
-                "flow_map.guidance did in training"
+                "flow_map.scales did in training"
             )
     if method == TO_CLASSES:
         if not wanted.classifier_workdir:

@@ -161,7 +161,7 @@ LONG = (
     "test_doctor",
     *("test_segmentation", "test_samplers", "test_latents", "test_model", "test_command", "test_evaluate"),
     *("test_reconstruct", "test_resume", "test_going_on", "test_data_modes", "test_devices", "test_errors"),
-    *("test_processes", "test_shipped_configs", "test_blocks"),
+    *("test_processes", "test_shipped_configs", "test_blocks", "test_tune", "test_flow_map_task", "test_posthoc_ema"),
 )
 
 

@@ -19,7 +19,7 @@ from jdiff.resolve import resolve
 from tests.conftest import REPOSITORY
 from tests.test_any_config import traced
 
-GROUPS = "data|model|condition|network|objective|train|lora|sample|guidance|tune|log|checkpoint|machine"
+GROUPS = "data|model|condition|network|objective|flow_map|train|lora|sample|guidance|tune|log|checkpoint|machine"
 KEY = re.compile(rf"\b({GROUPS})(\.[a-z_][a-z_0-9]*)+(?![a-z_0-9]*[{{(/])")
 NO_KEYS = {
     "train.npz",
@@ -129,6 +129,13 @@ FOLLOWED = [
         ["model.schedule=linear", "model.prediction=eps", "model.learned_variance=true"],
         "set objective.draw='steps'",
         ["objective.draw=steps"],
+    ),
+    (["sample.sampler=flow_map"], "take sample.sampler=ddim", ["sample.sampler=ddim"]),
+    (["task=flow_map"], "set sample.sampler=consistency", ["sample.sampler=consistency"]),
+    (
+        ["task=flow_map", "sample.sampler=consistency", "flow_map.scales=(1.0,3.0)"],
+        "set flow_map.instants=0.25",
+        ["flow_map.instants=0.25"],
     ),
     (["sample.variance=learned", "sample.sampler=ddpm"], "use small or large", ["sample.variance=large"]),
     (["sample.ladder=trailing"], "use karras", ["sample.ladder=karras"]),

@@ -52,7 +52,7 @@ def batch():
 def test_after_the_upgrade_the_model_answers_as_before(dit_run, loss):
     """To the bit, and wherever it goes: what is new adds zeros."""
     base = jdiff.load(dit_run.workdir)
-    made = tuned(dit_run, flow_map__loss=loss, flow_map__guidance=(1.0, 3.0), flow_map__instants=0.5)
+    made = tuned(dit_run, flow_map__loss=loss, flow_map__scales=(1.0, 3.0), flow_map__instants=0.5)
     weights, notes = pretrained_weights(made, base.mesh)
     task = from_config.task(made).sampling_task
     x = 2.0 * jax.random.normal(jax.random.key(0), (8, 8, 8, 1))
@@ -69,7 +69,7 @@ def test_after_the_upgrade_the_model_answers_as_before(dit_run, loss):
 
 
 SMALL = {"network__dtype": "bfloat16", "network__remat": True, "lora__rank": 4, "train__learning_rate": 3e-2}
-GUIDED = {"flow_map__guidance": (1.0, 3.0), "flow_map__instants": 0.5, "train__accumulate": 2}
+GUIDED = {"flow_map__scales": (1.0, 3.0), "flow_map__instants": 0.5, "train__accumulate": 2}
 
 
 def losses_of(made, steps, fsdp=1):
@@ -163,7 +163,7 @@ def jumping_run(dit_run, tmp_path_factory):
         *TINY_DIT,
         *FLOW_MAP,
         "--config.flow_map.loss=mean_flow",
-        "--config.flow_map.guidance=(1.0,3.0)",
+        "--config.flow_map.scales=(1.0,3.0)",
         f"--config.train.initial={dit_run.workdir}",
         "--config.train.steps=5",
         "--config.sample.sampler=flow_map",
@@ -270,8 +270,8 @@ WRONG = {
     "model.learned_variance=True": "model.learned_variance",
     "objective.uncertainty=True": "objective.uncertainty is for task='diffusion'",
     "flow_map.loss=else": "flow_map.loss='else'",
-    "flow_map.guidance=(3.0,1.0)": "must be two scales, (lowest, highest)",
-    "flow_map.guidance=(1.0,3.0)": "set flow_map.instants=0.25",
+    "flow_map.scales=(3.0,1.0)": "must be two scales, (lowest, highest)",
+    "flow_map.scales=(1.0,3.0)": "set flow_map.instants=0.25",
     "flow_map.derivative=half": "flow_map.derivative='half'",
 }
 

@@ -227,7 +227,7 @@ def conditioner(config: ConfigDict, conditions: Sequence[Condition], *, vector_f
         made["augment"] = AugmentEmbedding(vector_features, dtype)
     if config.task == "flow_map":
         made[JUMP] = JumpEmbedding(vector_features, dtype=dtype)
-        if config.flow_map.guidance:
+        if config.flow_map.scales:
             made[GUIDANCE_SCALE] = GuidanceEmbedding(vector_features, dtype=dtype)
     return Conditioner(made) if made else None
 

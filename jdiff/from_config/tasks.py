@@ -71,7 +71,7 @@ def flow_map(config: ConfigDict) -> FlowMapTask:
     ):
         if chosen:
             raise UserError(f"{key} is for task='diffusion': with task='flow_map' set it to False")
-    task = replace(diffusion(config), jumps=True, scale_input=bool(wanted.guidance))
+    task = replace(diffusion(config), jumps=True, scale_input=bool(wanted.scales))
     schedule, draw = task.parameterization.schedule, task.objective.draw
     kind = one_of("flow_map.derivative", wanted.derivative, ("auto", "forward", "difference"))
     slow = isinstance(schedule, (schedules.EDM, schedules.VE)) and config.network.noise_embedding == "sinusoidal"
@@ -105,7 +105,7 @@ def flow_map(config: ConfigDict) -> FlowMapTask:
     }
     made, share = pick("flow_map.loss", wanted.loss, losses)()
     instants = share if wanted.instants is None else wanted.instants
-    if wanted.guidance:
+    if wanted.scales:
         _check_trained_in(config, task, instants)
     as_float32 = config.copy_and_resolve_references()
     as_float32.network.dtype = "float32"
@@ -114,22 +114,22 @@ def flow_map(config: ConfigDict) -> FlowMapTask:
         exact=replace(task, network=diffusion(as_float32).network),
         losses=made,
         instants=instants,
-        guidance=tuple(wanted.guidance) or None,
+        guidance=tuple(wanted.scales) or None,
     )
 
 
 def _check_trained_in(config: ConfigDict, task: DiffusionTask, instants: float) -> None:
-    given = tuple(config.flow_map.guidance)
+    given = tuple(config.flow_map.scales)
     if len(given) != 2 or given[0] > given[1]:
-        raise UserError(f"flow_map.guidance={given} must be two scales, (lowest, highest)")
+        raise UserError(f"flow_map.scales={given} must be two scales, (lowest, highest)")
     if not task.conditions or any(condition.drop_rate == 0 for condition in task.conditions):
         raise UserError(
-            f"flow_map.guidance={given} leads away from the model without conditions, which is not learned: set "
+            f"flow_map.scales={given} leads away from the model without conditions, which is not learned: set "
             "model.conditions and a model.drop_rate above 0"
         )
     if not instants:
         raise UserError(
-            f"flow_map.guidance={given} mixes posterior means, s = sigma, which this loss does not learn by itself: "
+            f"flow_map.scales={given} mixes posterior means, s = sigma, which this loss does not learn by itself: "
             "set flow_map.instants=0.25"
         )
 
