@@ -88,7 +88,8 @@ def load(workdir: str | Path, checkpoint: str | int | None = None, *, ema: float
         if ema:
             raise UserError(f"ema={ema}: {workdir} holds a pipeline of diffusers, of one average: leave ema out")
         return _of_pipeline(workdir.resolve())
-    return restore(request.overridden(jdiff.config.of_run(workdir), {"ema": ema}), workdir, checkpoint)
+    config = jdiff.config.of_run(workdir)
+    return restore(config if ema is None else request.overridden(config, {"ema": ema}), workdir, checkpoint)
 
 
 def restore(config: ConfigDict, workdir: Path, checkpoint: str | int | None = None) -> "Model":

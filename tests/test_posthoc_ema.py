@@ -254,7 +254,7 @@ def test_a_width_far_from_those_kept_is_warned_of(run):
     with pytest.warns(UserWarning, match=r"ema=0.005 is made of the widths 0.05, 0.1 at 32 moments .* left over"):
         jdiff.load(run, ema=0.005)
     shutil.rmtree(run / "ema")
-    with pytest.warns(UserWarning, match=r"at 1 moments of training up to step 64"):
+    with pytest.warns(UserWarning, match=r"at 1 moment of training up to step 64"):
         jdiff.load(run, ema=0.07)
 
 
@@ -272,6 +272,9 @@ def test_widths_that_cannot_be(run, dit_run, tmp_path):
         jdiff.load(tmp_path / "exported", ema=0.05)
     line = refusal("--mode=sample", f"--workdir={dit_run.workdir}", "--config.sample.ema=0.07", cwd=tmp_path)
     assert "sample.ema=0.07: the run in" in line
+    swept = refusal("--mode=evaluate", f"--workdir={dit_run.workdir}", "--config.sample.ema=(None,0.07)", cwd=tmp_path)
+    assert "sample.ema=0.07: the run in" in swept
+    assert not (dit_run.workdir / "evaluation" / "ema=None").exists()
     twice = refusal(*RUN, "--config.train.ema_widths=(0.05,0.05)", "--workdir=other", cwd=tmp_path)
     assert "train.ema_widths=(0.05, 0.05) holds a width twice: leave one out" in twice
 

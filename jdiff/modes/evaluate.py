@@ -28,6 +28,7 @@ from jdiff.tasks.diffusion import DiffusionTask
 from jdiff.training import sharding
 from jdiff.training.interrupt import Interrupt
 from jdiff.training.writers import say
+from jdiff.weights.posthoc import check_kept
 
 
 @dataclass
@@ -101,6 +102,8 @@ def score_drawn(config: ConfigDict, workdir: Path, out: Path, one: One) -> int:
     """The numbers of a run's images, of each combination of a sweep's settings."""
     jdiff.config.of_run(workdir)  # which says how to get one
     several = config.eval.sweep
+    for width in filter(None, dict(several).get("sample.ema", ())):  # told before anything is measured
+        check_kept(config.train.ema_widths, width, workdir)
     model: Model | None = None
     judge: Judge | None = None
     rows: list[sweep.Row] = []

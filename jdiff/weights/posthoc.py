@@ -34,11 +34,7 @@ def of_width(width: float, workdir: Path, step: int, averaged: PyTree, mesh: Mes
     """
     folder = workdir / "checkpoints"
     widths = tuple(jdiff.config.read(config_of(folder, step)).train.ema_widths)
-    if not widths:
-        raise UserError(
-            f"sample.ema={width:g}: the run in {workdir} keeps no averages to make this width of: leave sample.ema out "
-            "for its ordinary average, or train another run with train.ema_widths=(0.05,0.1)"
-        )
+    check_kept(widths, width, workdir)
     kept = _of_checkpoint(folder, step, widths, averaged, mesh)
     if width in widths:
         return kept["averages"][widths.index(width)]
@@ -50,10 +46,10 @@ def of_width(width: float, workdir: Path, step: int, averaged: PyTree, mesh: Mes
     profiles = [Profile(gamma_of(own), float(at)) for at in ends for own in widths]
     c, left = combination(profiles, Profile(gamma_of(width), float(end)))
     if left > MOST_LEFT:
-        known = ", ".join(f"{own:g}" for own in widths)
+        known, moments = ", ".join(f"{own:g}" for own in widths), f"{len(ends)} moment{'s' * (len(ends) > 1)}"
         warnings.warn(
-            f"sample.ema={width:g} is made of the widths {known} at {len(ends)} moments of training up to step {step} "
-            f"with {left:.0%} of its profile left over: take a width nearer to these, or train with a smaller "
+            f"sample.ema={width:g} is made of the widths {known} at {moments} of training up to step {step}, with "
+            f"{left:.0%} of its profile left over: take a width nearer to these, or train with a smaller "
             "train.ema_snapshot_every",
             stacklevel=2,
         )
@@ -100,6 +96,15 @@ def _sum(
     return unflatten_dict(
         {path: jax.device_put(array.astype(where[path].dtype), where[path].sharding) for path, array in total.items()}
     )
+
+
+def check_kept(widths: Sequence[float], wanted: float, workdir: Path) -> None:
+    """Raises UserError where a run keeps no averages, these being the widths that it keeps."""
+    if not widths:
+        raise UserError(
+            f"sample.ema={wanted:g}: the run in {workdir} keeps no averages to make this width of: leave sample.ema "
+            "out for its ordinary average, or train another run with train.ema_widths=(0.05,0.1)"
+        )
 
 
 def check_ema_of_exported(config: ConfigDict, workdir: Path) -> None:
