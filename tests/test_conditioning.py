@@ -311,7 +311,7 @@ def test_each_condition_is_dropped_at_its_own_rate_alone_and_with_the_others(mon
 
         return denoise
 
-    monkeypatch.setattr(DiffusionTask, "_denoiser", spy)
+    monkeypatch.setattr(DiffusionTask, "denoises", spy)
     images = 4000
     given = {"label": jnp.zeros(images, int), "text": jnp.ones((images, 3), int), "scalars": jnp.zeros((images, 1))}
     given |= {"image": jnp.zeros((images, 2, 2, 1), jnp.uint8), "unknown": jnp.zeros(images)}

@@ -158,7 +158,7 @@ def test_conditions_are_dropped_per_example_at_their_rate(monkeypatch):
 
         return denoise
 
-    monkeypatch.setattr(DiffusionTask, "_denoiser", lambda self, params, dropout_key: spy(params, dropout_key=None))
+    monkeypatch.setattr(DiffusionTask, "denoises", lambda self, params, dropout_key: spy(params, dropout_key=None))
     batch = {"x0": jnp.zeros((4000, 2, 2, 1)), "cond": {"label": jnp.zeros(4000, int)}}
     task.loss({}, {}, batch, jax.random.key(3), jnp.int32(0))
     assert seen["label"].shape == (4000,)
