@@ -46,3 +46,17 @@ def writing_to(workdir: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"cannot write to {workdir}: {error.strerror}; give another folder with --workdir") from error
+
+
+@contextlib.contextmanager
+def keeping_in(out: Path) -> Iterator[None]:
+    """An OSError within, of work whose parts are kept in `out` as they come, becomes a UserError that says how it goes
+    on.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {out}: {error}; make room, and the same command goes on, or give another folder with "
+            "--out"
+        ) from error

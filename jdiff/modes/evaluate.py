@@ -4,7 +4,6 @@ import itertools
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from ml_collections import ConfigDict
 import jdiff.config
 from jdiff import request, scoring
 from jdiff.common.arrays import fingerprint as weights_of
-from jdiff.common.errors import DrawingError, UserError
+from jdiff.common.errors import DrawingError, UserError, keeping_in
 from jdiff.common.ownership import owned
 from jdiff.common.processes import is_first_process
 from jdiff.common.signals import leave
@@ -61,19 +60,12 @@ def evaluate(config: ConfigDict, workdir: Path, out: Path | None) -> int:
     one ended it).
     """
     out = out or workdir / f"{config.eval.name}{'_images' if config.eval.images else ''}"
-    with Interrupt(Evaluating(out)) as interrupt, ExitStack() as stack:
-        try:
-            stack.enter_context(owned(out, "--out"))
-            score = score_files if config.eval.images else score_drawn
-            of_masks = config.model.space == "masks" and "image" in config.model.conditions
-            score = score_masks if of_masks and not config.eval.images else score
-            interrupt.work.kept = score is not score_masks
-            status = score(config, workdir, out, partial(_one, interrupt, itertools.count(1)))
-        except OSError as error:
-            raise UserError(
-                f"cannot write to {out}: {error}; make room, and the same command goes on, or give another folder with "
-                "--out"
-            ) from error
+    with Interrupt(Evaluating(out)) as interrupt, keeping_in(out), owned(out, "--out"):
+        score = score_files if config.eval.images else score_drawn
+        of_masks = config.model.space == "masks" and "image" in config.model.conditions
+        score = score_masks if of_masks and not config.eval.images else score
+        interrupt.work.kept = score is not score_masks
+        status = score(config, workdir, out, partial(_one, interrupt, itertools.count(1)))
     if interrupt.signal:
         leave(128 + interrupt.signal)  # an end as ever would wait for the batch that is computed ahead
     return status

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 import jdiff.config
 from jdiff import scoring
 from jdiff.common.arrays import fingerprint
-from jdiff.common.errors import UserError
+from jdiff.common.errors import UserError, keeping_in
 from jdiff.common.ownership import owned
 from jdiff.common.signals import leave
 from jdiff.from_config import presets
@@ -55,7 +55,7 @@ def tune(config: ConfigDict, workdir: Path, out: Path | None) -> int:
     """
     out = out or workdir / presets.FOLDER
     check(config)
-    with Interrupt(Tuning(out)) as interrupt, ExitStack() as stack:
+    with Interrupt(Tuning(out)) as interrupt, keeping_in(out), ExitStack() as stack:
         batches = itertools.count(1)
 
         def stop(done: int) -> bool:
@@ -68,11 +68,6 @@ def tune(config: ConfigDict, workdir: Path, out: Path | None) -> int:
             _tune(model, out, stop, interrupt.work)
         except Stopped:
             say(interrupt.work.there())
-        except OSError as error:
-            raise UserError(
-                f"cannot write to {out}: {error}; make room, and the same command goes on, or give another folder with "
-                "--out"
-            ) from error
     if interrupt.signal:
         leave(128 + interrupt.signal)
     return 0
