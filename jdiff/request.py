@@ -305,10 +305,11 @@ def _check(config: ConfigDict, solver: Sampler, scale: np.ndarray, *, guided: bo
     if method == "autoguidance" and not wanted.weak_workdir:
         raise UserError("guidance.method='autoguidance' needs a second, weaker run: set guidance.weak_workdir")
     if method == "trained_in":
-        low, high = tuple(config.flow_map.scales) if config.task == "flow_map" and config.flow_map.scales else (1, 1)
-        outside = (scale < low) | (scale > high)
-        if low == high:
+        learned = tuple(config.flow_map.scales) if config.task == "flow_map" else ()
+        if not learned:
             raise UserError("guidance.method='trained_in': this model learned none (flow_map.scales)")
+        low, high = learned
+        outside = (scale < low) | (scale > high)
         if outside.any():
             raise UserError(
                 f"sample.guidance_scale={_worst(scale, outside)} of trained_in must lie in [{low:g}, {high:g}], as "

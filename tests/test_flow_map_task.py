@@ -204,6 +204,13 @@ def test_guidance_that_is_trained_in_costs_one_pass(jumping_run):
     assert model.sample(4, method="trained_in", guidance_scale=2.5, steps=1).shape == (4, 8, 8, 1)
 
 
+def test_one_scale_may_be_trained_in(jumping_run):
+    model = jdiff.load(jumping_run)
+    config = model.config.copy_and_resolve_references()
+    config.flow_map.scales = (2.0, 2.0)
+    assert model.with_config(config).request(4, method="trained_in", guidance_scale=2.0).passes() == 1
+
+
 def test_the_ladder_of_jumps_has_no_rung_at_the_lower_end(jumping_run):
     model = jdiff.load(jumping_run)
     assert model.request(1, steps=1).sigmas.tolist() == [80.0, 0.0]
