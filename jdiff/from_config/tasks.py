@@ -111,7 +111,7 @@ def flow_map(config: ConfigDict) -> FlowMapTask:
     as_float32.network.dtype = "float32"
     return FlowMapTask(
         task=task,
-        exact=replace(task, network=diffusion(as_float32).network),
+        exact=replace(task, network=denoising(as_float32, task.space.shape, task.conditions)),
         losses=made,
         instants=instants,
         guidance=tuple(wanted.scales) or None,
