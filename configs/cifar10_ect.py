@@ -8,30 +8,22 @@ one call and 2.20 in two. Not run here: it takes a GPU.
 
 from ml_collections import ConfigDict
 
-from configs import cifar10
+from configs import cifar10, flow_maps
 
 
 def get_config() -> ConfigDict:
     config = cifar10.get_config()
-    config.task = "flow_map"
-    config.flow_map.loss = "consistency"
+    flow_maps.consistency_tuning(config, "runs/cifar10")
     config.flow_map.q = 2.0
     config.flow_map.stage_images = 3_200_000
     config.data.augment = 0.0
     config.model.conditions = ()
     config.objective.mean = -1.1
-    config.objective.std = 2.0
     config.network.dropout = 0.2
-    config.train.initial = "runs/cifar10"
     config.train.images = 12_800_000
-    config.train.batch_size = 128
-    config.train.optimizer = "radam"
     config.train.learning_rate = 1e-4
-    config.train.warmup_images = 0
     config.train.ema_halflife_images = 886_000  # 0.9999 a step of 128
     config.train.ema_rampup = 0.0
-    config.train.trajectory_every = 0
-    config.sample.sampler = "consistency"
     config.sample.ladder = "by_hand"
     config.sample.sigmas = (80.0, 0.821)
     return config

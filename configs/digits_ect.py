@@ -7,25 +7,16 @@ in eight minutes on a CPU.
 
 from ml_collections import ConfigDict
 
-from configs import digits
+from configs import digits, flow_maps
 
 
 def get_config() -> ConfigDict:
     config = digits.get_config()
-    config.task = "flow_map"
-    config.flow_map.loss = "consistency"
+    flow_maps.consistency_tuning(config, "runs/digits")
     config.flow_map.q = 256.0
     config.flow_map.c = 0.06
     config.objective.mean = -0.7
-    config.objective.std = 2.0
-    config.train.initial = "runs/digits"
     config.train.steps = 3000
-    config.train.optimizer = "radam"
     config.train.learning_rate = 1e-3
     config.train.schedule = "cosine"
-    config.train.warmup_images = 0
-    config.train.trajectory_every = 0
-    config.sample.sampler = "consistency"
-    config.sample.steps = 2
-    config.sample.guidance_scale = None
     return config

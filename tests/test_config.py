@@ -12,7 +12,7 @@ from tests.conftest import REPOSITORY
 FILES = sorted(
     path.stem
     for path in (REPOSITORY / "configs").glob("*.py")
-    if path.stem not in ("__init__", "base", "networks", "autoencoders")
+    if path.stem not in ("__init__", "base", "networks", "autoencoders", "flow_maps")
 )
 
 
