@@ -1,5 +1,5 @@
-"""Digits in one or two calls of the network: "easy consistency tuning" (ECT, arXiv 2406.14548) of the run of digits.py,
-in eight minutes on a CPU.
+"""Digits in one or two calls of the network: "easy consistency tuning" (ECT, arXiv 2406.14548) of the run of digits.py:
+19 minutes of CPU time beside other work, by itself not measured (benchmarks/RESULTS.md).
 
     python -m jdiff.main --config=configs/digits.py
     python -m jdiff.main --config=configs/digits_ect.py --config.train.initial=runs/digits

@@ -1,4 +1,4 @@
-"""Digits in one call of the network, from scratch: a mean flow (arXiv 2505.13447), in ten minutes on a CPU.
+"""Digits in one call of the network, from scratch: a mean flow (arXiv 2505.13447). Not run here yet.
 
     python -m jdiff.main --config=configs/digits_meanflow.py
 

@@ -1,5 +1,5 @@
 """Emoji from their names in a few calls of the network: a shortcut model (arXiv 2410.12557), from a run of emoji.py,
-with its guidance trained in, so that a guided image costs one call a step.
+with its guidance trained in, so that a guided image costs one call a step. Not run here yet.
 
     python -m jdiff.main --config=configs/emoji.py --config.data.dir=PATH
     python -m jdiff.main --config=configs/emoji_shortcut.py --config.data.dir=PATH --config.train.initial=runs/emoji

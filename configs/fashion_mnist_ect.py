@@ -1,5 +1,5 @@
 """Fashion-MNIST in one or two calls of the network: consistency tuning (ECT, arXiv 2406.14548) of a run of
-fashion_mnist.py, with its network.
+fashion_mnist.py, with its network. Not run here yet.
 
     python -m jdiff.main --config=configs/fashion_mnist_ect.py --config.train.initial=runs/fashion_mnist
 """
