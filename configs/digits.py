@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.train.learning_rate = 2e-3
     config.train.warmup_images = 12_800
     config.train.ema_halflife_images = 10_000
-    config.train.holdout_images = 297
+    config.train.holdout_images = 256  # two batches: one program
     config.train.sample_every = 500
     config.train.trajectory_every = 1000
     config.sample.guidance_scale = 2.0

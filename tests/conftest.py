@@ -46,6 +46,8 @@ with install_import_hook("jdiff", "beartype.beartype(conf=beartype.BeartypeConf(
 
 import jax  # noqa: E402
 
+from tests.machine_speed import Slowness  # noqa: E402
+
 REPOSITORY = Path(__file__).parents[1]
 
 
@@ -208,6 +210,7 @@ def test_data() -> Path:
 class Run:
     workdir: Path
     result: Result
+    slowness: float = 1.0  # of the machine meanwhile, where it was measured
 
 
 def fingerprint() -> str:
@@ -227,7 +230,8 @@ def new_digits_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
     """
     folder = tmp_path_factory.mktemp("digits")
     cache = f"--config.machine.compilation_cache={folder / 'xla'}"
-    result = run_command(config("digits"), cache, cwd=folder, compile_well=True)
+    with Slowness() as slow:
+        result = run_command(config("digits"), cache, cwd=folder, compile_well=True)
     assert result.status == 0, result.err
     (folder / "result.json").write_text(json.dumps(asdict(result)), "utf-8")
     (folder / "fingerprint").write_text(fingerprint())
@@ -237,7 +241,7 @@ def new_digits_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
     shutil.rmtree(kept, ignore_errors=True)
     with contextlib.suppress(OSError):  # another process was quicker
         whole.rename(kept)
-    return Run(folder / "runs" / "digits", result)
+    return Run(folder / "runs" / "digits", result, slow.factor)
 
 
 @pytest.fixture(scope="session")

@@ -31,8 +31,9 @@ def test_training_ends_with_a_picture_in_time(new_digits_run):
     last = [line for line in out.splitlines() if line.startswith("samples: ")][-1].removeprefix("samples: ")
     picture = Image.open(new_digits_run.workdir.parents[1] / last)
     assert min(picture.size) > 300
-    print(f"the main job took {new_digits_run.result.seconds:.0f} s")
-    assert new_digits_run.result.seconds < 240
+    seconds, slowness = new_digits_run.result.seconds, new_digits_run.slowness
+    print(f"the main job took {seconds:.0f} s on a machine {slowness:.2f} times slower than the bound is for")
+    assert seconds < 240 * slowness
 
 
 def test_training_leaves_what_design_says(digits_run):
