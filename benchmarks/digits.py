@@ -43,6 +43,11 @@ def distance(images: np.ndarray) -> float:
 
 def copies(images: np.ndarray) -> float:
     """The share of drawn digits nearer to a training digit than 95 % of held-out ones are."""
+    return near(images, real_digits()[0])
+
+
+def near(images: np.ndarray, real: np.ndarray) -> float:
+    """The share of drawn digits nearer to one of `real` than 95 % of held-out digits are to a training digit."""
     train, _, test = real_digits()
-    near = np.percentile(pairwise_distances(test, train).min(1), 5)
-    return float(np.mean(pairwise_distances(images, train).min(1) < near))
+    limit = np.percentile(pairwise_distances(test, train).min(1), 5)
+    return float(np.mean(pairwise_distances(images, real).min(1) < limit))
