@@ -24,7 +24,18 @@ from benchmarks.digits import copies, distance, near, pixels, read_right, real_d
 from jdiff.common.files import replace_file
 
 IMAGES, BATCH = 1000, 500
-COLUMNS = "run,sampler,calls,accuracy,distance,copies,near training,near held-out,variance,CPU minutes".split(",")
+COLUMNS = [
+    "run",
+    "sampler",
+    "calls",
+    "accuracy",
+    "distance",
+    "copies",
+    "near training",
+    "near held-out",
+    "variance",
+    "CPU minutes",
+]
 CONFIGS = Path(__file__).parents[1] / "configs"
 # (config, what it starts from, its samplers and their calls)
 RUNS: list[tuple[str, str, list[tuple[str, int]]]] = [
