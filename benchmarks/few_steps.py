@@ -16,6 +16,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -74,7 +75,7 @@ def main() -> None:
         run, minutes = trained(name, initial, options.out)
         model = jdiff.load(run)
         for sampler, steps in samplers:
-            wanted = {"sampler": sampler, "steps": steps, "guidance_scale": 1.0}
+            wanted: dict[str, Any] = {"sampler": sampler, "steps": steps, "guidance_scale": 1.0}
             images = pixels(model.sample(labels=labels, batch_size=BATCH, **wanted))
             row = (
                 f"{read_right(images, labels):.1%} | {distance(images):.3f} | {copies(images):.1%} | "

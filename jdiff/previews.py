@@ -19,6 +19,7 @@ from jdiff.common import pictures
 from jdiff.common.errors import DrawingError, UserError, is_out_of_memory
 from jdiff.common.keys import folded, named, root_key
 from jdiff.common.processes import is_first_process
+from jdiff.common.progress import say
 from jdiff.compiled import features_first
 from jdiff.conditions.aspect import Aspect
 from jdiff.conditions.image import Image
@@ -36,7 +37,7 @@ from jdiff.tasks.diffusion import DiffusionTask
 from jdiff.training import sharding
 from jdiff.training.checkpoints import METRIC
 from jdiff.training.step import TrainState
-from jdiff.training.writers import Writers, say
+from jdiff.training.writers import Writers
 
 GRID_IMAGES = 256  # most images in a grid
 MOST_OF_ONE = 8  # images of one condition image in a grid

@@ -17,6 +17,7 @@ from jdiff.common.arrays import fingerprint as weights_of
 from jdiff.common.errors import DrawingError, UserError, keeping_in
 from jdiff.common.ownership import owned
 from jdiff.common.processes import is_first_process
+from jdiff.common.progress import say
 from jdiff.common.signals import leave
 from jdiff.data.fingerprint import fingerprint
 from jdiff.model import Model, restore
@@ -26,7 +27,6 @@ from jdiff.scoring.data import check_shape, open_files
 from jdiff.tasks.diffusion import DiffusionTask
 from jdiff.training import sharding
 from jdiff.training.interrupt import Interrupt
-from jdiff.training.writers import say
 from jdiff.weights.posthoc import check_kept
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from jdiff.common.progress import say
 from jdiff.model import restore
-from jdiff.training.writers import say
 
 
 def export(config: ConfigDict, workdir: Path, out: Path | None) -> int:

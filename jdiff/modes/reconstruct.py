@@ -16,7 +16,7 @@ from jdiff.common import pictures
 from jdiff.common.errors import UserError
 from jdiff.common.files import replace_file
 from jdiff.common.ownership import owned
-from jdiff.common.progress import Progress, progress_bar
+from jdiff.common.progress import Progress, progress_bar, say
 from jdiff.common.ranges import SCREEN
 from jdiff.evaluation.gather import Pictures
 from jdiff.evaluation.numbers import LOWER, OVER_IMAGES, Number
@@ -28,7 +28,6 @@ from jdiff.scoring.latent_use import LatentUse
 from jdiff.scoring.reconstruction import Features, Scores, score
 from jdiff.spaces import AUTOENCODER
 from jdiff.tasks.autoencoder import AutoencoderTask
-from jdiff.training.writers import say
 from jdiff.weights.read import names_another_autoencoder
 
 FILE = "reconstruction.json"

@@ -18,6 +18,7 @@ from jdiff.common.arrays import fingerprint
 from jdiff.common.errors import UserError
 from jdiff.common.ownership import check_clear, owned
 from jdiff.common.processes import is_first_process, of_first_process
+from jdiff.common.progress import say
 from jdiff.common.shards import Shards
 from jdiff.common.signals import leave
 from jdiff.model import Batch, Model, restore
@@ -25,7 +26,6 @@ from jdiff.request import Request
 from jdiff.tasks.autoencoder import AutoencoderTask
 from jdiff.training import history
 from jdiff.training.interrupt import Interrupt
-from jdiff.training.writers import say
 
 IMAGES = "images"  # the folder of a PNG an image
 MOST_NAMED = 10  # classes in a line

@@ -20,7 +20,7 @@ from jdiff.common.arrays import fingerprint
 from jdiff.common.errors import UserError
 from jdiff.common.files import replace_file
 from jdiff.common.ownership import check_clear, owned
-from jdiff.common.progress import progress_bar
+from jdiff.common.progress import progress_bar, say
 from jdiff.config import one_of
 from jdiff.data import medical, nifti
 from jdiff.data.given import Given, stems
@@ -29,7 +29,6 @@ from jdiff.evaluation.told import ENTROPY, PROBABILITIES, VARIANCE, Told, most
 from jdiff.evaluation.windows import Windows
 from jdiff.metrics.lesions import NEIGHBOURS
 from jdiff.model import MEMBER_STRIDE, Model, restore
-from jdiff.training.writers import say
 
 FILE, SETTINGS = "segmentation.csv", "settings.json"
 MASKS, OVERLAYS = "masks", "overlays"  # beside those of jdiff.evaluation.told

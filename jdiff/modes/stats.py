@@ -7,9 +7,9 @@ from ml_collections import ConfigDict
 from jdiff import scoring
 from jdiff.common.errors import UserError
 from jdiff.common.processes import is_first_process
+from jdiff.common.progress import say
 from jdiff.evaluation import statistics
 from jdiff.training import sharding
-from jdiff.training.writers import say
 
 
 def stats(config: ConfigDict, workdir: Path, out: Path | None) -> int:

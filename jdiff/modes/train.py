@@ -23,7 +23,7 @@ from jdiff.common.errors import DrawingError, UserError, first_line, writing_to
 from jdiff.common.files import replace_file
 from jdiff.common.ownership import owned
 from jdiff.common.processes import first_process_first, is_first_process
-from jdiff.common.progress import progress_bar
+from jdiff.common.progress import progress_bar, say
 from jdiff.compiled import features_first
 from jdiff.conditions.aspect import Aspect
 from jdiff.conditions.examples import save_examples
@@ -46,7 +46,7 @@ from jdiff.training.interrupt import Interrupt, Training
 from jdiff.training.memory import advanced, memory_told
 from jdiff.training.optimizer import rate_of
 from jdiff.training.step import FROZEN, TrainState, train_step
-from jdiff.training.writers import Writers, add_logs, check_logs, say
+from jdiff.training.writers import Writers, add_logs, check_logs
 from jdiff.weights.autoencoder import (
     check_autoencoder,
     keep_autoencoder,

@@ -14,13 +14,13 @@ from jdiff import scoring
 from jdiff.common.arrays import fingerprint
 from jdiff.common.errors import UserError, keeping_in
 from jdiff.common.ownership import owned
+from jdiff.common.progress import say
 from jdiff.common.signals import leave
 from jdiff.from_config import presets
 from jdiff.model import Model, restore
 from jdiff.scoring.plan import conditions
 from jdiff.tasks.diffusion import DiffusionTask
 from jdiff.training.interrupt import Interrupt
-from jdiff.training.writers import say
 from jdiff.tuning import choices, report
 from jdiff.tuning.ladders import Trajectories
 from jdiff.tuning.search import FINE, counts, fine, planned, search, seeds

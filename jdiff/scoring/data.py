@@ -16,6 +16,7 @@ from jdiff import from_config
 from jdiff.common.errors import UserError
 from jdiff.common.paths import expanded
 from jdiff.common.processes import first_process_first
+from jdiff.common.progress import say
 from jdiff.common.ranges import Range
 from jdiff.conditions.aspect import Aspect
 from jdiff.conditions.text import Text
@@ -163,8 +164,6 @@ def open_files(config: ConfigDict, *, as_trained: bool = False) -> tuple[Picture
 
 def _tell_sizes(config: ConfigDict, source: Source) -> None:
     """A line that says what is done to images of other sizes than the config's."""
-    from jdiff.training.writers import say  # here: it imports what a model that is only loaded does without
-
     sizes, (height, width, _) = sizes_of(source), config.data.shape
     others = sizes[(sizes != (height, width)).any(axis=1)]
     if len(others):

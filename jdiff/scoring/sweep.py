@@ -11,9 +11,9 @@ from typing import Any
 from jdiff.common.errors import install
 from jdiff.common.files import replace_file
 from jdiff.common.processes import is_first_process
+from jdiff.common.progress import say
 from jdiff.scoring.report import valued
 from jdiff.scoring.result import Result
-from jdiff.training.writers import say
 
 Settings = Mapping[str, Any]
 Row = tuple[Settings, Result]  # the settings that vary, and what they gave

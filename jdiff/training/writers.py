@@ -18,6 +18,7 @@ from tqdm import tqdm
 from jdiff.common.errors import UserError, install
 from jdiff.common.files import replace_file
 from jdiff.common.processes import is_first_process
+from jdiff.common.progress import say
 
 
 @runtime_checkable
@@ -207,13 +208,6 @@ class Writers:
         """Log a picture."""
         for writer in self._writers:
             writer.picture(step, name, picture)
-
-
-def say(line: str) -> None:
-    """Print a line, above the progress bar where there is one."""
-    if is_first_process():
-        tqdm.write(line, file=sys.stdout)
-        sys.stdout.flush()
 
 
 @jax.jit

@@ -9,8 +9,8 @@ from typing import Any
 
 from jdiff.common.errors import install
 from jdiff.common.files import replace_file
+from jdiff.common.progress import say
 from jdiff.from_config.presets import FILE
-from jdiff.training.writers import say
 from jdiff.tuning import choices
 from jdiff.tuning.search import Found, told
 from jdiff.tuning.trials import Score

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from ml_collections import ConfigDict
 
 from jdiff.common.errors import UserError
-from jdiff.training.writers import say
+from jdiff.common.progress import say
 from jdiff.tuning import choices
 from jdiff.tuning.choices import Settings
 from jdiff.tuning.ladders import MOST_RUNGS, Trajectories

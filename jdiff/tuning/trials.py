@@ -12,6 +12,7 @@ from typing import Any
 
 from jdiff.common.errors import DrawingError
 from jdiff.common.files import replace_file
+from jdiff.common.progress import say
 from jdiff.common.shards import Shards
 from jdiff.evaluation.numbers import LOWER, Number
 from jdiff.from_config import presets
@@ -19,7 +20,6 @@ from jdiff.model import Model
 from jdiff.request import Request
 from jdiff.scoring import Judge
 from jdiff.scoring.plan import Ask, Drawn
-from jdiff.training.writers import say
 from jdiff.tuning import choices
 from jdiff.tuning.choices import Settings
 

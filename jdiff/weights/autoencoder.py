@@ -18,7 +18,7 @@ from jdiff.common.errors import UserError, is_out_of_memory
 from jdiff.common.keys import root_key
 from jdiff.common.paths import expanded
 from jdiff.common.processes import of_first_process, wait_for_all_processes
-from jdiff.common.progress import progress_bar
+from jdiff.common.progress import progress_bar, say
 from jdiff.data import pipeline
 from jdiff.data.sources import Source
 from jdiff.interop import tensors
@@ -29,7 +29,6 @@ from jdiff.spaces import AUTOENCODER, Latents, as_state, decoding, meaning
 from jdiff.tasks import Weights
 from jdiff.training import sharding
 from jdiff.training.memory import smaller_steps
-from jdiff.training.writers import say
 from jdiff.weights.export import export
 from jdiff.weights.read import autoencoder_weights, of_run
 

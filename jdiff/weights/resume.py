@@ -15,12 +15,12 @@ import jdiff.config
 from jdiff import from_config
 from jdiff.common.errors import UserError
 from jdiff.common.processes import is_first_process
+from jdiff.common.progress import say
 from jdiff.tasks import Task
 from jdiff.training import history, snapshots
 from jdiff.training.checkpoints import METRIC, Checkpoints, DamagedError
 from jdiff.training.optimizer import MUON
 from jdiff.training.step import TrainState
-from jdiff.training.writers import say
 from jdiff.weights.start import begin
 
 METRICS = "metrics.jsonl"

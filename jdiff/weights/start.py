@@ -15,6 +15,7 @@ from jdiff import from_config
 from jdiff.common.errors import UserError
 from jdiff.common.keys import named, root_key
 from jdiff.common.paths import expanded
+from jdiff.common.progress import say
 from jdiff.conditions.text import TOKENIZER
 from jdiff.interop import pipelines
 from jdiff.interop.schedulers import SCHEDULER, process_of
@@ -25,7 +26,6 @@ from jdiff.training.checkpoints import Checkpoints
 from jdiff.training.ema import groups
 from jdiff.training.optimizer import carried_over
 from jdiff.training.step import FROZEN, TrainState, init_state
-from jdiff.training.writers import say
 from jdiff.weights.autoencoder import initial_autoencoder, with_initial_autoencoder, with_latents_of
 from jdiff.weights.empty_text import empty_text, with_null
 from jdiff.weights.pipelines import same_value, with_own, with_pipeline

@@ -10,10 +10,10 @@ import jdiff.config
 from jdiff.common.errors import UserError, writing_to
 from jdiff.common.paths import expanded
 from jdiff.common.processes import is_first_process, wait_for_all_processes
+from jdiff.common.progress import say
 from jdiff.config import TEXT_ENCODER
 from jdiff.data.frozen_text import TOKENIZER, model_files, same_model
 from jdiff.from_config.conditions import frozen_text
-from jdiff.training.writers import say
 
 
 def with_text_encoder(config: ConfigDict, workdir: Path) -> ConfigDict:
