@@ -22,6 +22,7 @@ from jdiff.common import distributed
 from jdiff.common.errors import UserError, first_line, is_out_of_memory
 from jdiff.common.paths import expanded
 from jdiff.common.signals import stoppable
+from jdiff.usage import keys, usage
 
 if __name__ == "__mp_main__":  # a data worker: devices are not for it, and Grain does without JAX
     sys.modules["jax"] = None  # type: ignore[assignment]
@@ -32,10 +33,12 @@ if __name__ == "__mp_main__":  # a data worker: devices are not for it, and Grai
 class Mode:
     """A mode is jdiff/modes/<name>.py with a function of its name, (config, workdir, out) -> exit status.
 
-    of_run: it takes a trained run, whose config it is. alone: whether, with these overrides, a config does without one.
-    computes: it runs JAX. sweeps: a setting of sampling may be given several values.
+    what: what it does, for --help. of_run: it takes a trained run, whose config it is. alone: whether, with these
+    overrides, a config does without one. computes: it runs JAX. sweeps: a setting of sampling may be given several
+    values.
     """
 
+    what: str
     of_run: bool = False
     alone: Callable[[Sequence[str]], bool] = lambda overrides: False
     computes: bool = True
@@ -43,30 +46,31 @@ class Mode:
 
 
 MODES = {
-    "train": Mode(),
-    "sample": Mode(of_run=True),
-    "evaluate": Mode(of_run=True, alone=lambda given: any("eval.images" in one for one in given), sweeps=True),
-    "stats": Mode(of_run=True, alone=lambda given: True),
-    "export": Mode(of_run=True),
-    "inspect": Mode(computes=False),
-    "prepare": Mode(),
-    "reconstruct": Mode(of_run=True),
-    "segment": Mode(of_run=True),
-    "tune": Mode(of_run=True),
+    "train": Mode("train, or go on training (the default)"),
+    "sample": Mode("draw images by a run's model", of_run=True),
+    "evaluate": Mode(
+        "FID and its like of what a run draws, or of images that exist",
+        of_run=True,
+        alone=lambda given: any("eval.images" in one for one in given),
+        sweeps=True,
+    ),
+    "stats": Mode("the reference that evaluate compares with, as a file", of_run=True, alone=lambda given: True),
+    "export": Mode("a run as one folder of safetensors", of_run=True),
+    "inspect": Mode("what is in your data, and what is wrong with them", computes=False),
+    "prepare": Mode("data packed once into files that training reads fast"),
+    "reconstruct": Mode("what an autoencoder makes of images", of_run=True),
+    "segment": Mode("masks of a folder of images, with their uncertainty", of_run=True),
+    "tune": Mode("the best sampler for a number of network calls", of_run=True),
 }
 
 
 def make_flags() -> flags.FlagValues:
     """The flags of the command, its config's overrides apart."""
     values = flags.FlagValues()
-    flags.DEFINE_string("config", None, "A config file, such as configs/digits.py.", flag_values=values)
-    flags.DEFINE_string("workdir", None, "The run's folder (default: runs/<config's name>).", flag_values=values)
-    flags.DEFINE_string("mode", "train", f"What to do: {', '.join(MODES)}.", flag_values=values)
-    flags.DEFINE_string(
-        "out", None, "All but train: where to write (default: in the run's folder).", flag_values=values
-    )
-    flags.DEFINE_bool("debug", False, "Show a traceback for a user's mistake too.", flag_values=values)
-    flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
+    for name, default in (("config", None), ("workdir", None), ("mode", "train"), ("out", None)):
+        flags.DEFINE_string(name, default, "see jdiff/usage.py", flag_values=values)
+    flags.DEFINE_bool("debug", False, "see jdiff/usage.py", flag_values=values)
+    flags.DEFINE_bool("help", False, "see jdiff/usage.py", short_name="h", flag_values=values)
     return values
 
 
@@ -121,9 +125,12 @@ def main(arguments: Sequence[str]) -> int:
     options = make_flags()
     debug = "--debug" in arguments
     try:
+        if groups := [one.partition("=")[2] for one in arguments if one.startswith("--help=")]:
+            print("\n".join(keys(group) for group in groups))
+            return 0
         overrides = options(["jdiff", *arguments], known_only=True)[1:]
         if options.help:
-            print(f"{__doc__}\n{options.main_module_help() or options.get_help()}")
+            print(usage((name, mode.what) for name, mode in MODES.items()))
             return 0
         with stoppable() as begin:
             return run(options, overrides, begin)

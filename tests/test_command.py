@@ -151,8 +151,11 @@ def test_sampling_costs_its_network_passes(model, scale):
         return time.perf_counter() - began
 
     forward(), sample()
-    # In turns, and the quickest of each: what else the machine does can only add to a time.
+    # In turns, and the quickest of each: what else the machine does can only add to a time, and in a bad minute adds to
+    # all of six.
     pairs = [(seconds(sample), seconds(forward)) for _ in range(6)]
+    while len(pairs) < 30 and np.min(pairs, axis=0)[0] > 1.1 * 10 * np.min(pairs, axis=0)[1]:
+        pairs.append((seconds(sample), seconds(forward)))
     whole, passes = np.min(pairs, axis=0)
     print(f"guidance {scale}: sampling costs {whole / (10 * passes):.2f} of its passes")
     assert whole <= 1.1 * 10 * passes
