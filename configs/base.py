@@ -492,7 +492,11 @@ FLOW_MAP = group(
     q=Setting(
         2.0, "consistency: the two noise levels of a pair are a share of about 1/q^(stage + 1) apart", "(1, 1e6]"
     ),
-    stage_images=Setting(0, "consistency: images after which the stage rises, each time; 0: never", "[0, 2^53]"),
+    stage_images=Setting(
+        0,
+        "consistency: images after which the stage rises, each time, until q^(stage + 1) is 1e4; 0: never",
+        "[0, 2^53]",
+    ),
     c=Setting(
         None,
         "of the robust norm of consistency (None: 0), the tangent's normalisation of continuous_consistency (0.1; 0: "

@@ -3,7 +3,7 @@
     python -m jdiff.main --config=configs/digits_meanflow.py
 
 The noise is embedded as ln(sigma) / 4: sinusoids of 1000 t, as of model.schedule="flow", are too rough for the forward
-derivative. --config.train.initial=RUN starts from a trained model instead.
+derivative. --config.train.initial=RUN starts from a trained model of model.prediction=flow instead.
 """
 
 from ml_collections import ConfigDict

@@ -94,7 +94,7 @@ def run(options: flags.FlagValues, overrides: Sequence[str], begin: Callable[[],
         jdiff.config.check_same_model(jdiff.config.of_run(workdir), config, workdir)
     if several:
         config.eval.sweep = several
-    if config.sample.preset:
+    if config.sample.preset or "sample.preset" in dict(several) or (of_run and config.sample.ladder == "by_hand"):
         config.sample.given = jdiff.config.given(overrides)
     jdiff.config.check(config)
     if mode.computes:

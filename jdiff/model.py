@@ -26,7 +26,7 @@ from jdiff.conditions.label import AS_IN_DATA
 from jdiff.diffusion import drivers
 from jdiff.diffusion.denoiser import Denoised
 from jdiff.diffusion.ladders import Ladder
-from jdiff.diffusion.samplers.sampler import Conditioned
+from jdiff.diffusion.samplers.sampler import Conditioned, Sampler
 from jdiff.diffusion.schedules import Schedule
 from jdiff.diffusion.tables import DDPMTable
 from jdiff.evaluation.segmentation import Segmentation, gathered
@@ -455,6 +455,7 @@ class Model:
     def invert(self, images: Any, **settings: Any) -> Float[np.ndarray, "n h w c"]:
         """The noise, of unit variance, that a deterministic sampler (default: ode) leads from to these images."""
         image = self._images(images)
+        request.check_learned(self.config, "invert")
         asked = self.request(len(image), **{**PRECISE, **settings})
         if asked.sampler.random:
             name = asked.config.sample.sampler
@@ -477,9 +478,12 @@ class Model:
         at, end = (
             np.broadcast_to(np.asarray(each, np.float32), len(x)) for each in (sigma, sigma if to is None else to)
         )
+        if (wrong := (at <= 0)).any():
+            raise UserError(f"sigma={at[int(np.argmax(wrong))]:g} must be above 0: an image without noise is its own D")
         if (wrong := (end > at) | (end < 0)).any():
             which = int(np.argmax(wrong))
             raise UserError(f"to={end[which]:g} must lie between 0 and sigma={at[which]:g}: a jump goes down")
+        request.check_learned(self.config, "denoise", to=None if to is None else not end.any())
         denoise = self.denoiser(self.request(len(x), **settings))
         return np.asarray(denoise(x, jnp.asarray(at), None if to is None else jnp.asarray(end)).x0)
 
@@ -498,6 +502,7 @@ class Model:
             raise UserError(
                 f"bits_per_dim counts the bits of pixel values, and this model's x is {self.config.model.space}"
             )
+        request.check_learned(self.config, "bits_per_dim")
         every_step = len(self.schedule.betas) if isinstance(self.schedule, DDPMTable) else 1000
         if not self.task.space.values.has_levels:
             raise UserError(
@@ -805,7 +810,7 @@ class Model:
                 other = load(*place)
                 _check_space(name, other, self)
                 self._helpers[place] = other
-            made[name] = _as_helper(name, self._helpers[place], self.config)
+            made[name] = _as_helper(name, self._helpers[place], self.config, asked.sampler)
         return made
 
 
@@ -828,7 +833,7 @@ def _check_space(name: str, other: Model, model: Model) -> None:
         )
 
 
-def _as_helper(name: str, other: Model, config: ConfigDict) -> Any:
+def _as_helper(name: str, other: Model, config: ConfigDict, solver: Sampler) -> Any:
     """Another run as a guidance takes it. Raises UserError where it cannot guide a model of this config."""
     where, theirs, ours = f"guidance.{name}_workdir", other.config.data, config.data
     if not isinstance(other.task, {"weak": DiffusionTask, "classifier": ClassifierTask}[name]):
@@ -842,6 +847,12 @@ def _as_helper(name: str, other: Model, config: ConfigDict) -> Any:
         raise UserError(f"{where} holds a run of classes {theirs.class_names}, this model's are {ours.class_names}")
     if isinstance(other.task, ClassifierTask):
         return ClassProbability(other.task, other.weights)
+    if solver.jumps and other.config.task != "flow_map":
+        raise UserError(
+            f"{where} holds a run of task={other.config.task!r}, which does not know where a jump of this sampler "
+            "ends: give a run of task='flow_map', or set sample.sampler=ddim"
+        )
+    request.check_learned(other.config, where, to=solver.lands if solver.jumps else None)
     return other._diffusion.denoiser(other.weights)
 
 

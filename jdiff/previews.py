@@ -91,10 +91,10 @@ def held_out_loss(config: ConfigDict, task: Task, mesh: Mesh, held_out: Source |
         shares = [count for count, _ in parts]
         try:
             scores = [score(params, state, part, index) for index, (_, part) in enumerate(parts)]
-            means = {
-                name: sum(float(part[name]) * share for part, share in zip(scores, shares, strict=True)) / images
-                for name in scores[0]
-            }
+            means = {}
+            for name in dict.fromkeys(name for part in scores for name in part):  # a small part may lack some
+                of = [(float(part[name]), share) for part, share in zip(scores, shares, strict=True) if name in part]
+                means[name] = sum(value * share for value, share in of) / sum(share for _, share in of)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise

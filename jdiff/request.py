@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,6 +143,7 @@ def read(
     given = {name: settings[name] for name in arguments if settings.get(name) is not None}
     rest = {name: value for name, value in settings.items() if name not in (*arguments, "guidance_scale")}
     wanted = overridden(config, {"num_images": num_images, **rest})
+    _check_rungs(wanted, {*_keys_of_call(config, settings), *config.sample.given})
     files = None
     if (folder := settings.get("condition_dir")) and conditions is not None and Image.argument not in given:
         _check_known({Image.name}, {condition.name: condition for condition in conditions})
@@ -185,9 +186,23 @@ def _preset(config: ConfigDict, settings: Mapping[str, Any], workdir: Path | Non
         raise UserError(f"preset={calls!r} must be a number of denoiser calls that --mode=tune was given")
     if not calls:
         return config
+    return presets.resolved(config, workdir, int(calls), {*_keys_of_call(config, settings), *config.sample.given})
+
+
+def _keys_of_call(config: ConfigDict, settings: Mapping[str, Any]) -> set[str]:
     short = {name for name, value in settings.items() if value is not None}
-    of_call = {f"{group}.{name}" for name in short for group in OF_A_CALL if name in config[group]}
-    return presets.resolved(config, workdir, int(calls), {*of_call, *config.sample.given})
+    return {f"{group}.{name}" for name in short for group in OF_A_CALL if name in config[group]}
+
+
+def _check_rungs(config: ConfigDict, given: Collection[str]) -> None:
+    """Raises UserError where steps are given that a ladder by hand, which is not, does not have."""
+    steps, sigmas = config.sample.steps, config.sample.sigmas
+    of_call = "sample.steps" in given and not set(presets.RUNGS) & set(given)
+    if config.sample.ladder == "by_hand" and of_call and steps != len(sigmas):
+        raise UserError(
+            f"sample.steps={steps} does not change this model's ladder by hand, of {len(sigmas)} rungs: give "
+            "sample.sigmas, or set sample.ladder=auto"
+        )
 
 
 def overridden(config: ConfigDict, given: Mapping[str, Any], groups: tuple[str, ...] = OF_A_CALL) -> ConfigDict:
@@ -284,6 +299,7 @@ def _check(config: ConfigDict, solver: Sampler, scale: np.ndarray, *, guided: bo
     one_of("guidance.threshold", wanted.threshold, list(THRESHOLDS))
     if wanted.sigma_high is not None and not wanted.sigma_low < wanted.sigma_high:
         raise UserError(f"guidance.sigma_low={wanted.sigma_low} must be below guidance.sigma_high={wanted.sigma_high}")
+    _check_scales(config, guided=guided)
     if not guided:
         return
     if not np.isfinite(scale).all():
@@ -334,10 +350,45 @@ def _check_jumps(config: ConfigDict, solver: Sampler) -> None:
                 "sample.sampler=ddim, or tune this model with task=flow_map, from train.initial"
             )
         return
-    if not solver.lands and wanted.loss in from_config.TO_ZERO and (solver.jumps or not wanted.instants):
+    to_zero, instants = wanted.loss in from_config.TO_ZERO, from_config.instants(config)
+    if not (solver.lands or (instants and not solver.jumps) or (solver.jumps and not to_zero)):
         raise UserError(
             f"sample.sampler={name!r} asks for more than the flow's end at 0, and flow_map.loss={wanted.loss!r} "
-            f"learned no more{'' if wanted.instants else ' (flow_map.instants is 0)'}: set sample.sampler=consistency"
+            f"learned no more{'' if instants else ' (flow_map.instants is 0)'}: set sample.sampler=consistency"
+            if to_zero
+            else f"sample.sampler={name!r} asks for the posterior mean, which flow_map.instants=0 did not learn: set "
+            "sample.sampler=flow_map"
+        )
+
+
+def check_learned(config: ConfigDict, what: str, *, to: bool | None = None) -> None:
+    """Raises UserError where `what` asks a flow map for what it did not learn: the posterior mean, s = sigma, or, with
+    `to`, jumps (to: whether they all lead to 0).
+    """
+    wanted = config.flow_map
+    if config.task != "flow_map":
+        return
+    if to is None and not from_config.instants(config):
+        raise UserError(
+            f"{what} asks for the posterior mean, D(x, sigma, sigma), which this model did not learn: flow_map.loss="
+            f"{wanted.loss!r} with flow_map.instants={from_config.instants(config):g}; a model trained with "
+            "flow_map.instants=0.25 has it"
+        )
+    if to is False and wanted.loss in from_config.TO_ZERO:
+        raise UserError(f"{what} asks for jumps above 0, and flow_map.loss={wanted.loss!r} learned those to 0 alone")
+
+
+def _check_scales(config: ConfigDict, *, guided: bool) -> None:
+    """Raises UserError where a model with guidance trained in, of scales without 1, is asked for that of 1."""
+    learned = tuple(config.flow_map.scales) if config.task == "flow_map" else ()
+    if not learned or learned[0] <= 1 <= learned[1]:
+        return
+    wanted = config.guidance
+    within = bool(wanted.sigma_low) or wanted.sigma_high is not None
+    if wanted.method != "trained_in" or not guided or within:
+        raise UserError(
+            f"flow_map.scales={learned} has no 1, so that this model is guided always: set guidance.method=trained_in "
+            f"and sample.guidance_scale={learned[0]:g}{', without guidance.sigma_low and sigma_high' if within else ''}"
         )
 
 

@@ -137,6 +137,21 @@ FOLLOWED = [
         "set flow_map.instants=0.25",
         ["flow_map.instants=0.25"],
     ),
+    (
+        ["task=flow_map", "flow_map.loss=mean_flow", "flow_map.instants=0.0"],
+        "set sample.sampler=flow_map",
+        ["sample.sampler=flow_map"],
+    ),
+    (
+        ["task=flow_map", "flow_map.loss=mean_flow", "flow_map.scales=(2.0,4.0)"],
+        "set guidance.method=trained_in and sample.guidance_scale=2",
+        ["guidance.method=trained_in", "sample.guidance_scale=2.0"],
+    ),
+    (
+        ["task=flow_map", "flow_map.loss=shortcut", "flow_map.instants=0.0"],
+        "or set it above 0",
+        ["flow_map.instants=0.5"],
+    ),
     (["sample.variance=learned", "sample.sampler=ddpm"], "use small or large", ["sample.variance=large"]),
     (["sample.ladder=trailing"], "use karras", ["sample.ladder=karras"]),
     (["sample.sigma_max=0.001"], "sample.sigma_max=0.001, must rise", ["sample.sigma_max=10.0"]),

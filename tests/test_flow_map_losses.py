@@ -16,7 +16,7 @@ from jdiff.diffusion.ladders import karras
 from jdiff.diffusion.parameterization import Edm
 from jdiff.diffusion.samplers import Heun
 from jdiff.diffusion.schedules import EDM
-from jdiff.tasks.flow_map import Consistency, ContinuousConsistency, Maps, MeanFlow, Shortcut, moved
+from jdiff.tasks.flow_map import NEAREST, Consistency, ContinuousConsistency, Maps, MeanFlow, Seen, Shortcut, moved
 from tests.closed_forms import GaussianFlowMap, mixture
 
 MEAN, STD = 0.3, 0.5
@@ -155,10 +155,23 @@ def test_pairs_follow_the_papers_mapping():
     sigma = jnp.asarray([0.01, 0.5, 2.0, 80.0])
     n = 1 + 8 / (1 + np.exp(np.asarray(sigma)))
     for step, q, stage in ((0, 2.0, 1), (999, 2.0, 1), (1000, 2.0, 2), (5500, 2.0, 6), (0, 256.0, 1)):
-        loss = Consistency(q=q, stage_steps=1000.0)
+        loss = Consistency(q=q, stage_images=1000.0)
         high, s = loss.levels(sigma, jax.random.key(0), jnp.int32(step))
         np.testing.assert_allclose(s, sigma * np.maximum(0, 1 - n / q**stage), rtol=1e-5, atol=1e-7)
         assert (high == sigma).all()
+
+
+def test_stages_count_images_and_end():
+    """They go on where another batch size takes over, and end before float32 rounds two levels to one."""
+    seen = Seen(batch_size=64, since=1000, images=128_000)
+    assert [float(seen(jnp.int32(step))) for step in (1000, 1100)] == [128_000, 134_400]
+    sigma, key = jnp.asarray([0.01, 0.5, 80.0]), jax.random.key(0)
+    before = Consistency(q=2.0, stage_images=64_000.0, seen=Seen(batch_size=128)).levels(sigma, key, jnp.int32(1000))
+    after = Consistency(q=2.0, stage_images=64_000.0, seen=seen).levels(sigma, key, jnp.int32(1000))
+    np.testing.assert_array_equal(before[1], after[1])
+    late = Consistency(q=2.0, stage_images=1.0).levels(sigma, key, jnp.int32(100))[1]
+    assert (late < sigma).all()
+    np.testing.assert_allclose(1 - late / sigma, (1 + 8 / (1 + np.exp(np.asarray(sigma)))) / NEAREST, rtol=2e-2)
 
 
 def test_other_pairs_are_ordered():

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import fields, replace
 from functools import partial
 
 import jax
@@ -16,7 +17,9 @@ import jdiff
 from jdiff import from_config
 from jdiff.common.errors import UserError
 from jdiff.config import of_run
+from jdiff.diffusion.draws import LogNormal
 from jdiff.diffusion.guidance import GUIDANCE_SCALE
+from jdiff.diffusion.objective import Objective
 from jdiff.modes.train import make_step
 from jdiff.tasks import flow_map
 from jdiff.training import sharding
@@ -161,6 +164,45 @@ def test_rough_embeddings_are_differenced(dit_run):
     assert from_config.task(made).losses.window is None
 
 
+def test_a_stratified_draw_reaches_all_levels_in_jumps_and_in_instants(dit_run):
+    """The first rows of a stratified draw are its lowest."""
+    made = tuned(dit_run, flow_map__loss="mean_flow", flow_map__instants=0.5, objective__stratified=True)
+    made.train.initial = ""
+    task, levels = from_config.task(made), []
+
+    class Recorded(Objective):
+        def sigmas(self, key, count):
+            levels.append(super().sigmas(key, count))
+            return levels[-1]
+
+    objective = Recorded(**{one.name: getattr(task.task.objective, one.name) for one in fields(task.task.objective)})
+    task = replace(task, task=replace(task.task, objective=objective))
+    params, state = task.init(jax.random.key(0), batch())
+    task.loss(params, state, batch(), jax.random.key(1), jnp.int32(0))
+    assert [len(some) for some in levels] == [8, 8]
+    middle = float(np.exp(made.objective.mean))
+    assert all(float(some.min()) < middle < float(some.max()) for some in levels)
+
+
+def test_mean_flow_draws_s_as_sigma_where_nothing_else_is_said(dit_run):
+    made = tuned(dit_run, flow_map__loss="mean_flow", objective__draw="uniform")
+    task = from_config.task(made)
+    assert task.losses.to == task.task.objective.draw
+    made.flow_map.to_std = 2.0
+    assert from_config.task(made).losses.to == LogNormal(made.objective.mean, 2.0)
+
+
+def test_low_rank_shortcuts_accumulate(tiny_run):
+    """The averaged weights are handed to the loss, and are no part of what a microbatch hands to the next."""
+    settings = {"flow_map__loss": "shortcut", "lora__rank": 4, "train__accumulate": 2}
+    made = tuned(tiny_run, **settings)
+    task, mesh = from_config.task(made), sharding.make_mesh()
+    state = begin(made, task, mesh, None, 0)
+    after, logs = make_step(made, task, state)(state, jax.device_put(batch(), sharding.of_batch(mesh)))
+    assert np.isfinite(logs["loss"])
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+
+
 FLOW_MAP = ("--config.task=flow_map", "--config.train.optimizer=adam", "--config.train.schedule=constant")
 
 
@@ -176,6 +218,7 @@ def jumping_run(dit_run, tmp_path_factory):
         "--config.flow_map.scales=(1.0,3.0)",
         f"--config.train.initial={dit_run.workdir}",
         "--config.train.steps=5",
+        "--config.train.holdout_images=33",  # of the last part, of one, there is no instant
         "--config.sample.sampler=flow_map",
         "--config.sample.guidance_scale=None",
         "--workdir=run",
@@ -189,6 +232,7 @@ def jumping_run(dit_run, tmp_path_factory):
 def test_the_command_trains_and_samples(jumping_run, tmp_path):
     logged = [json.loads(line) for line in (jumping_run / "metrics.jsonl").read_text().splitlines()]
     assert {"jump_error", "instant_error"} <= logged[0].keys()
+    assert {"holdout_jump_error", "holdout_instant_error"} <= logged[-1].keys()
     model = jdiff.load(jumping_run)
     for given in ({"sampler": "flow_map", "steps": 1}, {"sampler": "consistency", "steps": 2}, {"sampler": "heun"}):
         assert model.sample(4, **given).shape == (4, 8, 8, 1)
@@ -209,6 +253,60 @@ def test_one_scale_may_be_trained_in(jumping_run):
     config = model.config.copy_and_resolve_references()
     config.flow_map.scales = (2.0, 2.0)
     assert model.with_config(config).request(4, method="trained_in", guidance_scale=2.0).passes() == 1
+
+
+def with_keys(model, **keys):
+    """The model with other keys of its config."""
+    made = model.config.copy_and_resolve_references()
+    for name, value in keys.items():
+        group, _, key = name.partition("__")
+        made[group][key] = value
+    return model.with_config(made)
+
+
+def test_a_model_that_is_always_guided_is_not_asked_for_less(jumping_run):
+    model = with_keys(jdiff.load(jumping_run), flow_map__scales=(2.0, 4.0))
+    assert model.request(2, method="trained_in", guidance_scale=2.0).passes() == 1
+    for asked in (
+        {},
+        {"guidance_scale": 1.0},
+        {"guidance_scale": 3.0},
+        {"method": "trained_in"},
+        {"method": "trained_in", "guidance_scale": 2.0, "sigma_high": 5.0},
+    ):
+        with pytest.raises(UserError, match=r"has no 1.*set guidance.method=trained_in and sample.guidance_scale=2"):
+            model.request(2, **asked)
+
+
+def test_what_a_model_without_instants_is_asked_is_told_at_once(dit_run, jumping_run):
+    """No advice that the next call refuses, and no number of what was never learned."""
+    model, images = jdiff.load(jumping_run), np.zeros((1, 8, 8, 1), np.uint8)
+    x = images.astype(np.float32)
+    none = with_keys(model, flow_map__instants=0.0, flow_map__scales=())
+    with pytest.raises(UserError, match=r"set sample\.sampler=flow_map"):
+        none.request(2, sampler="heun")
+    assert none.request(2, sampler="flow_map").count == 2
+    lands = with_keys(none, flow_map__loss="consistency", flow_map__instants=None)
+    for model in (none, lands):
+        for ask in (
+            lambda: model.invert(images),  # noqa: B023
+            lambda: model.bits_per_dim(images, sampler="consistency"),  # noqa: B023
+            lambda: model.denoise(x, 2.0),  # noqa: B023
+        ):
+            with pytest.raises(UserError, match=r"posterior mean.*did not learn.*flow_map.instants=0.25"):
+                ask()
+    assert none.denoise(x, 2.0, to=0.5).shape == x.shape
+    assert lands.denoise(x, 2.0, to=0.0, sampler="consistency").shape == x.shape
+    with pytest.raises(UserError, match="learned those to 0 alone"):
+        lands.denoise(x, 2.0, to=0.5, sampler="consistency")
+    with pytest.raises(UserError, match="sigma=0 must be above 0"):
+        model.denoise(x, 0.0)
+    plain = jdiff.load(dit_run.workdir)
+    with pytest.raises(UserError, match="does not know where a jump of this sampler ends"):
+        jdiff.load(jumping_run).sample(
+            2, sampler="flow_map", method="autoguidance", weak_workdir=str(dit_run.workdir), guidance_scale=2.0
+        )
+    assert plain.sample(2, method="autoguidance", weak_workdir=str(jumping_run), guidance_scale=2.0).shape[0] == 2
 
 
 def test_the_ladder_of_jumps_has_no_rung_at_the_lower_end(jumping_run):
@@ -290,6 +388,9 @@ WRONG = {
     "flow_map.scales=(3.0,1.0)": "must be two scales, (lowest, highest)",
     "flow_map.scales=(1.0,3.0)": "set flow_map.instants=0.25",
     "flow_map.derivative=half": "flow_map.derivative='half'",
+    "flow_map.loss=shortcut --config.flow_map.instants=0.0": "a shortcut learns the data by its instants alone",
+    "flow_map.loss=mean_flow --config.train.accumulate=16": "of 1 images (train.batch_size / train.accumulate)",
+    "flow_map.loss=shortcut --config.train.accumulate=16": "leaves no jump",
 }
 
 
@@ -299,7 +400,7 @@ def test_wrong_settings_are_one_line(tmp_path, setting):
         config("digits"),
         *TINY_DIT,
         *FLOW_MAP,
-        f"--config.{setting}",
+        *f"--config.{setting}".split(),
         "--config.train.steps=1",
         "--workdir=run",
         cwd=tmp_path,

@@ -14,6 +14,7 @@ from jdiff.common.errors import UserError
 from jdiff.diffusion import free_ladder
 from jdiff.evaluation import classifier
 from jdiff.from_config import presets
+from jdiff.modes.tune import check_model
 from jdiff.tuning import choices, search
 from tests.conftest import TINY_DIT, config, refusal, run_here, start_command, trained_for_ten_steps
 
@@ -85,7 +86,7 @@ def test_tune_writes_what_it_found_and_tells_it(run):
         assert own  # the config's sampler, in so many calls
         assert {one["settings"]["sample.guidance_scale"] for one in budget["tried"]} == {1.5, 1.0, 2.0}
         assert choices.in_words(budget["settings"]) in said
-    assert found["fine"]["calls"] == 6
+        assert budget["fine"]["calls"] == 6
     for part in ("settings", "24 images each", "finals, of a fresh seed", "| NFE |", "tuned.json"):
         assert part in said
     assert (run / "tune" / "table.md").read_text() in said
@@ -101,11 +102,13 @@ def test_the_same_command_measures_nothing_again(run):
 
 
 def test_another_budget_joins_those_there(run):
+    """Though it was judged by fewer images, which its entry says."""
     before = held(run)["budgets"]
-    tuned(run, "--config.tune.nfe=(1,)")
+    tuned(run, "--config.tune.nfe=(1,)", "--config.tune.images=36")
     after = held(run)["budgets"]
     assert sorted(after) == ["1", "2", "3"]
     assert {name: after[name] for name in before} == before
+    assert {name: one["images"] for name, one in after.items()} == {"1": 36, "2": 48, "3": 48}
 
 
 def test_a_preset_draws_by_the_tuned_settings(run):
@@ -228,6 +231,42 @@ def scores(folder):
 )
 def test_what_cannot_be_tuned_is_told_in_a_line(run, asked, says):
     assert says in refusal("--mode=tune", f"--workdir={run}", *SETTINGS, *(f"--config.{one}" for one in asked), cwd=run)
+
+
+def test_what_does_not_walk_the_flow_is_told_in_a_line(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    asked = ["--mode=tune", f"--workdir={folder}", *SETTINGS]
+    line = refusal(*asked, "--config.guidance.method=cfg_plus_plus", "--config.sample.sampler=ddim", cwd=run)
+    assert "set guidance.method=classifier_free" in line
+    model = jdiff.load(run)
+    config = model.config.copy_and_resolve_references()
+    config.task = "flow_map"
+    with pytest.raises(UserError, match=r"learned jumps alone.*flow_map\.instants=0\.25"):
+        check_model(model.with_config(config))
+
+
+def test_a_preset_keeps_the_guidance_that_its_scale_is_of(run):
+    """Of autoguidance tuned, not classifier-free guidance at its scale."""
+    settings = held(run)["budgets"]["2"]["settings"]
+    assert {"guidance.method", "guidance.weak_workdir", "guidance.rescale", "sample.variance"} <= settings.keys()
+
+
+def test_a_sweep_of_presets_takes_what_is_given_besides(run):
+    result = run_here(
+        "--mode=evaluate",
+        f"--workdir={run}",
+        "--config.sample.preset=(0,2)",
+        "--config.sample.sampler=euler",
+        "--config.sample.batch_size=24",
+        "--config.eval.num_images=48",
+        "--config.eval.features=pixels",
+        "--out=swept",
+        cwd=run,
+    )
+    assert result.status == 0, result.err
+    swept = json.loads(next((run / "swept").rglob("evaluation.json")).read_text())
+    assert "euler" in json.dumps(swept)
 
 
 def test_what_draws_no_images_is_told_in_a_line(tmp_path):

@@ -13,7 +13,7 @@ from jdiff.from_config.order import order, shape_numbers
 from jdiff.from_config.sampling import ladder, sampler
 from jdiff.from_config.sources import prepared, sources
 from jdiff.from_config.spaces import of_images, space
-from jdiff.from_config.tasks import TO_ZERO, adversary, diffusion, task
+from jdiff.from_config.tasks import TO_ZERO, adversary, diffusion, instants, task
 from jdiff.from_config.training import ema, images_seen, optimizer, profiles, rate, snapshot_every, total_steps
 from jdiff.from_config.views import example, view
 
@@ -31,6 +31,7 @@ __all__ = [
     "helper_runs",
     "image_condition",
     "images_seen",
+    "instants",
     "ladder",
     "lpips",
     "multiple",

@@ -14,7 +14,9 @@ FOLDER, FILE = "tune", "tuned.json"
 KEYS = (
     *(f"sample.{key}" for key in ("sampler", "steps", "ladder", "sigmas", "rho", "sigma_min", "sigma_max")),
     *(f"sample.{key}" for key in ("eta", "order", "s_churn", "s_min", "s_max", "s_noise", "guidance_scale")),
-    *(f"guidance.{key}" for key in ("sigma_low", "sigma_high")),
+    *(f"sample.{key}" for key in ("variance", "corrector_steps", "langevin_step", "final_sigma", "flow_shift")),
+    *(f"guidance.{key}" for key in ("method", "weak_workdir", "weak_checkpoint", "classifier_workdir", "conditions")),
+    *(f"guidance.{key}" for key in ("rescale", "sigma_low", "sigma_high", "threshold", "quantile")),
 )
 RUNGS = ("sample.ladder", "sample.sigmas")
 

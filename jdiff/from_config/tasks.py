@@ -11,6 +11,7 @@ from jdiff.config import adapts, one_of
 from jdiff.diffusion import draws, schedules, tables
 from jdiff.from_config.autoencoders import distances, first_stage
 from jdiff.from_config.conditions import conditions
+from jdiff.from_config.guidance import away_from
 from jdiff.from_config.names import pick
 from jdiff.from_config.networks import convnet, denoising
 from jdiff.from_config.process import objective, prediction, sigma_data
@@ -33,6 +34,7 @@ from jdiff.tasks.flow_map import (
     FlowMapTask,
     Loss,
     MeanFlow,
+    Seen,
     Shortcut,
 )
 from jdiff.tasks.frozen import Adapted, FrozenTask, LowRank
@@ -60,6 +62,8 @@ def diffusion(config: ConfigDict) -> DiffusionTask:
 
 
 TO_ZERO = ("consistency", "continuous_consistency")  # flow_map.loss that learns jumps to 0 alone
+# The share of a batch by which each learns s = sigma.
+INSTANTS = {"consistency": 0.0, "continuous_consistency": 0.0, "mean_flow": 0.25, "shortcut": 0.75}
 
 
 def flow_map(config: ConfigDict) -> FlowMapTask:
@@ -77,52 +81,74 @@ def flow_map(config: ConfigDict) -> FlowMapTask:
     slow = isinstance(schedule, (schedules.EDM, schedules.VE)) and config.network.noise_embedding == "sinusoidal"
     window = None if kind == "forward" or (kind == "auto" and slow) else WINDOW
 
-    def steps(images: float) -> float:
-        return images / config.train.batch_size
+    seen = Seen(config.train.batch_size, *config.train.since)
 
     def c(default: float) -> float:
         return default if wanted.c is None else wanted.c
 
     def mean_flow() -> MeanFlow:
-        own = draw if isinstance(draw, draws.LogNormal) else draws.LogNormal()
-        mean = own.mean if wanted.to_mean is None else wanted.to_mean
-        std = own.std if wanted.to_std is None else wanted.to_std
-        return MeanFlow(to=draws.LogNormal(mean, std), p=wanted.p, c=c(1e-3), window=window)
+        to = draw
+        if wanted.to_mean is not None or wanted.to_std is not None:
+            mean = config.objective.mean if wanted.to_mean is None else wanted.to_mean
+            to = draws.LogNormal(mean, config.objective.std if wanted.to_std is None else wanted.to_std)
+        return MeanFlow(to=to, p=wanted.p, c=c(1e-3), window=window)
 
-    losses: dict[str, Callable[[], tuple[Loss, float]]] = {  # -> (it, its share of instants)
-        "consistency": lambda: (Consistency(q=wanted.q, stage_steps=steps(wanted.stage_images), c=c(0.0)), 0.0),
-        "continuous_consistency": lambda: (
-            ContinuousConsistency(
-                sigma_data=sigma_data(config),
-                warmup_steps=steps(wanted.warmup_images),
-                c=c(0.1) or None,
-                window=window,
-            ),
-            0.0,
+    losses: dict[str, Callable[[], Loss]] = {
+        "consistency": lambda: Consistency(q=wanted.q, stage_images=wanted.stage_images, seen=seen, c=c(0.0)),
+        "continuous_consistency": lambda: ContinuousConsistency(
+            sigma_data=sigma_data(config),
+            warmup_images=wanted.warmup_images,
+            seen=seen,
+            c=c(0.1) or None,
+            window=window,
         ),
-        "mean_flow": lambda: (mean_flow(), 0.25),
-        "shortcut": lambda: (Shortcut(largest=min(schedule.sigma_max, LARGEST_START)), 0.75),
+        "mean_flow": mean_flow,
+        "shortcut": lambda: Shortcut(largest=min(schedule.sigma_max, LARGEST_START)),
     }
-    made, share = pick("flow_map.loss", wanted.loss, losses)()
-    instants = share if wanted.instants is None else wanted.instants
+    made, share = pick("flow_map.loss", wanted.loss, losses)(), instants(config)
+    _check_instants(config, share)
     if wanted.scales:
-        _check_trained_in(config, task, instants)
+        _check_trained_in(config, share)
     as_float32 = config.copy_and_resolve_references()
     as_float32.network.dtype = "float32"
     return FlowMapTask(
         task=task,
         exact=replace(task, network=denoising(as_float32, task.space.shape, task.conditions)),
         losses=made,
-        instants=instants,
+        instants=share,
         guidance=tuple(wanted.scales) or None,
+        away_from=away_from(config) if wanted.scales else (),
     )
 
 
-def _check_trained_in(config: ConfigDict, task: DiffusionTask, instants: float) -> None:
+def instants(config: ConfigDict) -> float:
+    """The share of a batch by which a flow map learns s = sigma, the posterior mean."""
+    wanted = config.flow_map
+    return INSTANTS[wanted.loss] if wanted.instants is None else wanted.instants
+
+
+def _check_instants(config: ConfigDict, share: float) -> None:
+    rows = config.train.batch_size // config.train.accumulate
+    if not share and config.flow_map.loss == "shortcut":
+        raise UserError(
+            "flow_map.instants=0: a shortcut learns the data by its instants alone: leave it out, or set it above 0"
+        )
+    if share and not 0 < round(share * rows) < rows:
+        raise UserError(
+            f"flow_map.instants={share:g} of {rows} images (train.batch_size / train.accumulate) leaves "
+            f"{'no instant' if share < 0.5 else 'no jump'}: set train.accumulate lower, or train.batch_size higher"
+        )
+
+
+def _check_trained_in(config: ConfigDict, instants: float) -> None:
     given = tuple(config.flow_map.scales)
     if len(given) != 2 or given[0] > given[1]:
         raise UserError(f"flow_map.scales={given} must be two scales, (lowest, highest)")
-    if not task.conditions or any(condition.drop_rate == 0 for condition in task.conditions):
+    try:
+        learned = bool(config.model.conditions) and bool(away_from(config))
+    except UserError:  # no condition is dropped in training
+        learned = False
+    if not learned:
         raise UserError(
             f"flow_map.scales={given} leads away from the model without conditions, which is not learned: set "
             "model.conditions and a model.drop_rate above 0"

@@ -126,6 +126,8 @@ def _train(config: ConfigDict, workdir: Path, interrupt: Interrupt[Training], st
         start, state = begin_from_whole(config, task, mesh, checkpoints, workdir, start)
         if isinstance(task, AutoencoderTask):  # its adversary starts after so many images, whatever the batch was
             task = replace(task, adversary=from_config.adversary(config))
+        if config.task == "flow_map":  # likewise its stages
+            task = from_config.task(config)
         total, rate = from_config.total_steps(config), from_config.rate(config)
         if FROZEN in state.task_state:
             config.train.initial_fingerprint = arrays.fingerprint(state.task_state[FROZEN])

@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import jdiff.config
-from jdiff import scoring
+from jdiff import from_config, scoring
 from jdiff.common.arrays import fingerprint
 from jdiff.common.errors import UserError, keeping_in
 from jdiff.common.ownership import owned
@@ -93,6 +93,17 @@ def check_model(model: Model) -> None:
         raise UserError(
             f"task={task!r} draws no images by a sampler, and there is nothing to tune; a diffusion model does"
         )
+    if task == "flow_map" and not from_config.instants(model.config):
+        raise UserError(
+            f"flow_map.loss={model.config.flow_map.loss!r} without instants learned jumps alone, and tuning compares "
+            "samplers that walk the flow: draw with sample.sampler=consistency, or tune a run trained with "
+            "flow_map.instants=0.25"
+        )
+    if model.config.guidance.method == "cfg_plus_plus":
+        raise UserError(
+            f"guidance.method='cfg_plus_plus' does not go with {choices.USUAL}, which tuning compares with: set "
+            "guidance.method=classifier_free"
+        )
     if space == "masks":
         raise UserError(
             "model.space='masks': masks have no features that tell how good they are; tune a model of images"
@@ -120,17 +131,14 @@ def _tune(model: Model, out: Path, stop: Callable[[int], bool], work: Tuning) ->
         "passes in all"
     )
     work.drawing = True
-    found = [search(config, trials, known, guidances, calls) for calls in budgets]
+    facts: dict[str, Any] = {"version": 1, "step": model.step, "weights": fingerprint(model.weights)}
+    told = {"judge": judge.identity(), "images": config.tune.images, "seed": last, "class_mix": mix}
+    report.forget(out, facts)
+    found = []
+    for calls in budgets:
+        found.append(search(config, trials, known, guidances, calls))
+        report.keep(out, facts, told, found[-1:])
     reference = fine(config, trials, {name: found[-1].best.settings[name] for name in alone})
     work.drawing = False
-    facts: dict[str, Any] = {
-        "version": 1,
-        "step": model.step,
-        "weights": fingerprint(model.weights),
-        "judge": judge.identity(),
-        "images": config.tune.images,
-        "seed": last,
-        "class_mix": mix,
-    }
-    report.write(out, facts, found, reference)
+    report.write(out, facts, told, found, reference)
     trials.discard()

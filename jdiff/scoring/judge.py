@@ -32,6 +32,7 @@ from jdiff.evaluation.statistics import Statistics
 from jdiff.from_config import evaluation as from_config
 from jdiff.from_config.evaluation import Features, OwnData
 from jdiff.networks.features.space import FeatureSpace
+from jdiff.request import check_learned
 from jdiff.scoring.data import REFERENCE_ROWS, Data, made, open_data, resized
 from jdiff.training import sharding
 
@@ -169,6 +170,7 @@ class Judge:
             raise UserError(f"{key}: bits per dimension are of whole numbers, and these data are {data.dtype}")
         if data.labels_per_image > 1 or set(self.conditions) - {"label", "aspect"}:
             raise UserError(f"{key}: goes with models of one label an image or of none")
+        check_learned(self.config, key)
 
     def numbers(self, found: Gathered) -> tuple[list[Number], list[str], dict[str, float]]:
         """(the protocol's numbers, what is left out and why, each class's distance where classes are compared)."""

@@ -36,6 +36,7 @@ Map: TypeAlias = Callable[[Images, Rows, Rows], Images]  # D(x, sigma, s)
 
 # What d/dsigma is taken over where D is rough in sigma: a difference between sigma e^-w and sigma e^w.
 WINDOW = 0.1
+NEAREST = 1e4  # the highest q^(stage + 1) that stages lead to
 
 
 class Maps(NamedTuple):
@@ -47,6 +48,20 @@ class Maps(NamedTuple):
     still: Map
     exact: Map
     average: Map
+
+
+@dataclass(frozen=True)
+class Seen:
+    """images + (step - since) batch_size: how many images were trained on before a step, since the batch size was last
+    changed.
+    """
+
+    batch_size: int = 1
+    since: int = 0
+    images: int = 0
+
+    def __call__(self, step: Array) -> Array:
+        return self.images + (jnp.asarray(step, jnp.float32) - self.since) * self.batch_size
 
 
 @runtime_checkable
@@ -74,19 +89,22 @@ class Consistency:
         s = sigma max(0, 1 - n(sigma) / q^(stage + 1)),   n(sigma) = 1 + k / (1 + e^(b sigma))
 
     with the norm over an image, the same dropout in both, and x0 in place of D(x_s, s, 0) where s = 0. The stage rises
-    every `stage_steps` steps; 0: it stays 0, and q says at once how near s is.
+    every `stage_images` images; 0: it stays 0, and q says at once how near s is. Stages raise q^(stage + 1) to NEAREST
+    at most: nearer levels differ by rounding in float32.
     """
 
     q: float = 2.0
-    stage_steps: float = 0.0
+    stage_images: float = 0.0
+    seen: Seen = Seen()
     k: float = 8.0
     b: float = 1.0
     c: float = 0.0
 
     def levels(self, sigma: Rows, key: Key[Array, ""], step: Array) -> tuple[Rows, Rows]:
-        stage = jnp.floor(step / self.stage_steps) if self.stage_steps else jnp.float32(0.0)
+        stage = jnp.floor(self.seen(step) / self.stage_images) if self.stage_images else jnp.float32(0.0)
         n = 1 + self.k * jax.nn.sigmoid(-self.b * sigma)
-        return sigma, sigma * jnp.maximum(0.0, 1 - n * jnp.asarray(self.q, sigma.dtype) ** -(stage + 1))
+        q = jnp.asarray(self.q, sigma.dtype)
+        return sigma, sigma * jnp.maximum(0.0, 1 - n / jnp.minimum(q ** (stage + 1), max(self.q, NEAREST)))
 
     def jumps(self, maps: Maps, x: Images, x0: Images, sigma: Rows, s: Rows, step: Array) -> tuple[Rows, Rows]:
         end = jnp.zeros_like(sigma)
@@ -107,11 +125,12 @@ class ContinuousConsistency:
                                                             + h cos(t) sin(t) (sigma_d dF/dt - x_t)
 
     d/dt along dx_t/dt = cos(t) sigma_d eps - sin(t) x0. (The paper's F is -F.) h rises from 0 to 1 over the first
-    `warmup_steps`. c: of the tangent's normalisation; None: g itself. window: see `along`.
+    `warmup_images`. c: of the tangent's normalisation; None: g itself. window: see `along`.
     """
 
     sigma_data: float
-    warmup_steps: float = 0.0
+    warmup_images: float = 0.0
+    seen: Seen = Seen()
     c: float | None = 0.1
     window: float | None = None
 
@@ -129,7 +148,7 @@ class ContinuousConsistency:
 
         x_t = cos * x
         now, change = along(partial(raw, maps.exact), x_t, t, forward, jnp.sin(t) * jnp.cos(t), self.window)
-        h = jnp.minimum(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        h = jnp.minimum(1.0, self.seen(step + 1) / self.warmup_images) if self.warmup_images else 1.0
         g = cos**2 * (forward + spread * now) + h * cos * sin * (spread * change - x_t)
         tangents = mean_square(g)
         if self.c is not None:
@@ -265,7 +284,7 @@ class FlowMapTask:
     task: its network knows where it goes. exact: the same computed in float32, for derivatives. guidance: (lowest,
     highest) scale w of a guidance that is trained in, drawn uniformly for each image and told to the network; x is then
     led to x0 + (w - 1) (x0 - sg D(x, sigma, sigma)), D without conditions, in place of x0 (Geng et al., arXiv
-    2505.13447, section 4.2).
+    2505.13447, section 4.2). away_from: the conditions that D is without.
     """
 
     task: DiffusionTask
@@ -273,6 +292,7 @@ class FlowMapTask:
     losses: Loss
     instants: float
     guidance: tuple[float, float] | None = None
+    away_from: tuple[str, ...] = ()
 
     @property
     def space(self) -> Space:
@@ -299,9 +319,10 @@ class FlowMapTask:
         weights, task = Weights(params, state), self.task
         x0, cond = task.examples(weights, batch, key, train=train)
         n = round(self.instants * len(x0))
-        sigma = task.objective.sigmas(named(key, "sigma"), len(x0))
-        higher, s = self.losses.levels(sigma[n:], named(key, "levels"), step)
-        sigma = jnp.concatenate([sigma[:n], higher])
+        of_jumps = task.objective.sigmas(named(key, "sigma"), len(x0) - n)
+        sigma, s = self.losses.levels(of_jumps, named(key, "levels"), step)
+        if n:  # draws of their own: of a stratified draw, the first n are the lowest
+            sigma = jnp.concatenate([task.objective.sigmas(named(key, "instants"), n), sigma])
         x = x0 + per_image(sigma, x0) * jax.random.normal(named(key, "eps"), x0.shape)
         if self.guidance:
             x0, cond = self._guided(weights, x, x0, sigma, cond, named(key, "guidance"))
@@ -347,13 +368,12 @@ class FlowMapTask:
         """(what x is led to, the conditions with w). Where all conditions are dropped, nothing is guided."""
         assert self.guidance is not None
         low, high = self.guidance
-        names = [condition.name for condition in self.task.conditions]
         nothing = jnp.ones(len(x0), bool)
         drop = cond.get("drop", {})
-        known = ~jnp.all(jnp.stack([drop.get(name, ~nothing) for name in names]), axis=0)
+        known = ~jnp.all(jnp.stack([drop.get(name, ~nothing) for name in self.away_from]), axis=0)
         w = jnp.where(known, jax.random.uniform(key, sigma.shape, minval=low, maxval=high), 1.0)
         without = self.task.denoises(jax.lax.stop_gradient(weights), None)(
-            x, sigma, {**cond, "drop": dict.fromkeys(names, nothing)}
+            x, sigma, {**cond, "drop": {**drop, **dict.fromkeys(self.away_from, nothing)}}
         )
         return x0 + per_image(w - 1, x0) * (x0 - without.x0), {**cond, GUIDANCE_SCALE: w}
 

@@ -115,8 +115,8 @@ class FrozenTask:
         own = {name: part for name, part in state.items() if name not in (FROZEN, AVERAGE)}
         average = {AVERAGE: self._merged(state[AVERAGE], state[FROZEN])} if AVERAGE in state else {}
         merged = self._merged(params, state[FROZEN])
-        loss, (own, logs) = self.task.loss(merged, {**own, **average}, batch, key, step, train=train)
-        return loss, ({**own, FROZEN: state[FROZEN]}, logs)
+        loss, (after, logs) = self.task.loss(merged, {**own, **average}, batch, key, step, train=train)
+        return loss, ({**state, **{name: part for name, part in after.items() if name != AVERAGE}}, logs)
 
     def merged(self, weights: Weights) -> Weights:
         """The task's weights with the parts merged in."""

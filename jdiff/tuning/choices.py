@@ -90,7 +90,7 @@ def own(config: ConfigDict, calls: int) -> Settings | None:
 
 def guidances(config: ConfigDict, spread: float) -> list[Settings]:
     """The guidances to try, the config's own first: that alone, where a model has nothing to guide, or is guided to a
-    class or by CFG++. spread: the images' standard deviation.
+    class. spread: the images' standard deviation.
     """
     names = ("sample.guidance_scale", "guidance.sigma_low", "guidance.sigma_high")
     known = presets.settings_of(config)

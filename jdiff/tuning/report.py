@@ -18,8 +18,8 @@ from jdiff.tuning.trials import Score
 TABLE, PLOT = "table.md", "tuned.png"
 
 
-def plain(found: Found, reference: Score) -> dict[str, Any]:
-    """A budget's entry of tuned.json."""
+def plain(found: Found, reference: Score | None) -> dict[str, Any]:
+    """A budget's entry of tuned.json. reference: of many calls; None where it is not measured yet."""
     best = found.best
     return {
         "settings": dict(best.settings),
@@ -29,7 +29,8 @@ def plain(found: Found, reference: Score) -> dict[str, Any]:
         "distance": _distance(best),
         "default": {"settings": dict(found.usual.settings), **_distance(found.usual)},
         "own": {"settings": dict(found.own.settings), **_distance(found.own)} if found.own else None,
-        "won_back": won_back(found, reference),
+        "fine": reference.plain() if reference else None,
+        "won_back": won_back(found, reference) if reference else None,
         "finals": [one.plain() for one in found.finals],
         "tried": [one.plain() for one in found.tried],
     }
@@ -43,22 +44,42 @@ def won_back(found: Found, reference: Score) -> float | None:
     return (found.usual.rank - found.best.rank) / between if between > 0 else None
 
 
-def write(out: Path, facts: Mapping[str, Any], several: Sequence[Found], reference: Score) -> None:
-    """Write all three to the folder and print the table. Budgets that were tuned before, of the same facts, stay."""
-    before: dict[str, Any] = {}
+def forget(out: Path, facts: Mapping[str, Any]) -> None:
+    """Say that budgets which were tuned before will be replaced, where they are of other weights."""
+    if (out / FILE).is_file() and not _before(out, facts):
+        say(f"what {out / FILE} holds was tuned for other weights, and will be replaced")
+
+
+def keep(
+    out: Path,
+    facts: Mapping[str, Any],
+    told: Mapping[str, Any],
+    several: Sequence[Found],
+    reference: Score | None = None,
+) -> None:
+    """Add budgets to tuned.json. facts: of the weights; what was tuned before for the same ones stays. told: how the
+    budgets were judged.
+    """
+    entries = {str(found.calls): {**plain(found, reference), **told} for found in several}
+    budgets = {**_before(out, facts), **entries}
+    ordered = {name: budgets[name] for name in sorted(budgets, key=int)}
+    replace_file(out / FILE, json.dumps({**facts, "budgets": ordered}, indent=2) + "\n")
+
+
+def _before(out: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     with suppress(OSError, ValueError, TypeError, KeyError):
         held = json.loads((out / FILE).read_text("utf-8"))
-        if {name: held.get(name) for name in facts} == json.loads(json.dumps(facts)):
-            before = dict(held["budgets"])
-        else:
-            say(f"what {out / FILE} held was tuned for other weights, or judged otherwise, and is replaced")
-    budgets = {**before, **{str(found.calls): plain(found, reference) for found in several}}
-    ordered = {name: budgets[name] for name in sorted(budgets, key=int)}
+        if {name: held.get(name) for name in facts} == dict(facts):
+            return dict(held["budgets"])
+    return {}
+
+
+def write(
+    out: Path, facts: Mapping[str, Any], told: Mapping[str, Any], several: Sequence[Found], reference: Score
+) -> None:
+    """Write all three to the folder and print the table."""
+    keep(out, facts, told, several, reference)
     text = table(several, reference)
-    replace_file(
-        out / FILE,
-        json.dumps({**facts, "fine": reference.plain(), "budgets": ordered}, indent=2) + "\n",
-    )
     replace_file(out / TABLE, text)
     say(f"\n{text}")
     files = [out / FILE, out / TABLE]

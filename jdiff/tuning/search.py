@@ -88,6 +88,12 @@ def search(config: ConfigDict, trials: Trials, known: Trajectories, guidances: S
     of = counts(config, trials.judge.protocol.least)
     last, early, _ = seeds(config)
     usual, own, finalists = choices.usual(config, calls), choices.own(config, calls), config.tune.finalists
+    if own:
+        try:
+            trials.request(own, of.last, last)
+        except UserError as error:
+            say(f"{calls} calls: the run's own setting cannot be: {error}")
+            own = None
     tried: list[Score] = []
 
     def compare(what: str, settings: Sequence[Settings], count: int, seed: int) -> list[Score]:

@@ -38,7 +38,7 @@ def goes_on(config: ConfigDict, workdir: Path, checkpoints: Checkpoints) -> tupl
         return 0, []
     saved = jdiff.config.of_run(workdir)
     changes = jdiff.config.check_resumable(saved, config, workdir)
-    check_carried_over(saved.train.optimizer, config.train.optimizer, workdir)
+    check_carried_over(saved.train.optimizer, config, workdir)
     followed = 0 if changes else saved.checkpoint.resume_from  # told changes ask to go back once more
     step = _gone_back(config.checkpoint.resume_from, followed, latest, workdir, checkpoints)
     config.train.initial_fingerprint = saved.train.initial_fingerprint
@@ -56,12 +56,14 @@ def goes_on(config: ConfigDict, workdir: Path, checkpoints: Checkpoints) -> tupl
     return step, lines
 
 
-def check_carried_over(before: str, now: str, workdir: Path) -> None:
+def check_carried_over(before: str, config: ConfigDict, workdir: Path) -> None:
     """Raises UserError where one optimizer cannot go on with the state of the one before."""
+    now = config.train.optimizer
     if before != now and MUON in (before, now):
         raise UserError(
             f"train.optimizer={now!r} cannot go on with what {before!r} keeps of the gradients in {workdir}: leave it "
-            f"as it was, or start another run from these weights, with another --workdir and train.initial={workdir}"
+            f"as it was, or start another run with another --workdir"
+            + (f" and train.initial={workdir}" if config.task not in ("classifier", "segmentation") else "")
         )
 
 
