@@ -240,6 +240,8 @@ def test_what_does_not_walk_the_flow_is_told_in_a_line(run, tmp_path):
     line = refusal(*asked, "--config.guidance.method=cfg_plus_plus", "--config.sample.sampler=ddim", cwd=run)
     assert "set guidance.method=classifier_free" in line
     model = jdiff.load(run)
+    assert model.config.guidance.method == "classifier_free"
+    check_model(model)
     config = model.config.copy_and_resolve_references()
     config.task = "flow_map"
     with pytest.raises(UserError, match=r"learned jumps alone.*flow_map\.instants=0\.25"):
