@@ -429,6 +429,7 @@ def test_every_line_that_gives_a_value_is_followed():
         "sample.condition_dir=PATH": "test_segmentation",
         "data.holdout=0.1": "test_segmentation",
         "guidance.method=classifier_free": "test_tune",
+        "sample.ladder=auto": "test_flow_map_task",
     }
     followed = " ".join([*(says for _, says, _ in FOLLOWED), *(says for _, _, says, *_ in FOLDERS)])
     advised = {change for _, _, changes in FOLLOWED for change in changes or ()}

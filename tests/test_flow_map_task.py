@@ -264,6 +264,15 @@ def with_keys(model, **keys):
     return model.with_config(made)
 
 
+def test_steps_do_not_silently_leave_a_ladder_by_hand_as_it_is(jumping_run):
+    model = with_keys(jdiff.load(jumping_run), sample__ladder="by_hand", sample__sigmas=(80.0, 1.0))
+    assert model.request(1, steps=2).sigmas.tolist() == [80.0, 1.0, 0.0]
+    with pytest.raises(UserError, match=r"sample.steps=1 does not change.*of 2 rungs.*set sample.ladder=auto"):
+        model.request(1, steps=1)
+    assert model.request(1, steps=1, ladder="auto").sigmas.tolist() == [80.0, 0.0]
+    assert model.request(1, steps=1, sigmas=(40.0,)).sigmas.tolist() == [40.0, 0.0]
+
+
 def test_a_model_that_is_always_guided_is_not_asked_for_less(jumping_run):
     model = with_keys(jdiff.load(jumping_run), flow_map__scales=(2.0, 4.0))
     assert model.request(2, method="trained_in", guidance_scale=2.0).passes() == 1
