@@ -1,0 +1,29 @@
+"""Sphinx's settings: python -m sphinx -W docs docs/_build"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import generate
+from docstrings import as_rst
+
+project, author, copyright = "jdiff", "the authors of jdiff", "2026, the authors of jdiff"
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+html_theme = "sphinx_book_theme"
+html_title = "jdiff"
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+smartquotes = False  # quotes are part of values
+nb_execution_mode = "off"
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+autodoc_default_options = {"exclude-members": "__init__, __new__"}
+
+
+def setup(app: object) -> None:
+    """Write the pages that follow from the code, and read docstrings as they are written here."""
+    generate.write(Path(__file__).parent / "generated")
+    app.connect("autodoc-process-docstring", lambda app, what, name, obj, options, lines: as_rst(lines))  # type: ignore[attr-defined]
