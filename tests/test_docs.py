@@ -64,3 +64,10 @@ def test_the_reference_holds_every_key_sampler_and_mode(site):
     assert all(name in samplers for name in SAMPLERS)
     assert "x_hat + (s' - s_hat) d" in samplers  # Heun's formula, as its docstring has it
     assert all(mode.what in modes for mode in MODES.values())
+
+
+def test_files_that_the_contributors_guide_names_are_there():
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text("utf-8")
+    for name in re.findall(r"`((?:\w+/)*\w+\.py)`", text):
+        if "plain" not in name:  # the example's
+            assert any((REPOSITORY / place / name).is_file() for place in ("", "jdiff")), name

@@ -3,6 +3,7 @@ a monkeypatch here stands for. Nothing else of jdiff knows of it.
 """
 
 import json
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +24,7 @@ from jdiff.from_config.guidance import GUIDANCES
 from jdiff.from_config.sampling import SAMPLERS
 from jdiff.from_config.spaces import SPACES
 from jdiff.networks.conditioning import ScalarEmbedding
-from tests.conftest import TINY, config, run_here
+from tests.conftest import REPOSITORY, TINY, config, run_here
 
 
 @dataclass(frozen=True)
@@ -159,3 +160,14 @@ def test_a_sampler_guidance_condition_space_evaluator_and_mode_of_a_stranger(add
 
     counted = run_here("--mode=count", "--workdir=run", cwd=tmp_path)
     assert (counted.status, counted.out) == (0, "trained for 4 steps\n")
+
+
+def test_the_sampler_of_the_contributors_guide_walks(monkeypatch, tiny_run):
+    """CONTRIBUTING.md's, added by its line: Euler's step, as DDIM's without noise is."""
+    (code,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "CONTRIBUTING.md").read_text("utf-8"), re.DOTALL)
+    made: dict[str, Any] = {"__name__": "plain"}
+    exec(code, made)
+    monkeypatch.setitem(SAMPLERS, "plain_euler", lambda sample: made["PlainEuler"]())
+    model = jdiff.load(tiny_run.workdir)
+    ours, ddim = (model.sample(4, sampler=name, steps=4).astype(int) for name in ("plain_euler", "ddim"))
+    assert np.abs(ours - ddim).max() <= 1
