@@ -2,11 +2,13 @@
 
 import html
 import re
+import shlex
 import subprocess
 import sys
 
 import pytest
 
+import jdiff
 import jdiff.config
 from jdiff.from_config.sampling import SAMPLERS
 from jdiff.main import MODES
@@ -29,6 +31,7 @@ def test_keys_and_modes_that_a_page_names_exist(page):
     """`group.key` in backticks, --config.group.key in commands."""
     text, settings = page.read_text("utf-8"), jdiff.config.settings()
     groups = {name.rpartition(".")[0] for name in settings if "." in name}
+    settings = {*settings, *(f"model.{name}" for name in dir(jdiff.Model))}  # of a model in a notebook
     for name in re.findall(r"--config\.([\w.]+)=", text):
         assert name in {*settings, "group.key"}, name
     for name in re.findall(r"`((?:\w+\.)+\w+)(?:=[^`]*)?`", text):
@@ -36,6 +39,28 @@ def test_keys_and_modes_that_a_page_names_exist(page):
             assert name in settings, name
     for mode in re.findall(r"--mode=(\w+)", text):
         assert mode in MODES or mode == "MODE", mode
+
+
+COMMANDS = [
+    pytest.param(command, id=f"{page.stem}: {command[:60]}")
+    for page in [*PAGES, REPOSITORY / "README.md"]
+    for command in re.findall(r"(python -m jdiff\.main --[^\n`|#]*)", page.read_text("utf-8"))
+    if "..." not in command and "[--" not in command
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_commands_keys_take_their_values(command):
+    """Of a config that ships; of a run, whose config is not at hand, of digits."""
+    arguments = [one for one in shlex.split(command)[3:] if not one.startswith("--config.") or "COUNT" not in one]
+    names = [one.partition("=")[2] for one in arguments if one.startswith("--config=")]
+    assert all(one.startswith(("--config", "--mode", "--workdir", "--out")) for one in arguments), arguments
+    overrides = [one for one in arguments if one.startswith("--config.")]
+    if names == ["FILE"] or names == ["CONFIG"]:
+        return
+    config = jdiff.config.load(names[0] if names else "digits")
+    single, _ = jdiff.config.several(config, overrides)
+    jdiff.config.check(jdiff.config.override(config, single))
 
 
 @pytest.fixture(scope="module")
