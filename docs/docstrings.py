@@ -9,8 +9,12 @@ SPECIAL = re.compile(r"([*|]|(?<=\w)_(?=\W|$))")
 def as_rst(lines: list[str]) -> None:
     """Rewrite a docstring's lines in place: what is indented stands as written, `names` are literals."""
     made: list[str] = []
-    inside = False
+    inside = example = False
     for line in lines:
+        example = bool(line) and (example or line.startswith(">>> "))
+        if example:  # until an empty line
+            made.append(line)
+            continue
         indented = line.startswith(" ")
         if indented and not inside:
             made += ["", ".. code-block:: text", ""]

@@ -15,6 +15,9 @@ Ladder = Float[np.ndarray, " rungs"]
 def karras(steps: int, *, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Ladder:
     """sigma_i = (sigma_max^(1/rho) + i/(N-1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho (Karras et al., arXiv
     2206.00364, eq. 5), exact at both ends. One step visits sigma_max alone.
+
+    >>> karras(4, sigma_min=0.1, sigma_max=10.0).round(2).tolist()
+    [10.0, 2.93, 0.66, 0.1, 0.0]
     """
     ramp = np.linspace(0.0, 1.0, steps)
     rungs = (sigma_max ** (1 / rho) + ramp * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
@@ -24,6 +27,9 @@ def karras(steps: int, *, sigma_min: float, sigma_max: float, rho: float = 7.0) 
 def logsnr(steps: int, *, sigma_min: float, sigma_max: float) -> Ladder:
     """sigma_i = sigma_max (sigma_min/sigma_max)^(i/(N-1)), uniform in ln SNR = -2 ln sigma (Lu et al., arXiv
     2206.00927, section 3.4), exact at both ends. One step visits sigma_max alone.
+
+    >>> logsnr(4, sigma_min=0.1, sigma_max=100.0).tolist()
+    [100.0, 10.0, 1.0, 0.1, 0.0]
     """
     return _with_ends(np.geomspace(sigma_max, sigma_min, steps), sigma_min, sigma_max)
 

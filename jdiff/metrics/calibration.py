@@ -76,6 +76,9 @@ def auc(scores: Shaped[np.ndarray, "..."], events: Shaped[np.ndarray, "..."]) ->
     For variances of pixels and whether the pixel is wrong. By Mann and Whitney's U: the sum of ranks of the n_1 events
     less n_1 (n_1 + 1) / 2, over n_0 n_1. nan where there are no events or nothing else. Raises UserError for different
     shapes, scores that are not finite and events that are not 0 or 1.
+
+    >>> auc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([0, 0, 1, 1]))
+    0.75
     """
     x, happened = np.asarray(scores, np.float64), checked_whole(events, "events")
     if x.shape != happened.shape:

@@ -39,6 +39,10 @@ def frechet_distance(a: Float[np.ndarray, "n _d"], b: Float[np.ndarray, "m _d"])
     """The squared Frechet distance of features a (generated) to b (reference), with unbiased covariances in float64.
 
     Raises UserError unless both have at least two rows, finite values and equal d, and b's rows differ.
+
+    >>> b = np.array([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0], [2.0, 2.0]])
+    >>> round(frechet_distance(b + [3.0, 0.0], b), 6)  # of equal spread, three apart
+    9.0
     """
     a, b = checked(a, "generated", 2), checked_reference(b)
     same_dimensions(generated=a, reference=b)

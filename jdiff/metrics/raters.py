@@ -18,6 +18,10 @@ def generalized_energy_distance(samples: Masks, raters: Masks, classes: int = 2)
     The means run over all pairs, a mask with itself too, as in the literature's code: the biased V-statistic. So m
     samples score E d(s, s') / m more than endless ones of the same model: compare equal m alone. Raises UserError for
     other shapes, values that are not whole numbers and values that are no class.
+
+    >>> raters = np.array([[[1, 0]], [[1, 1]]])  # two masks of two pixels
+    >>> generalized_energy_distance(raters, raters), generalized_energy_distance(raters[:1], raters)
+    (0.0, 0.25)
     """
     s, y = _pair(samples, raters, classes)
     return float(2 * _distances(s, y).mean() - _distances(s, s).mean() - _distances(y, y).mean())

@@ -54,7 +54,11 @@ def overlap(predicted: Masks, truth: Masks, classes: int = 2) -> Overlap:
 
 
 def dice(predicted: Masks, truth: Masks, classes: int = 2) -> Float[np.ndarray, "n k"]:
-    """Dice of each image and class, [n, h, w] -> [n, k]; neither: 1, one alone: 0. Errors as `overlap`."""
+    """Dice of each image and class, [n, h, w] -> [n, k]; neither: 1, one alone: 0. Errors as `overlap`.
+
+    >>> dice(np.array([[[1, 1, 0]]]), np.array([[[1, 0, 0]]])).round(3).tolist()  # one image of three pixels
+    [[0.667]]
+    """
     return overlap(predicted, truth, classes).dice
 
 

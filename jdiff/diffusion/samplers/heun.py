@@ -21,6 +21,9 @@ class Heun(Sampler):
 
     gamma = min(s_churn / N, sqrt(2) - 1) where s_min <= s <= s_max, 0 elsewhere; `steps` is N, which matters with churn
     alone. The last step, to sigma = 0, is Euler's: N rungs cost 2N - 1 denoiser calls.
+
+    >>> Heun().nfe(18)
+    35
     """
 
     steps: int = 1
