@@ -129,7 +129,7 @@ def added(monkeypatch, tmp_path):
     (tmp_path / "modes").mkdir()
     (tmp_path / "modes" / "count.py").write_text(COUNT_MODE)
     monkeypatch.setattr(jdiff.modes, "__path__", [*jdiff.modes.__path__, str(tmp_path / "modes")])
-    monkeypatch.setitem(main.MODES, "count", main.Mode(of_run=True))
+    monkeypatch.setitem(main.MODES, "count", main.Mode("counts", of_run=True))
     monkeypatch.setitem(SAMPLERS, "one_jump", lambda sample: OneJump())
     monkeypatch.setitem(GUIDANCES, "inverted", lambda config, scale, helpers: Inverted(scale))
     monkeypatch.setitem(CONDITIONS, "brightness", lambda config, rate: Brightness(drop_rate=rate))
