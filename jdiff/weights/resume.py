@@ -58,12 +58,14 @@ def goes_on(config: ConfigDict, workdir: Path, checkpoints: Checkpoints) -> tupl
 
 def check_carried_over(before: str, config: ConfigDict, workdir: Path) -> None:
     """Raises UserError where one optimizer cannot go on with the state of the one before."""
-    now = config.train.optimizer
+    now, anew = config.train.optimizer, config.task in ("classifier", "segmentation")
     if before != now and MUON in (before, now):
         raise UserError(
             f"train.optimizer={now!r} cannot go on with what {before!r} keeps of the gradients in {workdir}: leave it "
-            f"as it was, or start another run with another --workdir"
-            + (f" and train.initial={workdir}" if config.task not in ("classifier", "segmentation") else "")
+            "as it was, or start another run "
+            + ("" if anew else "from these weights, ")
+            + "with another --workdir"
+            + ("" if anew else f" and train.initial={workdir}")
         )
 
 
