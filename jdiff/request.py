@@ -321,7 +321,7 @@ def _check(config: ConfigDict, solver: Sampler, scale: np.ndarray, *, guided: bo
     if method == "autoguidance" and not wanted.weak_workdir:
         raise UserError("guidance.method='autoguidance' needs a second, weaker run: set guidance.weak_workdir")
     if method == "trained_in":
-        learned = tuple(config.flow_map.scales) if config.task == "flow_map" else ()
+        learned = _trained_in(config)
         if not learned:
             raise UserError("guidance.method='trained_in': this model learned none (flow_map.scales)")
         low, high = learned
@@ -352,11 +352,13 @@ def _check_jumps(config: ConfigDict, solver: Sampler) -> None:
         return
     to_zero, instants = wanted.loss in from_config.TO_ZERO, from_config.instants(config)
     if not (solver.lands or (instants and not solver.jumps) or (solver.jumps and not to_zero)):
+        if to_zero:
+            raise UserError(
+                f"sample.sampler={name!r} asks for more than the flow's end at 0, and flow_map.loss={wanted.loss!r} "
+                f"learned no more{'' if instants else ' (flow_map.instants is 0)'}: set sample.sampler=consistency"
+            )
         raise UserError(
-            f"sample.sampler={name!r} asks for more than the flow's end at 0, and flow_map.loss={wanted.loss!r} "
-            f"learned no more{'' if instants else ' (flow_map.instants is 0)'}: set sample.sampler=consistency"
-            if to_zero
-            else f"sample.sampler={name!r} asks for the posterior mean, which flow_map.instants=0 did not learn: set "
+            f"sample.sampler={name!r} asks for the posterior mean, which flow_map.instants=0 did not learn: set "
             "sample.sampler=flow_map"
         )
 
@@ -371,16 +373,20 @@ def check_learned(config: ConfigDict, what: str, *, to: bool | None = None) -> N
     if to is None and not from_config.instants(config):
         raise UserError(
             f"{what} asks for the posterior mean, D(x, sigma, sigma), which this model did not learn: flow_map.loss="
-            f"{wanted.loss!r} with flow_map.instants={from_config.instants(config):g}; a model trained with "
-            "flow_map.instants=0.25 has it"
+            f"{wanted.loss!r} with flow_map.instants=0; a model trained with flow_map.instants=0.25 has it"
         )
     if to is False and wanted.loss in from_config.TO_ZERO:
         raise UserError(f"{what} asks for jumps above 0, and flow_map.loss={wanted.loss!r} learned those to 0 alone")
 
 
+def _trained_in(config: ConfigDict) -> tuple[float, ...]:
+    """(lowest, highest) guidance scale that was trained in; (): none."""
+    return tuple(config.flow_map.scales) if config.task == "flow_map" else ()
+
+
 def _check_scales(config: ConfigDict, *, guided: bool) -> None:
     """Raises UserError where a model with guidance trained in, of scales without 1, is asked for that of 1."""
-    learned = tuple(config.flow_map.scales) if config.task == "flow_map" else ()
+    learned = _trained_in(config)
     if not learned or learned[0] <= 1 <= learned[1]:
         return
     wanted = config.guidance

@@ -190,6 +190,10 @@ def test_mean_flow_draws_s_as_sigma_where_nothing_else_is_said(dit_run):
     assert task.losses.to == task.task.objective.draw
     made.flow_map.to_std = 2.0
     assert from_config.task(made).losses.to == LogNormal(made.objective.mean, 2.0)
+    made.flow_map.to_mean, made.flow_map.to_std = 0.3, None
+    assert made.objective.std is None  # as where a config does not say
+    for made.objective.draw in ("uniform", "lognormal"):
+        assert from_config.task(made).losses.to == LogNormal(0.3, LogNormal().std)
 
 
 def test_low_rank_shortcuts_accumulate(tiny_run):

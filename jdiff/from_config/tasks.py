@@ -89,8 +89,11 @@ def flow_map(config: ConfigDict) -> FlowMapTask:
     def mean_flow() -> MeanFlow:
         to = draw
         if wanted.to_mean is not None or wanted.to_std is not None:
-            mean = config.objective.mean if wanted.to_mean is None else wanted.to_mean
-            to = draws.LogNormal(mean, config.objective.std if wanted.to_std is None else wanted.to_std)
+            own = draw
+            if not isinstance(own, draws.LogNormal):
+                usual, said = draws.LogNormal(), config.objective
+                own = draws.LogNormal(_first(said.mean, usual.mean), _first(said.std, usual.std))
+            to = draws.LogNormal(_first(wanted.to_mean, own.mean), _first(wanted.to_std, own.std))
         return MeanFlow(to=to, p=wanted.p, c=c(1e-3), window=window)
 
     losses: dict[str, Callable[[], Loss]] = {
@@ -119,6 +122,11 @@ def flow_map(config: ConfigDict) -> FlowMapTask:
         guidance=tuple(wanted.scales) or None,
         away_from=away_from(config) if wanted.scales else (),
     )
+
+
+def _first(*values: float | None) -> float:
+    """The first that is given."""
+    return next(value for value in values if value is not None)
 
 
 def instants(config: ConfigDict) -> float:

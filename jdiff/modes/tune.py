@@ -133,7 +133,7 @@ def _tune(model: Model, out: Path, stop: Callable[[int], bool], work: Tuning) ->
     work.drawing = True
     facts: dict[str, Any] = {"version": 1, "step": model.step, "weights": fingerprint(model.weights)}
     told = {"judge": judge.identity(), "images": config.tune.images, "seed": last, "class_mix": mix}
-    report.forget(out, facts)
+    report.tell_of_other_weights(out, facts)
     found = []
     for calls in budgets:
         found.append(search(config, trials, known, guidances, calls))

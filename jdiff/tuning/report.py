@@ -44,7 +44,7 @@ def won_back(found: Found, reference: Score) -> float | None:
     return (found.usual.rank - found.best.rank) / between if between > 0 else None
 
 
-def forget(out: Path, facts: Mapping[str, Any]) -> None:
+def tell_of_other_weights(out: Path, facts: Mapping[str, Any]) -> None:
     """Say that budgets which were tuned before will be replaced, where they are of other weights."""
     if (out / FILE).is_file() and not _before(out, facts):
         say(f"what {out / FILE} holds was tuned for other weights, and will be replaced")
