@@ -157,15 +157,17 @@ def measure(rounds: int) -> dict[str, Any]:
     keep_freed_memory()
     on_cpu = jax.default_backend() == "cpu"
     config = settings(on_cpu)
-    began = time.perf_counter()
+    start = began = time.perf_counter()
     subprocess.run([sys.executable, "-c", "import jdiff.modes.train"], check=True)
     import_s = time.perf_counter() - began
     ours = Ours(config)
     memory = peak_memory_mb(on_cpu)
+    print(f"ours compiled after {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
     try:
         theirs = Diffusers(config, on_cpu)
     except ImportError:
         theirs = None
+    print(f"all compiled after {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
 
     def turn(run: Callable[[], None]) -> float:
         repeat = 1 if on_cpu else 20

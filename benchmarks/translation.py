@@ -41,9 +41,11 @@ SMALL: dict[str, Any] = {
     "network.attention_levels": (2,),
     "network.blocks_per_level": 1,
     "train.learning_rate": 1e-3,
-    "train.warmup_images": 6_400,
+    "train.schedule": "cosine",
+    "train.warmup_images": 3_200,
+    "train.ema_halflife_images": 3_000,
 }
-FACADES = {**SMALL, "data.image_size": 64, "network.channels": 48, "train.images": 160_000}
+FACADES = {**SMALL, "data.image_size": 64, "network.channels": 32, "train.images": 24_000}
 CLOTHES = {
     **SMALL,
     "model.conditions": ("image",),
@@ -51,8 +53,7 @@ CLOTHES = {
     "network.channels": 32,
     "network.dropout": 0.0,
     "train.batch_size": 128,
-    "train.images": 250_000,
-    "train.ema_halflife_images": 10_000,
+    "train.images": 120_000,
 }
 
 ADAPTER = {

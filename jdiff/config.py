@@ -40,6 +40,7 @@ OVERRIDABLE = (
     "machine.",
     "train.steps",
     "train.initial",
+    "network.dtype",
     "space.tile",
     "space.dtype",
     "space.autoencoder",

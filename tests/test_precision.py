@@ -16,7 +16,7 @@ from jdiff.resolve import resolve
 from jdiff.training import sharding
 from jdiff.weights.start import begin
 from tests.arrays import perturbed
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, run_here
 
 
 @pytest.mark.slow
@@ -38,6 +38,18 @@ def test_bfloat16_follows_float32s_loss():
         curves.append(np.mean(np.array(losses).reshape(-1, 50), axis=1))
     print(*curves, sep="\n")
     np.testing.assert_allclose(curves[1], curves[0], rtol=0.02)
+
+
+def test_a_run_draws_in_another_precision_than_it_was_trained_in(tiny_run, tmp_path):
+    """As one trained in bfloat16 on a GPU draws on a CPU that has no units for it."""
+    drawn = []
+    for dtype in ("float32", "bfloat16"):
+        out = tmp_path / dtype
+        mode = ("--mode=sample", f"--workdir={tiny_run.workdir}", f"--config.network.dtype={dtype}", f"--out={out}")
+        result = run_here(*mode, cwd=tmp_path)
+        assert result.status == 0, result.err
+        drawn.append(np.load(next(out.glob("*.npz")))["images"].astype(int))
+    assert 0 < np.abs(drawn[0] - drawn[1]).mean() < 3
 
 
 NETWORKS = {

@@ -2,7 +2,9 @@
 
 import contextlib
 import ctypes
+import importlib.util
 import os
+from importlib.metadata import entry_points
 
 import jax
 
@@ -30,8 +32,12 @@ def use_all_cores(batch_size: int) -> None:
 def keep_freed_memory() -> None:
     """Makes glibc keep the memory that XLA frees: otherwise each step maps, zeroes and unmaps its scratch memory.
 
-    The process stays at its peak memory. No effect without glibc.
+    The process stays at its peak memory. No effect without glibc, once JAX computes (its threads have arenas then), or
+    where JAX has an accelerator: there the scratch memory is the device's, and the threads that compile would queue for
+    the single arena.
     """
+    if not _will_compute_on_cpu():
+        return
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
@@ -40,3 +46,14 @@ def keep_freed_memory() -> None:
     mallopt(m_mmap_max, 0)
     mallopt(m_trim_threshold, -1)
     mallopt(m_arena_max, 1)
+
+
+def _will_compute_on_cpu() -> bool:
+    """Told without asking JAX, whose answer starts its threads: by the platform that is chosen, else by the plugins
+    that are installed. With a plugin but no accelerator JAX falls back to the CPU, and this says no; choose
+    JAX_PLATFORMS=cpu there.
+    """
+    if platforms := getattr(jax.config, "jax_platforms", None):
+        return platforms.split(",")[0] == "cpu"
+    plugins = importlib.util.find_spec("jax_plugins") or entry_points(group="jax_plugins")
+    return not plugins and importlib.util.find_spec("libtpu") is None
