@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Int, PyTree
+from jaxtyping import Array, Bool, Int, PyTree, UInt
 from tqdm import tqdm
 
 from jdiff.common.errors import DrawingError, UserError, is_out_of_memory
@@ -123,6 +123,8 @@ class Compiled:
         self.show = jax.jit(lambda weights, x: shown(task.space, task.space.decode(weights, x)))
         of_walk = ("sampler", "repeats", "keep_trajectory")
         self.walk = jax.jit(partial(walk, task, mesh), static_argnames=of_walk)
+        self.begin = jax.jit(partial(begin, task, mesh), static_argnames="sampler")
+        self.step = jax.jit(partial(step, task), static_argnames="sampler")
         self.invert = jax.jit(partial(invert, task), static_argnames="sampler")
         self.ode_bits = jax.jit(partial(ode_bits, task), static_argnames=("exact", "rtol", "atol"))
         self.bound_bits = jax.jit(partial(bound_bits, task))
@@ -184,6 +186,35 @@ def walk(
     if "mask" in rows:  # a decoder alone would change what is kept, too
         images = jnp.where(rows["mask"], images, space.values.from_model(space.values.to_model(rows["image"])))
     return images, frames, _finite(walked.x0), walked.carry if sampler.nfe(1) is None else None
+
+
+def begin(
+    task: DiffusionTask, mesh: Mesh, seed: Array, sigma: Array, rows: PyTree, *, sampler: Sampler
+) -> tuple[Array, Any]:
+    """The state that a walk from the prior starts in: (x, what the sampler remembers)."""
+    keys = image_keys(seed, rows["indices"])
+    x = drivers.prior(keys, _like(task.space, mesh, len(keys)), sigma, task.parameterization.schedule)
+    return x, sampler.init(x, keys)
+
+
+def step(
+    task: DiffusionTask,
+    weights: Weights,
+    guidances: Guidances,
+    seed: Array,
+    index: Array,
+    sigma: Array,
+    sigma_next: Array,
+    state: tuple[Array, Any],
+    rows: PyTree,
+    *,
+    sampler: Sampler,
+) -> tuple[tuple[Array, Any], Array]:
+    """(the state after rung `index`, from sigma to sigma_next; its x as a picture, uint8): one turn of `walk`."""
+    keys, denoise = image_keys(seed, rows["indices"]), guided(task.denoiser(weights), guidances)
+    state = drivers.step(sampler, denoise, state, index, sigma, sigma_next, rows["cond"], keys)
+    x = seen(state[0], sigma_next)
+    return state, shown(task.space, task.space.decode(weights, x))
 
 
 def classes_drawn(
@@ -295,13 +326,20 @@ def bound_bits(
 
 
 def seen(x: Any, sigmas: Any) -> Any:
-    """x at each sigma scaled by 1/sqrt(1 + sigma^2), so that it can be looked at."""
-    return x / jnp.sqrt(1 + sigmas**2).reshape(-1, *[1] * (x.ndim - 1))
+    """x at a sigma, or at each of several, scaled by 1/sqrt(1 + sigma^2), so that it can be looked at."""
+    scale = jnp.sqrt(1 + jnp.square(sigmas))
+    return x / scale.reshape(*jnp.shape(sigmas), *[1] * (x.ndim - jnp.ndim(sigmas)))
 
 
 def shown(space: Space, images: Any) -> Any:
     """Images as they are on a screen, uint8, whatever the data's range."""
     return space.values.on_screen(images)
+
+
+def batch_of(rows: PyTree, indices: UInt[np.ndarray, " b"], mesh: Mesh) -> PyTree:
+    """What `rows` has for these numbers, in turn where that is fewer, and their "indices", on the mesh."""
+    batch = jax.tree.map(lambda values: values[indices % len(values)], rows) | {"indices": indices}
+    return jax.device_put(batch, sharding.of_batch(mesh))
 
 
 def in_batches(
@@ -324,9 +362,7 @@ def in_batches(
     at, ahead = numbers.start, None
 
     def started(first: int) -> PyTree:
-        indices = np.arange(first, first + size, dtype=np.uint32)
-        batch = jax.tree.map(lambda values: values[indices % len(values)], rows) | {"indices": indices}
-        return start(jax.device_put(batch, sharding.of_batch(mesh)))
+        return start(batch_of(rows, np.arange(first, first + size, dtype=np.uint32), mesh))
 
     with tqdm(total=len(numbers), desc=progress, unit="image", disable=not progress, leave=False) as bar:
         while at < numbers.stop:

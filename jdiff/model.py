@@ -4,6 +4,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from functools import cached_property, partial, wraps
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -258,6 +259,24 @@ class Model:
         asked = self.request(num_images, **{"batch_size": num_images, **settings})
         walked = self._walk(asked, range(asked.count), asked.sigmas, {}, keep_trajectory=True)
         return np.concatenate([frames for _, _, frames, _ in walked], axis=1)
+
+    @_of_shape
+    def watch(self, num_images: int = 8, **settings: Any) -> Iterator[UInt8[np.ndarray, "n h w c"]]:
+        """The frames of `trajectory` one by one, from the first rung's end on, each as soon as it is drawn; the last
+        holds the images. One program draws a rung, so another number of steps compiles nothing, but for Heun's sampler,
+        whose churn depends on it.
+        """
+        asked = self.request(num_images, **settings)
+        seed, sigmas = np.uint32(asked.config.sample.seed), asked.sigmas.astype(np.float32)
+        numbers = np.arange(asked.count + -asked.count % self.mesh.size, dtype=np.uint32)
+        rows = compiled.batch_of({"cond": asked.in_turn, "scale": asked.scale}, numbers, self.mesh)
+        guidances = asked.guidances(rows.pop("scale"), self._guiding(asked))
+        state = self._compiled.begin(seed, sigmas[0], rows, sampler=asked.sampler)
+        for index, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
+            state, frame = self._compiled.step(
+                *(self.weights, guidances, seed, np.int32(index), sigma, sigma_next, state, rows), sampler=asked.sampler
+            )
+            yield np.asarray(frame)[: asked.count]
 
     @_of_shape
     def compare_steps(

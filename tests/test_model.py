@@ -1,5 +1,6 @@
 """What users do with a trained model, on the model object: mostly on a tiny one, whose images need not be good."""
 
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -170,6 +171,24 @@ def test_encoding_and_back_returns_the_images(which, digits, request):
         model.invert(digits, sampler="euler_ancestral")
     with pytest.raises(UserError, match="take at least 2"):
         model.invert(digits, sampler="ddim", steps=1)
+
+
+@pytest.mark.parametrize("sampler", ["heun", "dpmpp_2m", "euler_ancestral", "dpmpp_2m_sde"])
+def test_what_is_watched_are_the_frames_of_the_trajectory(model, sampler):
+    settings = {"sampler": sampler, "steps": 4, "labels": (1, 2, 3), "guidance_scale": 2.0, "seed": 5}
+    frames = np.stack(list(model.watch(3, **settings)))
+    assert frames.shape == (4, 3, 8, 8, 1)
+    rungs = model.trajectory(3, **settings)[1:]
+    assert np.abs(frames.astype(int) - rungs.astype(int)).max() <= 1  # two programs round differently
+    assert np.abs(frames[-1].astype(int) - model.sample(3, **settings).astype(int)).max() <= 1
+
+
+def test_watching_more_steps_compiles_nothing(model):
+    drawn = partial(model.watch, 2, sampler="dpmpp_2m")
+    list(drawn(steps=3, labels=(1,)))
+    programs = model._compiled.step._cache_size()
+    assert len(list(drawn(steps=7, labels=(4,), seed=8))) == 7
+    assert model._compiled.step._cache_size() == programs
 
 
 def test_interpolation_begins_and_ends_where_it_says(model, digits):

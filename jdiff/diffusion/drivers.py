@@ -1,4 +1,4 @@
-"""Drivers: walk a ladder with a sampler."""
+"""Drivers: walk a ladder with a sampler; `scan` in one compiled loop, `step` a rung at a time, to be seen meanwhile."""
 
 from typing import Any, NamedTuple
 
@@ -46,15 +46,29 @@ def scan(
     fold_in(key, i). Memory does not grow with the number of rungs unless the trajectory is kept.
     """
 
-    def conditioned(x: Float[Array, "b ..."], sigma: Sigma, to: Sigma | None = None) -> Denoised:
-        return denoise(x, sigma, cond, to)
-
     def rung(state, now):
-        x, carry = state
-        index, sigma, sigma_next = now
-        x, carry = sampler.step(conditioned, carry, x, sigma, sigma_next, keylib.folded(keys, index))
+        x, carry = step(sampler, denoise, state, *now, cond, keys)
         return (x, carry), x if keep_trajectory else None
 
     rungs = (jnp.arange(len(sigmas) - 1), sigmas[:-1], sigmas[1:])
     (x_last, carry), visited = jax.lax.scan(rung, (x, sampler.init(x, keys)), rungs)
     return Walk(x_last, jnp.concatenate([x[None], visited]) if keep_trajectory else None, carry)
+
+
+def step(
+    sampler: Sampler,
+    denoise: Denoise,
+    state: tuple[Float[Array, "b ..."], Any],
+    index: Array,
+    sigma: Sigma,
+    sigma_next: Sigma,
+    cond: Cond,
+    keys: Key[Array, " b"],
+) -> tuple[Float[Array, "b ..."], Any]:
+    """(x, what the sampler remembers) after rung `index`, from sigma to sigma_next."""
+
+    def conditioned(x: Float[Array, "b ..."], sigma: Sigma, to: Sigma | None = None) -> Denoised:
+        return denoise(x, sigma, cond, to)
+
+    x, carry = state
+    return sampler.step(conditioned, carry, x, sigma, sigma_next, keylib.folded(keys, index))
