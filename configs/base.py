@@ -845,6 +845,15 @@ CHECKPOINT = group(
     ),
 )
 
+SERVE = group(
+    "serve",
+    SILENT,
+    host=Setting("127.0.0.1", 'the address that the page is at; "0.0.0.0": open to the network, without a password'),
+    port=Setting(7860, "and its port; 0: a free one", "[0, 65535]"),
+    most_images=Setting(16, "that a visitor draws at once", "[1, 2^10]"),
+    most_steps=Setting(250, "that a visitor asks for", "[1, 2^16]"),
+)
+
 MACHINE = group(
     "machine",
     SILENT,
@@ -881,6 +890,7 @@ SETTINGS = {
     **SEGMENT,
     **LOG,
     **CHECKPOINT,
+    **SERVE,
     **MACHINE,
 }
 

@@ -37,6 +37,7 @@ OVERRIDABLE = (
     "tune.",
     "log.",
     "checkpoint.",
+    "serve.",
     "machine.",
     "train.steps",
     "train.initial",

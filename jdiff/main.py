@@ -60,6 +60,7 @@ MODES = {
     "prepare": Mode("data packed once into files that training reads fast"),
     "reconstruct": Mode("what an autoencoder makes of images", of_run=True),
     "segment": Mode("masks of a folder of images, with their uncertainty", of_run=True),
+    "serve": Mode("a page to draw from a run, and to watch one that trains", of_run=True),
     "tune": Mode("the best sampler for a number of network calls", of_run=True),
 }
 

@@ -342,10 +342,10 @@ class Model:
         image = self._images(images)
         mask = _mask(masks, image.shape[:3])
         asked = self.request(len(image), **settings)
-        if not _repaints(asked.sampler):
+        if not repaints(asked.sampler):
             raise UserError(
                 f"sample.sampler={asked.config.sample.sampler!r} remembers other rungs or chooses its own; inpainting "
-                f"takes {from_config.sampling.names(_repaints, asked.config.sample)}"
+                f"takes {from_config.sampling.names(repaints, asked.config.sample)}"
             )
         if repeats < 1:
             raise UserError(f"repeats={repeats} must be at least 1")
@@ -592,7 +592,7 @@ class Model:
                     "answers are the same: set segment.members=1"
                 )
             config = request.overridden(config, {name: own.get(name) for name in ("seed", "batch_size")}, ("sample",))
-            told, *_ = request.rows(config, self._conditions, {"image": shown["cond_images"]}, self.workdir)
+            told, *_ = request.rows(config, self.conditions, {"image": shown["cond_images"]}, self.workdir)
             seed, dropout = np.uint32(config.sample.seed), members > 1
             program = partial(self._compiled.segment, self.weights, seed, dropout=dropout)
             size = min(config.sample.batch_size, len(number))
@@ -686,7 +686,7 @@ class Model:
             self.config,
             self.schedule,
             settings,
-            conditions=self._conditions,
+            conditions=self.conditions,
             workdir=self.workdir,
             num_images=num_images,
         )
@@ -716,14 +716,15 @@ class Model:
             )
 
     @cached_property
-    def _conditions(self) -> tuple[Condition, ...]:
+    def conditions(self) -> tuple[Condition, ...]:
+        """What the images are conditioned on."""
         task = self.task if isinstance(self.task, SegmentationTask) else self._diffusion
         return tuple(condition.in_folder(self.workdir) for condition in task.conditions)
 
     @property
     def _arguments(self) -> set[str]:
         """A caller's keywords for conditions."""
-        kinds: list[Any] = [*request.KINDS, *self._conditions]
+        kinds: list[Any] = [*request.KINDS, *self.conditions]
         return {kind.argument for kind in kinds}
 
     @property
@@ -883,7 +884,7 @@ def _latents_of(model: Model) -> Any:
     return space.mean, space.std, fingerprint(meaning(model.weights.state))
 
 
-def _repaints(sampler: Any) -> bool:
+def repaints(sampler: Any) -> bool:
     return not sampler.remembers and sampler.arrives
 
 

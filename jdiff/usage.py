@@ -9,7 +9,7 @@ WIDTH = 100
 # Those of configs/base.py, which a plain --help does not read: it answers at once.
 GROUPS = (
     *("data", "model", "condition", "network", "autoencoder", "space", "objective", "flow_map", "train", "lora"),
-    *("sample", "guidance", "eval", "tune", "segment", "log", "checkpoint", "machine"),
+    *("sample", "guidance", "eval", "tune", "segment", "log", "checkpoint", "serve", "machine"),
 )
 USAGE = """\
 jdiff: image diffusion models, trained and sampled

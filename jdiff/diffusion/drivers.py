@@ -47,7 +47,8 @@ def scan(
     """
 
     def rung(state, now):
-        x, carry = step(sampler, denoise, state, *now, cond, keys)
+        index, sigma, sigma_next = now
+        x, carry = step(sampler, denoise, state, index, sigma, sigma_next, cond, keys)
         return (x, carry), x if keep_trajectory else None
 
     rungs = (jnp.arange(len(sigmas) - 1), sigmas[:-1], sigmas[1:])

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from jaxtyping import UInt8
 from ml_collections import ConfigDict
-from scipy import ndimage
 
 from jdiff import from_config, request
 from jdiff.common import pictures
@@ -25,16 +23,15 @@ from jdiff.config import one_of
 from jdiff.data import medical, nifti
 from jdiff.data.given import Given, stems
 from jdiff.data.resize import Resize
+from jdiff.evaluation.overlay import overlay
 from jdiff.evaluation.told import ENTROPY, PROBABILITIES, VARIANCE, Told, most
 from jdiff.evaluation.windows import Windows
-from jdiff.metrics.lesions import NEIGHBOURS
 from jdiff.model import MEMBER_STRIDE, Model, restore
 
 FILE, SETTINGS = "segmentation.csv", "settings.json"
 MASKS, OVERLAYS = "masks", "overlays"  # beside those of jdiff.evaluation.told
 FREE = ("least_confidence", "on_bad_file")  # keys that change no mask
 UNDECODED = ("utf-8", "surrogateescape")  # names of files may be of any encoding
-COLOURS = ((0, 255, 0), (255, 64, 64), (64, 128, 255), (255, 220, 0), (255, 0, 255), (0, 255, 255))
 MOST_WAITING = 2**29  # bytes of pictures that wait for a full batch
 
 
@@ -223,17 +220,6 @@ def _save_pages(
         return
     for file, page in zip(files, pages, strict=True):
         pictures.save_png(folder / file, page[..., None])
-
-
-def overlay(picture: UInt8[np.ndarray, "h w c"], numbers: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """The picture with the border of each class in a colour."""
-    drawn = pictures.coloured(picture).copy()
-    width = max(1, min(numbers.shape) // 200)
-    for number in np.unique(numbers[numbers > 0]):
-        region = np.pad(numbers == number, 1)
-        inner = ndimage.binary_erosion(region, NEIGHBOURS, iterations=width)
-        drawn[(region & ~inner)[1:-1, 1:-1]] = COLOURS[(int(number) - 1) % len(COLOURS)]
-    return drawn
 
 
 def _check_settings(model: Model, out: Path) -> None:

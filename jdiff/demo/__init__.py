@@ -1,0 +1,1 @@
+"""A page to draw from a run, and to watch one that trains (--mode=serve; the extra "demo" brings Gradio)."""

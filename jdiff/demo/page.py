@@ -1,0 +1,351 @@
+"""The page itself, by Gradio: one request at a time, the others wait."""
+
+import json
+import math
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import wraps
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gradio as gr
+import numpy as np
+import pandas as pd
+from PIL import Image as Pillow
+
+from jdiff import from_config
+from jdiff.common.errors import UserError
+from jdiff.conditions.label import Label
+from jdiff.demo import work
+from jdiff.demo.asked import Asked, Limits, without_paths
+from jdiff.demo.progress import Progress, progress_of
+from jdiff.from_config import presets
+from jdiff.model import Model, repaints
+from jdiff.spaces import Masks
+from jdiff.tasks.diffusion import DiffusionTask
+
+FONT = ("system-ui", "sans-serif")  # a font of the web would be asked for at every visit
+MOST_WAITING = 20  # visitors
+LARGEST_FILE = "20mb"
+REFRESHED_EVERY = 5.0  # seconds
+FRAMES = 9  # between two seeds
+LEAST_BETWEEN = 0.2  # seconds, of frames: each is a file that the browser loads
+# Of events. Names of functions are no business of visitors, whose programs are to use jdiff itself.
+BY_THE_MODEL: dict[str, Any] = {"concurrency_id": "model", "show_progress": "minimal", "api_visibility": "private"}
+AT_ONCE: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+IN_TURN = "each in turn"
+BY_HAND = "by hand"
+
+
+def page(model: Model | None, workdir: Path, limits: Limits) -> gr.Blocks:
+    """A tab for each thing that the model can do, and one to watch the run. model: None where it has no checkpoint."""
+    name = workdir.resolve().name
+    with gr.Blocks(title=f"jdiff: {name}", analytics_enabled=False) as blocks:
+        at = f"step {model.step:,}" if model else "it has no checkpoint yet"
+        gr.Markdown(f"# {name}\n{at}")
+        if model and isinstance(model.task, DiffusionTask) and not isinstance(model.task.space, Masks):
+            controls = _Controls(model, limits)
+            with gr.Tab("Draw"):
+                _draw(model, name, controls)
+            with gr.Tab("Between two seeds"):
+                _between(model, controls)
+            if work.can_inpaint(model):
+                with gr.Tab("Paint over"):
+                    _paint_over(model, controls)
+        if model and isinstance(model.task.space, Masks):
+            with gr.Tab("Segment"):
+                _segment(model, limits)
+        with gr.Tab("Training"):
+            _training(workdir, blocks)
+    blocks.queue(max_size=MOST_WAITING, default_concurrency_limit=1, api_open=False)
+    return blocks
+
+
+def launch(blocks: gr.Blocks, host: str, port: int) -> str:
+    """Start to serve; the page's address. Raises UserError where the port is taken."""
+    if not port:
+        with socket.create_server((host, 0)) as free:
+            port = free.getsockname()[1]
+    try:
+        _, address, _ = blocks.launch(
+            server_name=host,
+            server_port=port,
+            prevent_thread_lock=True,
+            quiet=True,
+            show_error=True,
+            max_file_size=LARGEST_FILE,
+            ssr_mode=False,
+            footer_links=[],
+            theme=gr.themes.Default(font=FONT, font_mono=("ui-monospace", "monospace")),
+        )
+    except OSError as error:
+        raise UserError(
+            f"serve.port={port} at {host} cannot be had ({error}): --config.serve.port=0 takes a free one"
+        ) from error
+    return str(address)
+
+
+def _answered(answer: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    """A user's mistake, and whatever a model cannot do, as one line on the page that names no path of this machine."""
+
+    @wraps(answer)
+    def answered(*given: Any) -> Iterator[Any]:
+        try:
+            yield from answer(*given)
+        except UserError as error:
+            raise gr.Error(without_paths(str(error)), duration=10, print_exception=False) from error
+
+    return answered
+
+
+class _Controls:
+    """What every drawing is asked for by. Its widgets stand above the tabs; `read` makes of their values an Asked."""
+
+    def __init__(self, model: Model, limits: Limits):
+        self.model, self.limits = model, limits
+        config, conditions = model.config, {condition.name: condition for condition in model.conditions}
+        self._widgets: dict[str, Any] = {}
+        with gr.Row():
+            label = conditions.get("label")
+            if isinstance(label, Label):
+                classes, several = list(label.class_names), label.per_image > 1
+                self._widgets["labels"] = gr.Dropdown(
+                    classes if several else [IN_TURN, *classes],
+                    value=None if several else IN_TURN,
+                    multiselect=several,
+                    label="class",
+                )
+            if "text" in conditions:
+                self._widgets["texts"] = gr.Textbox(label="text", placeholder="what the images show", max_length=1000)
+            for scalar in config.condition.scalars.names if "scalars" in conditions else ():
+                self._widgets[f"scalar {scalar}"] = gr.Number(0, label=scalar)
+            self._widgets["num_images"] = gr.Number(
+                min(4, limits.images), label=f"images (1 to {limits.images})", precision=0
+            )
+            self._widgets["seed"] = gr.Number(0, label="seed", precision=0)
+        with gr.Row():
+            if tuned := _presets(model):
+                self._widgets["preset"] = gr.Dropdown([BY_HAND, *tuned], value=BY_HAND, label="network calls, tuned")
+            self._widgets["sampler"] = gr.Dropdown(
+                list(from_config.sampling.SAMPLERS), value=config.sample.sampler, label="sampler"
+            )
+            self._widgets["steps"] = gr.Number(config.sample.steps, label=f"steps (1 to {limits.steps})", precision=0)
+            ladders = [ladder for ladder in from_config.sampling.LADDERS if ladder != "by_hand"]
+            usual = config.sample.ladder if config.sample.ladder in ladders else "auto"
+            self._widgets["ladder"] = gr.Dropdown(ladders, value=usual, label="ladder of noise levels")
+            if conditions:
+                scale = config.sample.guidance_scale
+                self._widgets["guidance_scale"] = gr.Slider(
+                    0, 10, value=1.0 if scale is None else scale, step=0.1, label="guidance (1: none)"
+                )
+
+    @property
+    def widgets(self) -> list[Any]:
+        return list(self._widgets.values())
+
+    def read(self, values: tuple[Any, ...]) -> Asked:
+        """Raises UserError for what lies beyond the limits."""
+        given = dict(zip(self._widgets, values, strict=True))
+        conditions: dict[str, tuple[Any, ...]] = {}
+        labels = given.get("labels")
+        if labels and labels != IN_TURN:
+            conditions["labels"] = (tuple(labels),) if isinstance(labels, list) else (labels,)
+        if text := (given.get("texts") or "").strip():
+            conditions["texts"] = (text,)
+        if scalars := tuple(value for name, value in given.items() if name.startswith("scalar ")):
+            conditions["scalars"] = (scalars,)
+        preset = given.get("preset", BY_HAND)
+        return Asked(
+            num_images=_whole(given["num_images"], "images"),
+            seed=_whole(given["seed"], "seed"),
+            sampler=given["sampler"],
+            ladder=given["ladder"],
+            steps=_whole(given["steps"], "steps"),
+            preset=0 if preset == BY_HAND else int(preset),
+            guidance_scale=given.get("guidance_scale"),
+            conditions=conditions,
+        ).within(self.limits)
+
+
+def _whole(value: Any, what: str) -> int:
+    if value is None or value != int(value):
+        raise UserError(f"{what}: give a whole number")
+    return int(value)
+
+
+def _presets(model: Model) -> list[str]:
+    """The budgets that --mode=tune has found settings for."""
+    file = (model.workdir or Path()) / presets.FOLDER / presets.FILE
+    try:
+        return sorted(json.loads(file.read_text("utf-8"))["budgets"], key=int)
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+class _Result(NamedTuple):
+    picture: Any
+    told: Any
+    command: Any
+    python: Any
+
+
+def _draw(model: Model, name: str, controls: _Controls) -> None:
+    takes_image = any(condition.name == "image" for condition in model.conditions)
+    with gr.Row():
+        with gr.Column():
+            photo = view = None
+            if takes_image:
+                photo = gr.ImageEditor(label="photo or sketch", type="numpy", image_mode="RGBA", format="png")
+                view = gr.Radio(
+                    [("made of it, as in training", work.AS_IN_TRAINING), ("the picture itself", work.AS_IT_IS)],
+                    value=work.AS_IN_TRAINING,
+                    label="the condition",
+                )
+            button = gr.Button("Draw", variant="primary")
+            told = gr.Markdown()
+            shown = gr.Image(label="images", interactive=False, format="png", buttons=["download", "fullscreen"])
+        with gr.Column():
+            command = gr.Code(label="command", language="shell", interactive=False, wrap_lines=True)
+            python = gr.Code(label="Python", language="python", interactive=False, wrap_lines=True)
+
+    @_answered
+    def draw(*given: Any) -> Iterator[_Result]:
+        picture, how = None, work.AS_IN_TRAINING
+        if takes_image:
+            *given, editor, how = given  # type: ignore[assignment]
+            picture = _flat(editor)
+        asked = controls.read(tuple(given))
+        told = _Result(gr.skip(), "compiling, at first", asked.command(name), asked.python(name))
+        yield told
+        shown_at = -math.inf
+        for frame in work.drawn(model, asked, picture, view=how):
+            done, now = frame.rung == frame.rungs, time.monotonic()
+            if not done and now - shown_at < LEAST_BETWEEN:
+                continue
+            shown_at = now
+            so_far = work.calls(model, asked) if done else f"step {frame.rung} of {frame.rungs}"
+            yield told._replace(picture=frame.picture, told=so_far)
+
+    inputs = [*controls.widgets, *([photo, view] if takes_image else [])]
+    button.click(draw, inputs, [shown, told, command, python], **BY_THE_MODEL)
+
+
+def _between(model: Model, controls: _Controls) -> None:
+    with gr.Row():
+        last = gr.Number(1, label="the other seed", precision=0)
+        button = gr.Button("Draw the way", variant="primary")
+    share = gr.Slider(0, FRAMES - 1, value=0, step=1, label="from the seed to the other", interactive=True)
+    shown = gr.Image(label="image", interactive=False, format="png")
+    frames = gr.State([])
+
+    @_answered
+    def way(*given: Any) -> Iterator[Any]:
+        *values, end = given
+        asked = controls.read(tuple(values))
+        drawn = work.path_between(model, asked, _whole(end, "the other seed"), FRAMES)
+        yield drawn, drawn[0], gr.update(value=0)
+
+    button.click(way, [*controls.widgets, last], [frames, shown, share], **BY_THE_MODEL)
+    share.change(lambda drawn, at: drawn[int(at)] if drawn else None, [frames, share], shown, **AT_ONCE)
+
+
+def _paint_over(model: Model, controls: _Controls) -> None:
+    able = from_config.sampling.names(repaints, model.config.sample).split(", ")
+    gr.Markdown("What the brush covers is drawn anew, the rest stays (RePaint).")
+    with gr.Row():
+        editor = gr.ImageEditor(
+            label="picture and brush",
+            type="numpy",
+            image_mode="RGBA",
+            format="png",
+            brush=gr.Brush(default_size=48, colors=["#ff3366"], color_mode="fixed"),
+        )
+        shown = gr.Image(label="painted anew", interactive=False, format="png")
+    with gr.Row():
+        usual = model.config.sample.sampler
+        sampler = gr.Dropdown(able, value=usual if usual in able else able[0], label="sampler of the painting")
+        fresh = gr.Button("Begin with a new image")
+        button = gr.Button("Paint", variant="primary")
+
+    @_answered
+    def begin(*given: Any) -> Iterator[Any]:
+        asked = controls.read(given)
+        *_, last = work.drawn(model, replace(asked, num_images=1))
+        yield last.picture
+
+    @_answered
+    def paint(*given: Any) -> Iterator[Any]:
+        *values, solver, edited = given
+        asked = replace(controls.read(tuple(values)), sampler=solver, preset=0)
+        picture = edited and edited["background"]
+        if picture is None:
+            raise UserError("there is no picture: begin with a new image, or drop a picture of yours")
+        opacity = [layer[..., 3] / 255 for layer in edited["layers"]] or [np.zeros(picture.shape[:2])]
+        yield work.painted_anew(model, asked, _on_white(picture), np.max(opacity, axis=0))
+
+    fresh.click(begin, controls.widgets, editor, **BY_THE_MODEL)
+    button.click(paint, [*controls.widgets, sampler, editor], shown, **BY_THE_MODEL)
+
+
+def _segment(model: Model, limits: Limits) -> None:
+    members = limits.images if model.config.network.dropout or isinstance(model.task, DiffusionTask) else 1
+    with gr.Row():
+        photo = gr.Image(label="photo", type="numpy", image_mode="RGB")
+        overlaid = gr.Image(label="its masks", interactive=False, format="png")
+        unsure = gr.Image(label="how unsure (white: most)", interactive=False, format="png")
+    with gr.Row():
+        count = gr.Slider(1, members, value=min(5, members), step=1, label="members", visible=members > 1)
+        seed = gr.Number(0, label="seed", precision=0)
+        button = gr.Button("Segment", variant="primary")
+    told = gr.Markdown()
+
+    @_answered
+    def segment(picture: Any, several: Any, seed: Any) -> Iterator[Any]:
+        if picture is None:
+            raise UserError("there is no photo: drop one on the left")
+        asked = Asked(num_images=_whole(several, "members"), seed=_whole(seed, "seed")).within(limits)
+        yield work.segmented(model, picture, asked.num_images, asked.seed)
+
+    button.click(segment, [photo, count, seed], [overlaid, unsure, told], **BY_THE_MODEL)
+
+
+def _training(workdir: Path, blocks: gr.Blocks) -> None:
+    told = gr.Markdown()
+    curve = gr.LinePlot(x="step", y="value", color="name", title="loss", height=320)
+    latest = gr.Gallery(label="latest pictures", columns=2, object_fit="contain", interactive=False, format="png")
+
+    def look() -> tuple[str, pd.DataFrame, list[tuple[Pillow.Image, str]]]:
+        try:
+            found = progress_of(workdir)
+        except UserError as error:
+            return without_paths(str(error)), _table(Progress(0, 0, 0)), []
+        pictures = []
+        for path in found.pictures:
+            try:
+                pictures.append((Pillow.open(path).convert("RGB"), path.stem))
+            except OSError:  # it is being written
+                continue
+        return found.told, _table(found), pictures
+
+    gr.Timer(REFRESHED_EVERY).tick(look, None, [told, curve, latest], **AT_ONCE)
+    blocks.load(look, None, [told, curve, latest], **AT_ONCE)
+
+
+def _table(found: Progress) -> pd.DataFrame:
+    return pd.DataFrame(found.points, columns=["step", "name", "value"])
+
+
+def _flat(editor: Any) -> work.Picture | None:
+    """What was dropped and drawn, on white; None for an empty canvas."""
+    if not editor or editor["composite"] is None:
+        return None
+    empty = editor["background"] is None and not any(layer[..., 3].any() for layer in editor["layers"])
+    return None if empty else _on_white(editor["composite"])
+
+
+def _on_white(picture: np.ndarray) -> work.Picture:
+    if picture.ndim == 2:
+        picture = picture[..., None]
+    return work.pictures.coloured(picture)
