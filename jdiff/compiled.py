@@ -209,12 +209,14 @@ def step(
     rows: PyTree,
     *,
     sampler: Sampler,
-) -> tuple[tuple[Array, Any], Array]:
-    """(the state after rung `index`, from sigma to sigma_next; its x as a picture, uint8): one turn of `walk`."""
+) -> tuple[tuple[Array, Any], Array, Bool[Array, " b"]]:
+    """(the state after rung `index`, from sigma to sigma_next; its x as a picture, uint8; whether each image's values
+    are finite): one turn of `walk`.
+    """
     keys, denoise = image_keys(seed, rows["indices"]), guided(task.denoiser(weights), guidances)
     state = drivers.step(sampler, denoise, state, index, sigma, sigma_next, rows["cond"], keys)
     x = seen(state[0], sigma_next)
-    return state, shown(task.space, task.space.decode(weights, x))
+    return state, shown(task.space, task.space.decode(weights, x)), _finite(x)
 
 
 def classes_drawn(

@@ -263,8 +263,8 @@ class Model:
     @_of_shape
     def watch(self, num_images: int = 8, **settings: Any) -> Iterator[UInt8[np.ndarray, "n h w c"]]:
         """The frames of `trajectory` one by one, from the first rung's end on, each as soon as it is drawn; the last
-        holds the images. One program draws a rung, so another number of steps compiles nothing, but for Heun's sampler,
-        whose churn depends on it.
+        holds the images. All are drawn in one batch. One program draws a rung, so another number of steps compiles
+        nothing, but for Heun's sampler, whose churn depends on it. Raises DrawingError where values are not finite.
         """
         asked = self.request(num_images, **settings)
         seed, sigmas = np.uint32(asked.config.sample.seed), asked.sigmas.astype(np.float32)
@@ -273,9 +273,11 @@ class Model:
         guidances = asked.guidances(rows.pop("scale"), self._guiding(asked))
         state = self._compiled.begin(seed, sigmas[0], rows, sampler=asked.sampler)
         for index, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
-            state, frame = self._compiled.step(
+            state, frame, finite = self._compiled.step(
                 *(self.weights, guidances, seed, np.int32(index), sigma, sigma_next, state, rows), sampler=asked.sampler
             )
+            if not (well := np.asarray(finite)[: asked.count]).all():
+                raise self._not_finite(asked.count - int(well.sum()), asked.count)
             yield np.asarray(frame)[: asked.count]
 
     @_of_shape

@@ -135,6 +135,7 @@ def test_the_frozen_model_is_moved_and_the_seed_another(tiny_run, adapted, tmp_p
     assert drawn.shape == (4, 8, 8, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bfloat16", "remat"])
 def test_it_learns_in_other_forms(name, tiny_run, tmp_path):
     form = {"bfloat16": "--config.network.dtype=bfloat16", "remat": "--config.network.remat=True"}[name]

@@ -99,7 +99,7 @@ def scores_of(made, steps, fsdp=1):
 
 @pytest.mark.parametrize(
     ("loss", "settings"),
-    [*((loss, SMALL) for loss in LOSSES), ("mean_flow", GUIDED)],
+    [*((loss, SMALL) for loss in LOSSES), pytest.param("mean_flow", GUIDED, marks=pytest.mark.slow)],
     ids=[*(f"{loss}, bfloat16, remat, low-rank" for loss in LOSSES), "mean_flow, guided, two microbatches"],
 )
 def test_each_loss_falls(tiny_run, loss, settings):

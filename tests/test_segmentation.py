@@ -18,6 +18,7 @@ from PIL import Image
 import jdiff
 from jdiff.common.errors import UserError
 from jdiff.data.resize import Resize
+from jdiff.demo import work
 from jdiff.evaluation.told import Told
 from jdiff.evaluation.windows import Windows, enlarged
 from jdiff.metrics.segmentation import dice
@@ -155,6 +156,16 @@ def test_a_mask_that_is_brought_up_is_near_the_model_sized_one():
         p = mask[..., None].astype(np.float32)
         by_pixels = np.asarray(Image.fromarray(mask.astype(np.uint8)).resize(size[::-1], Image.Resampling.NEAREST)) > 0
         assert dice((enlarged(p, size)[..., 0] > 0.5)[None], by_pixels[None]).item() > 0.99
+
+
+def test_a_photo_on_the_page_gets_its_masks(model):
+    picture, mask = scene(np.random.default_rng(3), 40, 36)
+    overlaid, unsure, told = work.segmented(model, picture, 1, 0)
+    assert overlaid.shape == picture.shape
+    assert (overlaid != picture).any(axis=-1).mean() < 0.5  # borders alone
+    assert unsure.shape[2] == 3
+    share = float(told.partition("%")[0]) / 100
+    assert abs(share - mask.mean()) < 0.15
 
 
 @pytest.fixture

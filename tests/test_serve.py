@@ -61,13 +61,13 @@ def test_more_than_the_page_does_is_refused(asked, told):
 def test_the_command_and_the_python_beside_draw_the_same(tiny_run, model, tmp_path):
     *_, last = work.drawn(model, ASKED)
     here = tiny_run.workdir.parent
-    arguments = shlex.split(ASKED.command(tiny_run.workdir.name))
+    arguments = shlex.split(ASKED.command(tiny_run.workdir.name, 10))
     assert arguments[:3] == ["python", "-m", "jdiff.main"]
     assert run_here(*arguments[3:], f"--out={tmp_path / 'out'}", cwd=here).status == 0
     by_command = np.load(tmp_path / "out" / "samples.npz")["images"]
     names: dict = {}
     with contextlib.chdir(here):
-        exec(ASKED.python(tiny_run.workdir.name), names)
+        exec(ASKED.python(tiny_run.workdir.name, 10), names)
     for images in (by_command, names["images"]):
         assert np.abs(images.astype(int) - last.images.astype(int)).max() <= 1  # two programs round differently
 
@@ -75,12 +75,12 @@ def test_the_command_and_the_python_beside_draw_the_same(tiny_run, model, tmp_pa
 def test_a_preset_leaves_the_rest_to_what_was_tuned():
     asked = Asked(preset=8, seed=3, sampler="ddim", guidance_scale=4.0)
     assert asked.settings == {"seed": 3, "preset": 8}
-    assert "sampler" not in asked.command("run")
+    assert "sampler" not in asked.command("run", None)
 
 
 def test_texts_are_quoted_in_the_command():
     asked = Asked(conditions={"texts": ('it\'s a "red" heart; rm -rf',)})
-    [given] = [word for word in shlex.split(asked.command("my run")) if "texts" in word]
+    [given] = [word for word in shlex.split(asked.command("my run", 5)) if "texts" in word]
     assert given.endswith(repr(asked.conditions["texts"]))
 
 
@@ -94,12 +94,22 @@ def test_messages_name_no_path():
     assert told.startswith("config.json is damaged; see x.py, or 1/2 of https://a.org/b")
 
 
+def test_a_picture_and_numbers_are_told_beside():
+    asked = Asked(view="as_is", conditions={"labels": ("a",)})
+    assert "--config.sample.condition_dir=PICTURES --config.sample.condition_view=as_is" in asked.command("run", 3)
+    assert "condition_dir='PICTURES', condition_view='as_is'" in asked.python("run", 3)
+    numbers = Asked(conditions={"scalars": ((0.5,),)})
+    assert numbers.command("run", 3).startswith("# the command takes no numbers")
+    assert "scalars=((0.5,),)" in numbers.python("run", 3)
+
+
 # What is drawn
 
 
 def test_images_appear_as_they_are_denoised(model):
     frames = list(work.drawn(model, ASKED))
-    assert [(frame.rung, frame.rungs) for frame in frames] == [(rung, 5) for rung in range(1, 6)]
+    assert [frame.told for frame in frames[:-1]] == [f"step {rung} of 5" for rung in range(1, 5)]
+    assert frames[-1].told == "5 network calls an image, 10 passes with guidance"
     assert [frame.images is None for frame in frames] == [True] * 4 + [False]
     assert min(frames[-1].picture.shape[:2]) >= work.LEAST_SIDE / 2
     assert (frames[0].picture != frames[-1].picture).any()
@@ -118,6 +128,8 @@ def test_a_way_begins_and_ends_at_its_seeds(model):
     for seed, picture in ((1, way[0]), (2, way[-1])):
         alone = work.on_page(model.sample(1, **{**asked.settings, "seed": seed}))
         assert np.abs(alone.astype(int) - picture.astype(int)).max() <= 2
+    in_turn = work.path_between(model, Asked(steps=4, seed=1, sampler="ddim"), 1, 3)
+    assert (in_turn[0] == in_turn[2]).all()  # of one class, not of each in turn
 
 
 def test_what_the_brush_leaves_stays(model):

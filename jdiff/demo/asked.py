@@ -9,6 +9,7 @@ from typing import Any
 from jdiff.common.errors import UserError
 
 LARGEST_SEED = 2**32 - 1
+PICTURES = "PICTURES"
 PATH = re.compile(r"(?P<web>https?://\S+)|(?<![\w.])~?(?:/[^\s/:;,'\"()]+){2,}/?")
 
 
@@ -23,8 +24,9 @@ class Limits:
 @dataclass(frozen=True, kw_only=True)
 class Asked:
     """num_images: at once. preset: denoiser calls of a tuned setting, 0 for none; with one, sampler, ladder, steps and
-    guidance are its own. guidance_scale: None where nothing is to be guided. conditions: a caller's keyword -> its
-    values, one for all images.
+    guidance are its own. ladder: "" for the run's own, with its steps. guidance_scale: None for the run's own.
+    conditions: a caller's keyword -> its values, one for all images. view: how a picture that is given besides is made
+    the image condition (sample.condition_view); "" without a picture.
     """
 
     num_images: int = 1
@@ -35,11 +37,12 @@ class Asked:
     preset: int = 0
     guidance_scale: float | None = None
     conditions: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    view: str = ""
 
     def within(self, limits: Limits) -> "Asked":
         """This, unless it is more than the page does at once. Raises UserError that names the limit."""
         for what, value, most in (("images", self.num_images, limits.images), ("steps", self.steps, limits.steps)):
-            if value is None or value != value or not 1 <= value <= most:
+            if not 1 <= value <= most:
                 raise UserError(
                     f"{value} {what}: this page takes 1 to {most:,} (serve.most_{what}); the command takes more"
                 )
@@ -49,25 +52,39 @@ class Asked:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Keywords of `Model.sample`, but num_images."""
-        by_hand: dict[str, Any] = {"sampler": self.sampler, "ladder": self.ladder, "steps": self.steps}
+        """Keywords of `Model.sample`, but num_images and the picture."""
+        by_hand: dict[str, Any] = {"sampler": self.sampler}
+        if self.ladder:
+            by_hand |= {"ladder": self.ladder, "steps": self.steps}
         if self.guidance_scale is not None:
             by_hand["guidance_scale"] = self.guidance_scale
         chosen = {"preset": self.preset} if self.preset else by_hand
         return {"seed": self.seed, **chosen, **self.conditions}
 
-    def command(self, workdir: str) -> str:
-        """The command that draws the same images."""
-        keys = " ".join(
-            shlex.quote(f"--config.sample.{name}={value}")
-            for name, value in {"num_images": self.num_images, **self.settings}.items()
-        )
-        return f"python -m jdiff.main --mode=sample --workdir={shlex.quote(workdir)} {keys}"
+    @property
+    def _of_picture(self) -> dict[str, Any]:
+        return {"condition_dir": PICTURES, "condition_view": self.view} if self.view else {}
 
-    def python(self, workdir: str) -> str:
-        """The Python that draws the same images."""
-        given = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
-        return f"import jdiff\n\nmodel = jdiff.load({workdir!r})\nimages = model.sample({self.num_images}, {given})"
+    def command(self, workdir: str, step: int | None) -> str:
+        """The command that draws the same images, of the checkpoint of `step`."""
+        if "scalars" in self.conditions:
+            return "# the command takes no numbers as conditions; Python does"
+        settings = {"num_images": self.num_images, **self.settings, **self._of_picture}
+        if step is not None:
+            settings["checkpoint"] = step
+        keys = " ".join(shlex.quote(f"--config.sample.{name}={value}") for name, value in settings.items())
+        note = f"# {PICTURES}: a folder with the picture\n" if self.view else ""
+        return f"{note}python -m jdiff.main --mode=sample --workdir={shlex.quote(workdir)} {keys}"
+
+    def python(self, workdir: str, step: int | None) -> str:
+        """The Python that draws the same images, by the checkpoint of `step`."""
+        given = ", ".join(f"{name}={value!r}" for name, value in {**self.settings, **self._of_picture}.items())
+        note = f"  # {PICTURES}: a folder with the picture" if self.view else ""
+        of_step = "" if step is None else f", {step}"
+        return (
+            f"import jdiff\n\nmodel = jdiff.load({workdir!r}{of_step})\n"
+            f"images = model.sample({self.num_images}, {given}){note}"
+        )
 
 
 def without_paths(text: str) -> str:

@@ -4,6 +4,7 @@ import json
 import math
 import socket
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import wraps
@@ -16,7 +17,7 @@ import pandas as pd
 from PIL import Image as Pillow
 
 from jdiff import from_config
-from jdiff.common.errors import UserError
+from jdiff.common.errors import UserError, is_out_of_memory
 from jdiff.conditions.label import Label
 from jdiff.demo import work
 from jdiff.demo.asked import Asked, Limits, without_paths
@@ -25,12 +26,16 @@ from jdiff.from_config import presets
 from jdiff.model import Model, repaints
 from jdiff.spaces import Masks
 from jdiff.tasks.diffusion import DiffusionTask
+from jdiff.weights.export import EXPORTED
 
 FONT = ("system-ui", "sans-serif")  # a font of the web would be asked for at every visit
 MOST_WAITING = 20  # visitors
 LARGEST_FILE = "20mb"
 REFRESHED_EVERY = 5.0  # seconds
 FRAMES = 9  # between two seeds
+KEPT = (600, 3600)  # seconds: every so often, pictures are deleted that are older than so much
+MOST_TEXT = 1_000  # characters
+AS_IN_RUN = "as in the run"
 LEAST_BETWEEN = 0.2  # seconds, of frames: each is a file that the browser loads
 # Of events. Names of functions are no business of visitors, whose programs are to use jdiff itself.
 BY_THE_MODEL: dict[str, Any] = {"concurrency_id": "model", "show_progress": "minimal", "api_visibility": "private"}
@@ -42,13 +47,13 @@ BY_HAND = "by hand"
 def page(model: Model | None, workdir: Path, limits: Limits) -> gr.Blocks:
     """A tab for each thing that the model can do, and one to watch the run. model: None where it has no checkpoint."""
     name = workdir.resolve().name
-    with gr.Blocks(title=f"jdiff: {name}", analytics_enabled=False) as blocks:
+    with gr.Blocks(title=f"jdiff: {name}", analytics_enabled=False, delete_cache=KEPT) as blocks:
         at = f"step {model.step:,}" if model else "it has no checkpoint yet"
         gr.Markdown(f"# {name}\n{at}")
         if model and isinstance(model.task, DiffusionTask) and not isinstance(model.task.space, Masks):
             controls = _Controls(model, limits)
             with gr.Tab("Draw"):
-                _draw(model, name, controls)
+                _draw(model, name if workdir.is_absolute() else str(workdir), controls)
             with gr.Tab("Between two seeds"):
                 _between(model, controls)
             if work.can_inpaint(model):
@@ -65,22 +70,23 @@ def page(model: Model | None, workdir: Path, limits: Limits) -> gr.Blocks:
 
 def launch(blocks: gr.Blocks, host: str, port: int) -> str:
     """Start to serve; the page's address. Raises UserError where the port is taken."""
-    if not port:
-        with socket.create_server((host, 0)) as free:
-            port = free.getsockname()[1]
     try:
+        if not port:
+            with socket.create_server((host, 0)) as free:
+                port = free.getsockname()[1]
         _, address, _ = blocks.launch(
             server_name=host,
             server_port=port,
             prevent_thread_lock=True,
             quiet=True,
-            show_error=True,
+            show_error=False,
+            share=False,
             max_file_size=LARGEST_FILE,
             ssr_mode=False,
             footer_links=[],
             theme=gr.themes.Default(font=FONT, font_mono=("ui-monospace", "monospace")),
         )
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise UserError(
             f"serve.port={port} at {host} cannot be had ({error}): --config.serve.port=0 takes a free one"
         ) from error
@@ -96,6 +102,14 @@ def _answered(answer: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[An
             yield from answer(*given)
         except UserError as error:
             raise gr.Error(without_paths(str(error)), duration=10, print_exception=False) from error
+        except Exception as error:
+            short = is_out_of_memory(error)
+            told = (
+                "too little memory: fewer images or members" if short else "this failed; who serves the page sees why"
+            )
+            if not short:
+                traceback.print_exc()
+            raise gr.Error(told, duration=10, print_exception=False) from error
 
     return answered
 
@@ -107,6 +121,8 @@ class _Controls:
         self.model, self.limits = model, limits
         config, conditions = model.config, {condition.name: condition for condition in model.conditions}
         self._widgets: dict[str, Any] = {}
+        scale = config.sample.guidance_scale
+        self._usual_scale = 1.0 if scale is None else float(scale)
         with gr.Row():
             label = conditions.get("label")
             if isinstance(label, Label):
@@ -131,14 +147,20 @@ class _Controls:
             self._widgets["sampler"] = gr.Dropdown(
                 list(from_config.sampling.SAMPLERS), value=config.sample.sampler, label="sampler"
             )
-            self._widgets["steps"] = gr.Number(config.sample.steps, label=f"steps (1 to {limits.steps})", precision=0)
+            usual_steps = min(config.sample.steps, limits.steps)
+            self._widgets["steps"] = gr.Number(usual_steps, label=f"steps (1 to {limits.steps})", precision=0)
+            by_hand = config.sample.ladder == "by_hand"
             ladders = [ladder for ladder in from_config.sampling.LADDERS if ladder != "by_hand"]
-            usual = config.sample.ladder if config.sample.ladder in ladders else "auto"
+            ladders = [AS_IN_RUN, *ladders] if by_hand else ladders
+            usual = AS_IN_RUN if by_hand else config.sample.ladder
             self._widgets["ladder"] = gr.Dropdown(ladders, value=usual, label="ladder of noise levels")
             if conditions:
-                scale = config.sample.guidance_scale
                 self._widgets["guidance_scale"] = gr.Slider(
-                    0, 10, value=1.0 if scale is None else scale, step=0.1, label="guidance (1: none)"
+                    min(0, self._usual_scale),
+                    max(10, self._usual_scale),
+                    value=self._usual_scale,
+                    step=0.1,
+                    label="guidance (1: none)",
                 )
 
     @property
@@ -153,24 +175,28 @@ class _Controls:
         if labels and labels != IN_TURN:
             conditions["labels"] = (tuple(labels),) if isinstance(labels, list) else (labels,)
         if text := (given.get("texts") or "").strip():
+            if len(text) > MOST_TEXT:
+                raise UserError(f"the text has {len(text):,} characters: this page takes {MOST_TEXT:,}")
             conditions["texts"] = (text,)
         if scalars := tuple(value for name, value in given.items() if name.startswith("scalar ")):
             conditions["scalars"] = (scalars,)
-        preset = given.get("preset", BY_HAND)
+        preset, scale = given.get("preset", BY_HAND), given.get("guidance_scale")
+        if scale == self._usual_scale and self.model.config.sample.guidance_scale is None:
+            scale = None  # of CFG++ and a classifier, 1 is guided
         return Asked(
             num_images=_whole(given["num_images"], "images"),
             seed=_whole(given["seed"], "seed"),
             sampler=given["sampler"],
-            ladder=given["ladder"],
+            ladder="" if given["ladder"] == AS_IN_RUN else given["ladder"],
             steps=_whole(given["steps"], "steps"),
             preset=0 if preset == BY_HAND else int(preset),
-            guidance_scale=given.get("guidance_scale"),
+            guidance_scale=scale,
             conditions=conditions,
         ).within(self.limits)
 
 
 def _whole(value: Any, what: str) -> int:
-    if value is None or value != int(value):
+    if value is None or not math.isfinite(value) or value != int(value):
         raise UserError(f"{what}: give a whole number")
     return int(value)
 
@@ -191,7 +217,9 @@ class _Result(NamedTuple):
     python: Any
 
 
-def _draw(model: Model, name: str, controls: _Controls) -> None:
+def _draw(model: Model, workdir: str, controls: _Controls) -> None:
+    exported = model.workdir is not None and (model.workdir / EXPORTED).is_file()
+    step = None if exported else model.step
     takes_image = any(condition.name == "image" for condition in model.conditions)
     with gr.Row():
         with gr.Column():
@@ -212,21 +240,20 @@ def _draw(model: Model, name: str, controls: _Controls) -> None:
 
     @_answered
     def draw(*given: Any) -> Iterator[_Result]:
-        picture, how = None, work.AS_IN_TRAINING
+        picture, view = None, ""
         if takes_image:
-            *given, editor, how = given  # type: ignore[assignment]
+            *given, editor, view = given  # type: ignore[assignment]
             picture = _flat(editor)
-        asked = controls.read(tuple(given))
-        told = _Result(gr.skip(), "compiling, at first", asked.command(name), asked.python(name))
-        yield told
+        asked = replace(controls.read(tuple(given)), view="" if picture is None else view)
+        frames = work.drawn(model, asked, picture)
+        texts = asked.command(workdir, step), asked.python(workdir, step)
+        yield _Result(gr.skip(), "compiling, at first", *texts)
         shown_at = -math.inf
-        for frame in work.drawn(model, asked, picture, view=how):
-            done, now = frame.rung == frame.rungs, time.monotonic()
-            if not done and now - shown_at < LEAST_BETWEEN:
-                continue
-            shown_at = now
-            so_far = work.calls(model, asked) if done else f"step {frame.rung} of {frame.rungs}"
-            yield told._replace(picture=frame.picture, told=so_far)
+        for frame in frames:
+            done, now = frame.images is not None, time.monotonic()
+            if done or now - shown_at >= LEAST_BETWEEN:
+                yield _Result(frame.picture, frame.told, *texts)
+                shown_at = now
 
     inputs = [*controls.widgets, *([photo, view] if takes_image else [])]
     button.click(draw, inputs, [shown, told, command, python], **BY_THE_MODEL)
@@ -244,7 +271,8 @@ def _between(model: Model, controls: _Controls) -> None:
     def way(*given: Any) -> Iterator[Any]:
         *values, end = given
         asked = controls.read(tuple(values))
-        drawn = work.path_between(model, asked, _whole(end, "the other seed"), FRAMES)
+        end = replace(asked, seed=_whole(end, "the other seed")).within(controls.limits).seed
+        drawn = work.path_between(model, asked, end, FRAMES)
         yield drawn, drawn[0], gr.update(value=0)
 
     button.click(way, [*controls.widgets, last], [frames, shown, share], **BY_THE_MODEL)
@@ -305,7 +333,7 @@ def _segment(model: Model, limits: Limits) -> None:
     def segment(picture: Any, several: Any, seed: Any) -> Iterator[Any]:
         if picture is None:
             raise UserError("there is no photo: drop one on the left")
-        asked = Asked(num_images=_whole(several, "members"), seed=_whole(seed, "seed")).within(limits)
+        asked = Asked(num_images=_whole(several, "members"), seed=_whole(seed, "seed"), steps=1).within(limits)
         yield work.segmented(model, picture, asked.num_images, asked.seed)
 
     button.click(segment, [photo, count, seed], [overlaid, unsure, told], **BY_THE_MODEL)

@@ -2,9 +2,11 @@
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Num, UInt8
@@ -17,33 +19,41 @@ from jdiff.common.errors import UserError
 from jdiff.demo.asked import Asked
 from jdiff.evaluation.overlay import overlay
 from jdiff.model import Model
+from jdiff.request import Request
 
 Picture = UInt8[np.ndarray, "h w 3"]
-LEAST_SIDE = 384  # pixels that a picture has on the page
+LEAST_SIDE, MOST_SIDE = 384, 2048  # pixels that a picture has on the page
 AS_IN_TRAINING, AS_IT_IS = "as_in_training", "as_is"
 SHARE_PAINTED = 0.5  # of a pixel of the model's size that the brush must cover
 
 
 class Frame(NamedTuple):
-    """picture: of all images. rung, rungs: how far they are denoised. images: the images themselves, at the last."""
+    """picture: of all images. told: how far they are denoised, or what one took. images: themselves, in the last."""
 
     picture: Picture
-    rung: int
-    rungs: int
+    told: str
     images: UInt8[np.ndarray, "n h w c"] | None
 
 
-def drawn(model: Model, asked: Asked, photo: Picture | None = None, *, view: str = AS_IN_TRAINING) -> Iterator[Frame]:
-    """The images, as they are denoised. photo, view: what the model's image condition is made of, and how."""
-    given = {} if photo is None else {"cond_images": condition_of(model, photo, view)}
-    rungs = len(model.request(asked.num_images, **asked.settings, **given).sigmas) - 1
-    for rung, images in enumerate(model.watch(asked.num_images, **asked.settings, **given), start=1):
-        yield Frame(on_page(images), rung, rungs, images if rung == rungs else None)
+def drawn(model: Model, asked: Asked, photo: Picture | None = None) -> Iterator[Frame]:
+    """The images, as they are denoised. photo: what the model's image condition is made of."""
+    given = {} if photo is None else {"cond_images": condition_of(model, photo, asked.view)}
+    settings = {**asked.settings, **given}
+    request = model.request(asked.num_images, **settings)  # refuses before anything is shown
+    frames = model.watch(asked.num_images, **settings)
+    rungs = len(request.sigmas) - 1
+
+    def shown() -> Iterator[Frame]:
+        for rung, images in enumerate(frames, start=1):
+            last = rung == rungs
+            told = calls(request) if last else f"step {rung} of {rungs}"
+            yield Frame(on_page(images), told, images if last else None)
+
+    return shown()
 
 
-def calls(model: Model, asked: Asked) -> str:
+def calls(request: Request) -> str:
     """What an image costs, in words."""
-    request = model.request(1, **asked.settings)
     nfe = request.sampler.nfe(len(request.sigmas) - 1)
     if nfe is None:
         return "as many network calls an image as the solver chose"
@@ -52,10 +62,13 @@ def calls(model: Model, asked: Asked) -> str:
 
 
 def path_between(model: Model, asked: Asked, last_seed: int, frames: int) -> list[Picture]:
-    """Images from one seed's to another's, through the noise (slerp)."""
+    """Images from one seed's to another's, through the noise (slerp), under one condition: the first image's."""
     first, last = (jnp.asarray(model.noise([0], seed)[0]) for seed in (asked.seed, last_seed))
     noise = slerp(first, last, jnp.linspace(0, 1, frames))
-    return [on_page(image[None]) for image in model.shown(model.sample(noise=np.asarray(noise), **asked.settings))]
+    request = model.request(frames, **asked.settings)
+    alike = replace(request, in_turn=jax.tree.map(lambda values: values[:1], request.in_turn))
+    images = np.concatenate([batch.images for batch in model.draw(alike, {"noise": np.asarray(noise)})])
+    return [on_page(image[None]) for image in model.shown(images)]
 
 
 def painted_anew(model: Model, asked: Asked, picture: Picture, brush: Float[np.ndarray, "h w"]) -> Picture:
@@ -72,6 +85,9 @@ def painted_anew(model: Model, asked: Asked, picture: Picture, brush: Float[np.n
 def segmented(model: Model, photo: Picture, members: int, seed: int) -> tuple[Picture, Picture, str]:
     """(the photo with the borders of its masks; how unsure each pixel is; in words)."""
     found = model.segment(condition_of(model, photo), members=members, seed=seed)
+    if (shrunk := MOST_SIDE / max(photo.shape[:2])) < 1:
+        height, width = (max(1, round(shrunk * side)) for side in photo.shape[:2])
+        photo = np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.BOX))
     height, width = photo.shape[:2]
     numbers = np.asarray(Image.fromarray(found.numbers[0]).resize((width, height), Image.Resampling.NEAREST))
     unsure = np.round(255 * found.variance[0] / 0.25).clip(0, 255).astype(np.uint8)  # 1/4: half the members each way

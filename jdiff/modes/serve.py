@@ -10,6 +10,7 @@ from jdiff.common.progress import say
 from jdiff.demo.asked import Limits
 from jdiff.model import restore
 from jdiff.training.checkpoints import steps
+from jdiff.weights.export import EXPORTED
 
 
 def serve(config: ConfigDict, workdir: Path, out: Path | None) -> int:
@@ -24,7 +25,8 @@ def serve(config: ConfigDict, workdir: Path, out: Path | None) -> int:
         if error.name != "gradio":
             raise
         raise UserError("--mode=serve needs Gradio: pip install 'jdiff-diffusion[demo]'") from error
-    model = restore(config, workdir) if steps(workdir / "checkpoints") else None
+    trained = steps(workdir / "checkpoints") or (workdir / EXPORTED).is_file()
+    model = restore(config, workdir) if trained else None
     blocks = page(model, workdir, Limits(images=config.serve.most_images, steps=config.serve.most_steps))
     try:
         say(f"the page of {workdir} is at {launch(blocks, config.serve.host, config.serve.port)}; Ctrl-C ends it")
