@@ -103,12 +103,10 @@ def _answered(answer: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[An
         except UserError as error:
             raise gr.Error(without_paths(str(error)), duration=10, print_exception=False) from error
         except Exception as error:
-            short = is_out_of_memory(error)
-            told = (
-                "too little memory: fewer images or members" if short else "this failed; who serves the page sees why"
-            )
-            if not short:
+            told = "too little memory: ask for fewer images or members"
+            if not is_out_of_memory(error):
                 traceback.print_exc()
+                told = "this failed; who serves the page sees why"
             raise gr.Error(told, duration=10, print_exception=False) from error
 
     return answered
