@@ -266,7 +266,10 @@ class Model:
         holds the images. All are drawn in one batch. One program draws a rung, so another number of steps compiles
         nothing, but for Heun's sampler, whose churn depends on it. Raises DrawingError where values are not finite.
         """
-        asked = self.request(num_images, **settings)
+        return self.frames(self.request(num_images, **settings))
+
+    def frames(self, asked: Request) -> Iterator[UInt8[np.ndarray, "n h w c"]]:
+        """As `watch`, of a request."""
         seed, sigmas = np.uint32(asked.config.sample.seed), asked.sigmas.astype(np.float32)
         numbers = np.arange(asked.count + -asked.count % self.mesh.size, dtype=np.uint32)
         rows = compiled.batch_of({"cond": asked.in_turn, "scale": asked.scale}, numbers, self.mesh)

@@ -51,7 +51,7 @@ def test_import_and_help_are_quick(command, most, tmp_path):
     ("platforms", "plugin", "calls"), [("cpu", True, 3), ("cuda,cpu", False, 0), (None, True, 0), (None, False, 3)]
 )
 def test_freed_memory_is_kept_on_a_cpu_alone(monkeypatch, platforms, plugin, calls):
-    """With the one arena that is left then, a compilation for a GPU took over twice as long (benchmarks/RESULTS.md)."""
+    """With the one arena that is left then, a compilation for a GPU did not end in 150 s (benchmarks/RESULTS.md)."""
     mallopt = mock.Mock()
     monkeypatch.setattr("jdiff.common.host.ctypes.CDLL", lambda name: mock.Mock(mallopt=mallopt))
     monkeypatch.setattr(type(jax.config), "jax_platforms", platforms)

@@ -132,7 +132,9 @@ class _Controls:
                     label="class",
                 )
             if "text" in conditions:
-                self._widgets["texts"] = gr.Textbox(label="text", placeholder="what the images show", max_length=1000)
+                self._widgets["texts"] = gr.Textbox(
+                    label="text", placeholder="what the images show", max_length=MOST_TEXT
+                )
             for scalar in config.condition.scalars.names if "scalars" in conditions else ():
                 self._widgets[f"scalar {scalar}"] = gr.Number(0, label=scalar)
             self._widgets["num_images"] = gr.Number(

@@ -17,7 +17,9 @@ from jdiff.common import pictures
 from jdiff.common.arrays import slerp
 from jdiff.common.errors import UserError
 from jdiff.demo.asked import Asked
+from jdiff.evaluation import windows
 from jdiff.evaluation.overlay import overlay
+from jdiff.evaluation.told import VARIANCE, most
 from jdiff.model import Model
 from jdiff.request import Request
 
@@ -38,13 +40,11 @@ class Frame(NamedTuple):
 def drawn(model: Model, asked: Asked, photo: Picture | None = None) -> Iterator[Frame]:
     """The images, as they are denoised. photo: what the model's image condition is made of."""
     given = {} if photo is None else {"cond_images": condition_of(model, photo, asked.view)}
-    settings = {**asked.settings, **given}
-    request = model.request(asked.num_images, **settings)  # refuses before anything is shown
-    frames = model.watch(asked.num_images, **settings)
+    request = model.request(asked.num_images, **asked.settings, **given)  # refuses before anything is shown
     rungs = len(request.sigmas) - 1
 
     def shown() -> Iterator[Frame]:
-        for rung, images in enumerate(frames, start=1):
+        for rung, images in enumerate(model.frames(request), start=1):
             last = rung == rungs
             told = calls(request) if last else f"step {rung} of {rungs}"
             yield Frame(on_page(images), told, images if last else None)
@@ -88,9 +88,9 @@ def segmented(model: Model, photo: Picture, members: int, seed: int) -> tuple[Pi
     if (shrunk := MOST_SIDE / max(photo.shape[:2])) < 1:
         height, width = (max(1, round(shrunk * side)) for side in photo.shape[:2])
         photo = np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.BOX))
-    height, width = photo.shape[:2]
-    numbers = np.asarray(Image.fromarray(found.numbers[0]).resize((width, height), Image.Resampling.NEAREST))
-    unsure = np.round(255 * found.variance[0] / 0.25).clip(0, 255).astype(np.uint8)  # 1/4: half the members each way
+    probabilities = windows.enlarged(found.probabilities[0], photo.shape[:2])  # then masks, as --mode=segment has it
+    numbers = probabilities.argmax(axis=-1).astype(np.uint8)
+    unsure = np.rint(255 * found.variance[0] / most(VARIANCE, len(found.classes))).clip(0, 255).astype(np.uint8)
     share, sure = (numbers > 0).mean(), np.maximum(found.foreground[0], 1 - found.foreground[0]).mean()
     told = f"{share:.1%} of the picture; {sure:.1%} sure, a pixel on average; {members} members"
     return overlay(photo, numbers), enlarged(pictures.coloured(unsure[..., None])), told
