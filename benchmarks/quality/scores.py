@@ -135,7 +135,7 @@ def read_samples(path: Path) -> Images:
         return file["images"]
 
 
-def chosen(side: Side, judge: Judge, folders: list[Path], nfe: int) -> str:
+def chosen(work: Work, side: Side, judge: Judge, folders: list[Path], nfe: int) -> str:
     """The sampler with the lowest FD-classifier, mean over seeds."""
     reference = moments.of(judge.held_out)
 
@@ -143,7 +143,7 @@ def chosen(side: Side, judge: Judge, folders: list[Path], nfe: int) -> str:
         features = [judge.features(read_samples(samples_file(folder, sampler, nfe))) for folder in folders]
         return float(np.mean([frechet_of_moments(moments.of(x), reference).distance for x in features]))
 
-    return min(side.samplers(nfe), key=far)
+    return min(work.samplers_of(side, nfe), key=far)
 
 
 def real(work: Work) -> Images:

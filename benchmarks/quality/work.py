@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +32,7 @@ class Work:
     settings: dict[str, Any]
     nfes: tuple[int, ...]
     flip: bool = False  # mirrored at random in training, on every side
+    samplers: Mapping[str, tuple[str, ...]] | None = None  # by side, one for each of nfes; None: all that it has
 
     @cached_property
     def config(self) -> ConfigDict:
@@ -39,6 +40,11 @@ class Work:
         with config.unlocked():
             config.update_from_flattened_dict(self.settings)
         return config
+
+    def samplers_of(self, side: "Side", nfe: int) -> tuple[str, ...]:
+        if self.samplers is None:
+            return side.samplers(nfe)
+        return (self.samplers[side.name][self.nfes.index(nfe)],)
 
     @cached_property
     def train(self) -> tuple[Images, Labels]:
