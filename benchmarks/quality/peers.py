@@ -182,7 +182,7 @@ def lucidrains_unet(work: Work, parameters: int) -> Any:
         return abs(sum(weight.numel() for weight in unet.parameters()) / parameters - 1)
 
     # Its own 32 channels a head where they fit.
-    sizes = [(dim, head) for head in (32, 24, 16, 40, 48) for dim in range(8, 97, 2)]
+    sizes = [(dim, head) for head in (32, 24, 16, 40, 48, 64, 96) for dim in range(8, 97, 2)]
     dim, head = next((size for size in sizes if off(*size) < CLOSE), (0, 0))
     if not dim:
         raise SystemExit(f"lucidrains' Unet fits {parameters:,} parameters with no width")
