@@ -1,6 +1,5 @@
 """The page itself, by Gradio: one request at a time, the others wait."""
 
-import json
 import math
 import socket
 import time
@@ -18,11 +17,10 @@ from PIL import Image as Pillow
 
 from jdiff import from_config
 from jdiff.common.errors import UserError, is_out_of_memory
-from jdiff.conditions.label import Label
 from jdiff.demo import work
 from jdiff.demo.asked import Asked, Limits, without_paths
+from jdiff.demo.controls import Controls, whole
 from jdiff.demo.progress import Progress, progress_of
-from jdiff.from_config import presets
 from jdiff.model import Model, repaints
 from jdiff.spaces import Masks
 from jdiff.tasks.diffusion import DiffusionTask
@@ -34,14 +32,10 @@ LARGEST_FILE = "20mb"
 REFRESHED_EVERY = 5.0  # seconds
 FRAMES = 9  # between two seeds
 KEPT = (600, 3600)  # seconds: every so often, pictures are deleted that are older than so much
-MOST_TEXT = 1_000  # characters
-AS_IN_RUN = "as in the run"
 LEAST_BETWEEN = 0.2  # seconds, of frames: each is a file that the browser loads
 # Of events. Names of functions are no business of visitors, whose programs are to use jdiff itself.
 BY_THE_MODEL: dict[str, Any] = {"concurrency_id": "model", "show_progress": "minimal", "api_visibility": "private"}
 AT_ONCE: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-IN_TURN = "each in turn"
-BY_HAND = "by hand"
 
 
 def page(model: Model | None, workdir: Path, limits: Limits) -> gr.Blocks:
@@ -51,7 +45,7 @@ def page(model: Model | None, workdir: Path, limits: Limits) -> gr.Blocks:
         at = f"step {model.step:,}" if model else "it has no checkpoint yet"
         gr.Markdown(f"# {name}\n{at}")
         if model and isinstance(model.task, DiffusionTask) and not isinstance(model.task.space, Masks):
-            controls = _Controls(model, limits)
+            controls = Controls(model, limits)
             with gr.Tab("Draw"):
                 _draw(model, name if workdir.is_absolute() else str(workdir), controls)
             with gr.Tab("Between two seeds"):
@@ -112,104 +106,6 @@ def _answered(answer: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[An
     return answered
 
 
-class _Controls:
-    """What every drawing is asked for by. Its widgets stand above the tabs; `read` makes of their values an Asked."""
-
-    def __init__(self, model: Model, limits: Limits):
-        self.model, self.limits = model, limits
-        config, conditions = model.config, {condition.name: condition for condition in model.conditions}
-        self._widgets: dict[str, Any] = {}
-        scale = config.sample.guidance_scale
-        self._usual_scale = 1.0 if scale is None else float(scale)
-        with gr.Row():
-            label = conditions.get("label")
-            if isinstance(label, Label):
-                classes, several = list(label.class_names), label.per_image > 1
-                self._widgets["labels"] = gr.Dropdown(
-                    classes if several else [IN_TURN, *classes],
-                    value=None if several else IN_TURN,
-                    multiselect=several,
-                    label="class",
-                )
-            if "text" in conditions:
-                self._widgets["texts"] = gr.Textbox(
-                    label="text", placeholder="what the images show", max_length=MOST_TEXT
-                )
-            for scalar in config.condition.scalars.names if "scalars" in conditions else ():
-                self._widgets[f"scalar {scalar}"] = gr.Number(0, label=scalar)
-            self._widgets["num_images"] = gr.Number(
-                min(4, limits.images), label=f"images (1 to {limits.images})", precision=0
-            )
-            self._widgets["seed"] = gr.Number(0, label="seed", precision=0)
-        with gr.Row():
-            if tuned := _presets(model):
-                self._widgets["preset"] = gr.Dropdown([BY_HAND, *tuned], value=BY_HAND, label="network calls, tuned")
-            self._widgets["sampler"] = gr.Dropdown(
-                list(from_config.sampling.SAMPLERS), value=config.sample.sampler, label="sampler"
-            )
-            usual_steps = min(config.sample.steps, limits.steps)
-            self._widgets["steps"] = gr.Number(usual_steps, label=f"steps (1 to {limits.steps})", precision=0)
-            by_hand = config.sample.ladder == "by_hand"
-            ladders = [ladder for ladder in from_config.sampling.LADDERS if ladder != "by_hand"]
-            ladders = [AS_IN_RUN, *ladders] if by_hand else ladders
-            usual = AS_IN_RUN if by_hand else config.sample.ladder
-            self._widgets["ladder"] = gr.Dropdown(ladders, value=usual, label="ladder of noise levels")
-            if conditions:
-                self._widgets["guidance_scale"] = gr.Slider(
-                    min(0, self._usual_scale),
-                    max(10, self._usual_scale),
-                    value=self._usual_scale,
-                    step=0.1,
-                    label="guidance (1: none)",
-                )
-
-    @property
-    def widgets(self) -> list[Any]:
-        return list(self._widgets.values())
-
-    def read(self, values: tuple[Any, ...]) -> Asked:
-        """Raises UserError for what lies beyond the limits."""
-        given = dict(zip(self._widgets, values, strict=True))
-        conditions: dict[str, tuple[Any, ...]] = {}
-        labels = given.get("labels")
-        if labels and labels != IN_TURN:
-            conditions["labels"] = (tuple(labels),) if isinstance(labels, list) else (labels,)
-        if text := (given.get("texts") or "").strip():
-            if len(text) > MOST_TEXT:
-                raise UserError(f"the text has {len(text):,} characters: this page takes {MOST_TEXT:,}")
-            conditions["texts"] = (text,)
-        if scalars := tuple(value for name, value in given.items() if name.startswith("scalar ")):
-            conditions["scalars"] = (scalars,)
-        preset, scale = given.get("preset", BY_HAND), given.get("guidance_scale")
-        if scale == self._usual_scale and self.model.config.sample.guidance_scale is None:
-            scale = None  # of CFG++ and a classifier, 1 is guided
-        return Asked(
-            num_images=_whole(given["num_images"], "images"),
-            seed=_whole(given["seed"], "seed"),
-            sampler=given["sampler"],
-            ladder="" if given["ladder"] == AS_IN_RUN else given["ladder"],
-            steps=_whole(given["steps"], "steps"),
-            preset=0 if preset == BY_HAND else int(preset),
-            guidance_scale=scale,
-            conditions=conditions,
-        ).within(self.limits)
-
-
-def _whole(value: Any, what: str) -> int:
-    if value is None or not math.isfinite(value) or value != int(value):
-        raise UserError(f"{what}: give a whole number")
-    return int(value)
-
-
-def _presets(model: Model) -> list[str]:
-    """The budgets that --mode=tune has found settings for."""
-    file = (model.workdir or Path()) / presets.FOLDER / presets.FILE
-    try:
-        return sorted(json.loads(file.read_text("utf-8"))["budgets"], key=int)
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-
-
 class _Result(NamedTuple):
     picture: Any
     told: Any
@@ -217,7 +113,7 @@ class _Result(NamedTuple):
     python: Any
 
 
-def _draw(model: Model, workdir: str, controls: _Controls) -> None:
+def _draw(model: Model, workdir: str, controls: Controls) -> None:
     exported = model.workdir is not None and (model.workdir / EXPORTED).is_file()
     step = None if exported else model.step
     takes_image = any(condition.name == "image" for condition in model.conditions)
@@ -259,7 +155,7 @@ def _draw(model: Model, workdir: str, controls: _Controls) -> None:
     button.click(draw, inputs, [shown, told, command, python], **BY_THE_MODEL)
 
 
-def _between(model: Model, controls: _Controls) -> None:
+def _between(model: Model, controls: Controls) -> None:
     with gr.Row():
         last = gr.Number(1, label="the other seed", precision=0)
         button = gr.Button("Draw the way", variant="primary")
@@ -271,7 +167,7 @@ def _between(model: Model, controls: _Controls) -> None:
     def way(*given: Any) -> Iterator[Any]:
         *values, end = given
         asked = controls.read(tuple(values))
-        end = replace(asked, seed=_whole(end, "the other seed")).within(controls.limits).seed
+        end = replace(asked, seed=whole(end, "the other seed")).within(controls.limits).seed
         drawn = work.path_between(model, asked, end, FRAMES)
         yield drawn, drawn[0], gr.update(value=0)
 
@@ -279,7 +175,7 @@ def _between(model: Model, controls: _Controls) -> None:
     share.change(lambda drawn, at: drawn[int(at)] if drawn else None, [frames, share], shown, **AT_ONCE)
 
 
-def _paint_over(model: Model, controls: _Controls) -> None:
+def _paint_over(model: Model, controls: Controls) -> None:
     able = from_config.sampling.names(repaints, model.config.sample).split(", ")
     gr.Markdown("What the brush covers is drawn anew, the rest stays (RePaint).")
     with gr.Row():
@@ -333,7 +229,7 @@ def _segment(model: Model, limits: Limits) -> None:
     def segment(picture: Any, several: Any, seed: Any) -> Iterator[Any]:
         if picture is None:
             raise UserError("there is no photo: drop one on the left")
-        asked = Asked(num_images=_whole(several, "members"), seed=_whole(seed, "seed"), steps=1).within(limits)
+        asked = Asked(num_images=whole(several, "members"), seed=whole(seed, "seed"), steps=1).within(limits)
         yield work.segmented(model, picture, asked.num_images, asked.seed)
 
     button.click(segment, [photo, count, seed], [overlaid, unsure, told], **BY_THE_MODEL)
