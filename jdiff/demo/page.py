@@ -24,7 +24,7 @@ from jdiff.demo.progress import Progress, progress_of
 from jdiff.model import Model, repaints
 from jdiff.spaces import Masks
 from jdiff.tasks.diffusion import DiffusionTask
-from jdiff.weights.export import EXPORTED
+from jdiff.weights.export import is_exported
 
 FONT = ("system-ui", "sans-serif")  # a font of the web would be asked for at every visit
 MOST_WAITING = 20  # visitors
@@ -114,8 +114,7 @@ class _Result(NamedTuple):
 
 
 def _draw(model: Model, workdir: str, controls: Controls) -> None:
-    exported = model.workdir is not None and (model.workdir / EXPORTED).is_file()
-    step = None if exported else model.step
+    step = None if model.workdir and is_exported(model.workdir) else model.step
     takes_image = any(condition.name == "image" for condition in model.conditions)
     with gr.Row():
         with gr.Column():

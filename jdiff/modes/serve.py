@@ -10,7 +10,7 @@ from jdiff.common.progress import say
 from jdiff.demo.asked import Limits
 from jdiff.model import restore
 from jdiff.training.checkpoints import steps
-from jdiff.weights.export import EXPORTED
+from jdiff.weights.export import is_exported
 
 
 def serve(config: ConfigDict, workdir: Path, out: Path | None) -> int:
@@ -25,7 +25,7 @@ def serve(config: ConfigDict, workdir: Path, out: Path | None) -> int:
         if error.name != "gradio":
             raise
         raise UserError("--mode=serve needs Gradio: pip install 'jdiff-diffusion[demo]'") from error
-    trained = steps(workdir / "checkpoints") or (workdir / EXPORTED).is_file()
+    trained = steps(workdir / "checkpoints") or is_exported(workdir)
     model = restore(config, workdir) if trained else None
     blocks = page(model, workdir, Limits(images=config.serve.most_images, steps=config.serve.most_steps))
     try:

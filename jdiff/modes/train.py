@@ -55,7 +55,7 @@ from jdiff.weights.autoencoder import (
     with_autoencoder,
     with_scale_of_latents,
 )
-from jdiff.weights.export import EXPORTED
+from jdiff.weights.export import is_exported
 from jdiff.weights.prepared_latents import read_prepared
 from jdiff.weights.read import autoencoder_weights
 from jdiff.weights.resume import begin_from_whole, ends_well, goes_on, not_finite
@@ -303,7 +303,7 @@ def check_batch_size(config: ConfigDict, mesh: Mesh) -> None:
 @contextmanager
 def open_folder(workdir: Path) -> Iterator[None]:
     """The run's folder, made if need be, for this training alone to write to."""
-    if (workdir / EXPORTED).is_file():
+    if is_exported(workdir):
         raise UserError(f"{workdir} holds exported weights: train in another folder, with train.initial={workdir}")
     with ExitStack() as stack:
         with writing_to(workdir):

@@ -25,6 +25,11 @@ EXPORTED = "weights.safetensors"  # in place of checkpoints, in a run's folder t
 STATE = "state"  # names of what a task keeps beside its parameters begin with it
 
 
+def is_exported(folder: Path) -> bool:
+    """Whether the folder holds an exported run."""
+    return (folder / EXPORTED).is_file()
+
+
 def export(
     weights: Weights,
     config: ConfigDict,

@@ -32,7 +32,7 @@ from jdiff.training import sharding
 from jdiff.training.checkpoints import read_weights
 from jdiff.training.ema import groups
 from jdiff.training.step import FROZEN
-from jdiff.weights.export import EXPORTED, as_tensors, of_tensors
+from jdiff.weights.export import EXPORTED, as_tensors, is_exported, of_tensors
 from jdiff.weights.posthoc import check_ema_of_exported, of_width
 
 NULL = ("embedders_text", "null")  # the last names of the path of what stands in for a dropped text
@@ -47,7 +47,7 @@ def of_run(config: ConfigDict, workdir: Path, checkpoint: str, mesh: Mesh) -> tu
     missing.
     """
     task, folder = from_config.task(config, train=False), workdir / "checkpoints"
-    if (workdir / EXPORTED).is_file():
+    if is_exported(workdir):
         check_ema_of_exported(config, workdir)
         weights, step = _exported(task.sampling_task, config, workdir, mesh)
         state = {**weights.state, **autoencoder_weights(config, workdir, mesh)}
@@ -71,7 +71,7 @@ def autoencoder_weights(config: ConfigDict, workdir: Path, mesh: Mesh) -> PyTree
     if config.model.space != "latents":
         return {}
     folder = workdir / AUTOENCODER
-    if not (folder / EXPORTED).is_file():
+    if not is_exported(folder):
         raise UserError(f"{folder / EXPORTED} is missing, this run's autoencoder: copy the run's folder whole")
     _, weights, _ = of_run(jdiff.config.of_run(folder), folder, "latest", mesh)
     return as_state(weights)
