@@ -402,7 +402,7 @@ def check_resumable(saved: ConfigDict, given: ConfigDict, workdir: Path) -> dict
 
     Raises UserError that names what differs of the keys that say what its weights are.
     """
-    unlike = _differences(saved, given)
+    unlike = differences(saved, given)
     there, here = unlike.get("condition.image.shape", ((), ()))
     if there[-1:] == here[-1:]:  # the weights know of its channels alone
         unlike.pop("condition.image.shape", None)
@@ -426,7 +426,7 @@ def _stays(name: str, saved: ConfigDict, given: ConfigDict) -> bool:
 
 def check_same_model(saved: ConfigDict, given: ConfigDict, workdir: Path) -> None:
     """Raises UserError that names what cannot be overridden any more, the model being trained."""
-    unlike = {name: both for name, both in _differences(saved, given).items() if not name.startswith(OVERRIDABLE)}
+    unlike = {name: both for name, both in differences(saved, given).items() if not name.startswith(OVERRIDABLE)}
     if unlike:
         raise UserError(
             f"the model in {workdir} is trained already: {_in_words(unlike)}; override sample, guidance, eval and "
@@ -434,7 +434,8 @@ def check_same_model(saved: ConfigDict, given: ConfigDict, workdir: Path) -> Non
         )
 
 
-def _differences(saved: ConfigDict, given: ConfigDict) -> dict[str, tuple[Any, Any]]:
+def differences(saved: ConfigDict, given: ConfigDict) -> dict[str, tuple[Any, Any]]:
+    """name -> (there, here) of the keys whose values are not the saved ones."""
     before, now = dict(items(saved)), dict(items(given))
     return {name: (before.get(name), now[name]) for name in now if before.get(name) != now[name]}
 

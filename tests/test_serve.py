@@ -23,6 +23,7 @@ import jdiff
 from jdiff.common.errors import UserError
 from jdiff.demo import work
 from jdiff.demo.asked import Asked, Limits, without_paths
+from jdiff.demo.origin import Origin
 from jdiff.demo.progress import METRICS, duration, progress_of
 from tests.conftest import refusal, run_here, start_command
 
@@ -32,6 +33,7 @@ FLAGS = (
     *("--disable-sync", "--no-first-run"),
 )
 LIMITS = Limits(images=16, steps=250)
+RUN = Origin(workdir="my run", step=5)
 ASKED = Asked(num_images=3, seed=7, sampler="dpmpp_2m", steps=5, guidance_scale=2.0, conditions={"labels": ("3",)})
 
 
@@ -59,15 +61,20 @@ def test_more_than_the_page_does_is_refused(asked, told):
 
 
 def test_the_command_and_the_python_beside_draw_the_same(tiny_run, model, tmp_path):
-    *_, last = work.drawn(model, ASKED)
-    here = tiny_run.workdir.parent
-    arguments = shlex.split(ASKED.command(tiny_run.workdir.name, 10))
+    overrides = {"sample.rho": 3.0, "sample.ema": None, "guidance.rescale": 0.7, "sample.batch_size": 2}
+    changed = model.config.copy_and_resolve_references()
+    changed.sample.rho, changed.guidance.rescale = 3.0, 0.7
+    *_, as_in_run = work.drawn(model, ASKED)
+    *_, last = work.drawn(model.with_config(changed), ASKED)
+    assert (last.images != as_in_run.images).any()
+    here, origin = tiny_run.workdir.parent, Origin(workdir=tiny_run.workdir.name, step=10, overrides=overrides)
+    arguments = shlex.split(origin.command(ASKED))
     assert arguments[:3] == ["python", "-m", "jdiff.main"]
     assert run_here(*arguments[3:], f"--out={tmp_path / 'out'}", cwd=here).status == 0
     by_command = np.load(tmp_path / "out" / "samples.npz")["images"]
     names: dict = {}
     with contextlib.chdir(here):
-        exec(ASKED.python(tiny_run.workdir.name, 10), names)
+        exec(origin.python(ASKED), names)
     for images in (by_command, names["images"]):
         assert np.abs(images.astype(int) - last.images.astype(int)).max() <= 1  # two programs round differently
 
@@ -75,12 +82,12 @@ def test_the_command_and_the_python_beside_draw_the_same(tiny_run, model, tmp_pa
 def test_a_preset_leaves_the_rest_to_what_was_tuned():
     asked = Asked(preset=8, seed=3, sampler="ddim", guidance_scale=4.0)
     assert asked.settings == {"seed": 3, "preset": 8}
-    assert "sampler" not in asked.command("run", None)
+    assert "sampler" not in RUN.command(asked)
 
 
 def test_texts_are_quoted_in_the_command():
     asked = Asked(conditions={"texts": ('it\'s a "red" heart; rm -rf',)})
-    [given] = [word for word in shlex.split(asked.command("my run", 5)) if "texts" in word]
+    [given] = [word for word in shlex.split(RUN.command(asked)) if "texts" in word]
     assert given.endswith(repr(asked.conditions["texts"]))
 
 
@@ -96,11 +103,62 @@ def test_messages_name_no_path():
 
 def test_a_picture_and_numbers_are_told_beside():
     asked = Asked(view="as_is", conditions={"labels": ("a",)})
-    assert "--config.sample.condition_dir=PICTURES --config.sample.condition_view=as_is" in asked.command("run", 3)
-    assert "condition_dir='PICTURES', condition_view='as_is'" in asked.python("run", 3)
+    assert "--config.sample.condition_dir=PICTURES --config.sample.condition_view=as_is" in RUN.command(asked)
+    assert "condition_dir='PICTURES', condition_view='as_is'" in RUN.python(asked)
     numbers = Asked(conditions={"scalars": ((0.5,),)})
-    assert numbers.command("run", 3).startswith("# the command takes no numbers")
-    assert "scalars=((0.5,),)" in numbers.python("run", 3)
+    assert RUN.command(numbers).startswith("# the command takes no numbers")
+    assert "scalars=((0.5,),)" in RUN.python(numbers)
+
+
+def test_a_picture_is_drawn_of_as_often_as_on_the_page():
+    asked = Asked(num_images=3, view="as_is")
+    assert "--config.sample.images_per_condition=3 " in RUN.command(asked)  # one picture decides how many images
+    assert "num_images" not in RUN.command(asked)
+
+
+def test_overrides_are_told_beside():
+    origin = Origin(
+        workdir="run",
+        overrides={
+            **{"sample.sampler": "ddim", "sample.eta": 0.5, "sample.ema": 0.1, "sample.size": (16, 16)},
+            **{"guidance.rescale": 0.7, "guidance.weak_workdir": "/home/ann/my runs/weak/"},
+            **{"guidance.sigma_high": None, "network.dtype": "bfloat16", "serve.port": 0, "sample.name": "mine"},
+        },
+    )
+    asked = Asked(num_images=1)
+    told = [word.removeprefix("--config.") for word in shlex.split(origin.command(asked)) if "config" in word]
+    by_visitor = ["num_images=1", "seed=0", "sampler=heun", "ladder=auto", "steps=18"]
+    by_run = ["sample.eta=0.5", "sample.ema=0.1", "sample.size=(16, 16)", "guidance.rescale=0.7"]
+    others = ["guidance.weak_workdir=weak", "guidance.sigma_high=None", "network.dtype=bfloat16"]
+    assert told == [*(f"sample.{one}" for one in by_visitor), *by_run, *others]
+    python = origin.python(asked)
+    assert "jdiff.load('run', ema=0.1)" in python
+    assert "steps=18, eta=0.5, size=(16, 16), rescale=0.7, weak_workdir='weak')" in python
+    assert "\n# the command alone takes guidance.sigma_high=None, network.dtype=bfloat16\n" in python
+
+
+def test_a_preset_goes_before_overrides_that_came_without_one():
+    overrides = {"sample.eta": 0.5, "sample.adapter_scale": 2.0}
+    with_preset = {**overrides, "sample.preset": 8, "sample.given": ("sample.preset", "sample.eta")}
+    asked = Asked(preset=4)
+    for given, of_preset in ((overrides, False), (with_preset, True)):
+        told = Origin(workdir="run", overrides=given).command(asked)
+        assert ("sample.eta=0.5" in told) == of_preset
+        assert "sample.adapter_scale=2.0" in told
+        assert "sample.preset=4" in told
+        assert "given" not in told
+
+
+def test_what_was_overridden_is_known(tiny_run, monkeypatch):
+    pytest.importorskip("gradio")
+
+    def page(model, workdir, limits, overrides):
+        raise UserError(f"the page is told of {overrides}")
+
+    monkeypatch.setattr("jdiff.demo.page.page", page)
+    flags = ("--config.sample.eta=0.5", "--config.serve.port=0", "--config.sample.steps=4")  # 4 as in the run
+    told = refusal("--mode=serve", f"--workdir={tiny_run.workdir}", *flags, cwd=tiny_run.workdir)
+    assert "the page is told of {'sample.eta': 0.5, 'serve.port': 0}" in told
 
 
 # What is drawn

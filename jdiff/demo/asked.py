@@ -1,7 +1,6 @@
-"""What a visitor of the page asks for: within its limits, and as settings, as the command and as Python."""
+"""What a visitor of the page asks for: within its limits, and as settings."""
 
 import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 from jdiff.common.errors import UserError
 
 LARGEST_SEED = 2**32 - 1
-PICTURES = "PICTURES"
 PATH = re.compile(r"(?P<web>https?://\S+)|(?<![\w.])~?(?:/[^\s/:;,'\"()]+){2,}/?")
 
 
@@ -60,31 +58,6 @@ class Asked:
             by_hand["guidance_scale"] = self.guidance_scale
         chosen = {"preset": self.preset} if self.preset else by_hand
         return {"seed": self.seed, **chosen, **self.conditions}
-
-    @property
-    def _of_picture(self) -> dict[str, Any]:
-        return {"condition_dir": PICTURES, "condition_view": self.view} if self.view else {}
-
-    def command(self, workdir: str, step: int | None) -> str:
-        """The command that draws the same images, of the checkpoint of `step`."""
-        if "scalars" in self.conditions:
-            return "# the command takes no numbers as conditions; Python does"
-        settings = {"num_images": self.num_images, **self.settings, **self._of_picture}
-        if step is not None:
-            settings["checkpoint"] = step
-        keys = " ".join(shlex.quote(f"--config.sample.{name}={value}") for name, value in settings.items())
-        note = f"# {PICTURES}: a folder with the picture\n" if self.view else ""
-        return f"{note}python -m jdiff.main --mode=sample --workdir={shlex.quote(workdir)} {keys}"
-
-    def python(self, workdir: str, step: int | None) -> str:
-        """The Python that draws the same images, by the checkpoint of `step`."""
-        given = ", ".join(f"{name}={value!r}" for name, value in {**self.settings, **self._of_picture}.items())
-        note = f"  # {PICTURES}: a folder with the picture" if self.view else ""
-        of_step = "" if step is None else f", {step}"
-        return (
-            f"import jdiff\n\nmodel = jdiff.load({workdir!r}{of_step})\n"
-            f"images = model.sample({self.num_images}, {given}){note}"
-        )
 
 
 def without_paths(text: str) -> str:

@@ -4,7 +4,7 @@ import math
 import socket
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
@@ -20,6 +20,7 @@ from jdiff.common.errors import UserError, is_out_of_memory
 from jdiff.demo import work
 from jdiff.demo.asked import Asked, Limits, without_paths
 from jdiff.demo.controls import Controls, whole
+from jdiff.demo.origin import Origin
 from jdiff.demo.progress import Progress, progress_of
 from jdiff.model import Model, repaints
 from jdiff.spaces import Masks
@@ -38,8 +39,10 @@ BY_THE_MODEL: dict[str, Any] = {"concurrency_id": "model", "show_progress": "min
 AT_ONCE: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
-def page(model: Model | None, workdir: Path, limits: Limits) -> gr.Blocks:
-    """A tab for each thing that the model can do, and one to watch the run. model: None where it has no checkpoint."""
+def page(model: Model | None, workdir: Path, limits: Limits, overrides: Mapping[str, Any]) -> gr.Blocks:
+    """A tab for each thing that the model can do, and one to watch the run. model: None where it has no checkpoint.
+    overrides: see Origin.
+    """
     name = workdir.resolve().name
     with gr.Blocks(title=f"jdiff: {name}", analytics_enabled=False, delete_cache=KEPT) as blocks:
         at = f"step {model.step:,}" if model else "it has no checkpoint yet"
@@ -47,7 +50,9 @@ def page(model: Model | None, workdir: Path, limits: Limits) -> gr.Blocks:
         if model and isinstance(model.task, DiffusionTask) and not isinstance(model.task.space, Masks):
             controls = Controls(model, limits)
             with gr.Tab("Draw"):
-                _draw(model, name if workdir.is_absolute() else str(workdir), controls)
+                told = name if workdir.is_absolute() else str(workdir)
+                step = None if is_exported(workdir) else model.step
+                _draw(model, Origin(workdir=told, step=step, overrides=overrides), controls)
             with gr.Tab("Between two seeds"):
                 _between(model, controls)
             if work.can_inpaint(model):
@@ -113,8 +118,7 @@ class _Result(NamedTuple):
     python: Any
 
 
-def _draw(model: Model, workdir: str, controls: Controls) -> None:
-    step = None if model.workdir and is_exported(model.workdir) else model.step
+def _draw(model: Model, origin: Origin, controls: Controls) -> None:
     takes_image = any(condition.name == "image" for condition in model.conditions)
     with gr.Row():
         with gr.Column():
@@ -141,7 +145,7 @@ def _draw(model: Model, workdir: str, controls: Controls) -> None:
             picture = _flat(editor)
         asked = replace(controls.read(tuple(given)), view="" if picture is None else view)
         frames = work.drawn(model, asked, picture)
-        texts = asked.command(workdir, step), asked.python(workdir, step)
+        texts = origin.command(asked), origin.python(asked)
         yield _Result(gr.skip(), "compiling, at first", *texts)
         shown_at = -math.inf
         for frame in frames:
