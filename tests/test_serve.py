@@ -15,16 +15,22 @@ import time
 import urllib.request
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import jdiff
+import jdiff.config
+from jdiff import from_config
 from jdiff.common.errors import UserError
+from jdiff.common.keys import root_key
 from jdiff.demo import work
 from jdiff.demo.asked import Asked, Limits, without_paths
 from jdiff.demo.origin import Origin
 from jdiff.demo.progress import METRICS, duration, progress_of
+from jdiff.tasks import Weights
+from jdiff.training import sharding
 from tests.conftest import refusal, run_here, start_command
 
 CHROMIUM = Path(os.environ.get("JDIFF_CHROMIUM", "/usr/bin/chromium"))
@@ -159,6 +165,82 @@ def test_what_was_overridden_is_known(tiny_run, monkeypatch):
     flags = ("--config.sample.eta=0.5", "--config.serve.port=0", "--config.sample.steps=4")  # 4 as in the run
     told = refusal("--mode=serve", f"--workdir={tiny_run.workdir}", *flags, cwd=tiny_run.workdir)
     assert "the page is told of {'sample.eta': 0.5, 'serve.port': 0}" in told
+
+
+# What the page asks for
+
+
+def untrained(run, changes: dict) -> jdiff.Model:
+    """A model of a run's config with other values of these keys, with the weights that training would begin with."""
+    config = jdiff.config.of_run(run.workdir)
+    with config.ignore_type():
+        config.update_from_flattened_dict(changes)
+    task = from_config.task(config, train=False).sampling_task
+    weights = jax.jit(lambda: Weights(*task.init(root_key(0), from_config.example(config))))()
+    return jdiff.Model(config, task, sharding.make_mesh(), weights, step=0, workdir=run.workdir)
+
+
+def asked(model: jdiff.Model, view: str = "", **chosen: object) -> Asked:
+    """What the page asks a model for, with these of its fields, by their labels, changed."""
+    gr = pytest.importorskip("gradio")
+    from jdiff.demo.controls import Controls
+
+    with gr.Blocks():
+        controls = Controls(model, LIMITS)
+    fields = {field.label: field.value for field in controls.widgets}
+    assert chosen.keys() <= fields.keys()
+    return controls.read(tuple((fields | chosen).values()), view)
+
+
+UNCONDITIONAL = {"model.conditions": (), "sample.guidance_scale": None}
+OF_NUMBERS = {
+    "condition.scalars.names": ("age", "dose"),
+    "condition.scalars.mean": (61.23456, -0.0312345),
+    "condition.scalars.std": (11.0, 0.004),
+}
+
+
+def test_numbers_begin_at_their_mean_and_may_be_left_out(tiny_run):
+    model = untrained(tiny_run, {"model.conditions": ("scalars",), **OF_NUMBERS})
+    assert asked(model).conditions == {"scalars": ((61.2, -0.03123),)}
+    assert asked(model, age=None, dose=None).conditions == {}
+    with pytest.raises(UserError, match="dose: give a number, or none at all"):
+        asked(model, dose=None)
+    unknown = untrained(tiny_run, {"model.conditions": ("scalars",), "condition.scalars.names": ("age",)})
+    assert asked(unknown).conditions == {}
+    assert asked(unknown, age=0).conditions == {"scalars": ((0,),)}
+
+
+def test_each_class_in_turn_beside_another_condition(tiny_run):
+    model = untrained(tiny_run, {"model.conditions": ("label", "scalars"), **OF_NUMBERS})
+    for page in (asked(model), asked(model, age=None, dose=None, view="as_is")):
+        assert page.conditions["labels"] == ("0", "1", "2", "3")
+        request = model.request(page.num_images, **{"scalars": [[60.0, 0.0]], **page.settings})
+        assert request.labels.tolist() == [0, 1, 2, 3]
+    assert asked(model, **{"images (1 to 16)": 12}).conditions["labels"] == tuple("0123456789")
+    assert "labels" not in asked(model, **{"class": "not given"}).conditions
+    assert "labels" not in asked(model, age=None, dose=None).conditions  # the run's examples, with their classes
+    assert asked(model, **{"class": "3"}).conditions["labels"] == ("3",)
+
+
+def test_classes_begin_as_the_run_is_overridden(tiny_run, model):
+    assert asked(model).conditions == {}
+    listed = untrained(tiny_run, {"sample.labels": ("7",)})
+    assert asked(listed).conditions == {}
+    assert listed.request(2, **asked(listed).settings).labels.tolist() == [7, 7]
+    assert asked(listed, **{"class": "each in turn"}).conditions == {"labels": ("0", "1", "2", "3")}
+
+
+def test_a_classifier_guides_a_model_without_classes_to_one(tiny_run):
+    by_classifier = {"guidance.method": "classifier", "guidance.classifier_workdir": "reader"}
+    model = untrained(tiny_run, {**UNCONDITIONAL, **by_classifier})
+    by_class = {"class, by guidance": "3"}
+    for page in (asked(model), asked(model, **by_class)):  # scale 0 guides to nothing
+        assert not model.request(2, **page.settings).guided
+    page = asked(model, **by_class, **{"guidance (0: none)": 2.0})
+    request = model.request(2, **page.settings)
+    assert request.guided
+    assert request.labels.tolist() == [3, 3]
 
 
 # What is drawn

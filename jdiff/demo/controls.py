@@ -9,14 +9,15 @@ import gradio as gr
 
 from jdiff import from_config
 from jdiff.common.errors import UserError
-from jdiff.conditions.label import Label
+from jdiff.conditions.scalars import Scalars
+from jdiff.conditions.text import Text
 from jdiff.demo.asked import Asked, Limits
+from jdiff.demo.classes import AS_IN_RUN, Classes
 from jdiff.from_config import presets
 from jdiff.model import Model
+from jdiff.request import TO_CLASSES, changes
 
 MOST_TEXT = 1_000  # characters
-AS_IN_RUN = "as in the run"
-IN_TURN = "each in turn"
 BY_HAND = "by hand"
 
 
@@ -25,26 +26,19 @@ class Controls:
 
     def __init__(self, model: Model, limits: Limits):
         self.model, self.limits = model, limits
-        config, conditions = model.config, {condition.name: condition for condition in model.conditions}
+        config, self._classes = model.config, Classes(model)
         self._widgets: dict[str, Any] = {}
-        scale = config.sample.guidance_scale
-        self._usual_scale = 1.0 if scale is None else float(scale)
+        scale, unguided = config.sample.guidance_scale, 0.0 if config.guidance.method == TO_CLASSES else 1.0
+        self._usual_scale = unguided if scale is None else float(scale)
         with gr.Row():
-            label = conditions.get("label")
-            if isinstance(label, Label):
-                classes, several = list(label.class_names), label.per_image > 1
-                self._widgets["labels"] = gr.Dropdown(
-                    classes if several else [IN_TURN, *classes],
-                    value=None if several else IN_TURN,
-                    multiselect=several,
-                    label="class",
-                )
-            if "text" in conditions:
+            if self._classes.label:
+                self._widgets["labels"] = self._classes.field()
+            if any(isinstance(condition, Text) for condition in model.conditions):
                 self._widgets["texts"] = gr.Textbox(
                     label="text", placeholder="what the images show", max_length=MOST_TEXT
                 )
-            for scalar in config.condition.scalars.names if "scalars" in conditions else ():
-                self._widgets[f"scalar {scalar}"] = gr.Number(0, label=scalar)
+            for name, usual in _usual_scalars(model).items():
+                self._widgets[f"scalar {name}"] = gr.Number(usual, label=name)
             self._widgets["num_images"] = gr.Number(
                 min(4, limits.images), label=f"images (1 to {limits.images})", precision=0
             )
@@ -60,39 +54,42 @@ class Controls:
             by_hand = config.sample.ladder == "by_hand"
             ladders = [ladder for ladder in from_config.sampling.LADDERS if ladder != "by_hand"]
             ladders = [AS_IN_RUN, *ladders] if by_hand else ladders
-            usual = AS_IN_RUN if by_hand else config.sample.ladder
-            self._widgets["ladder"] = gr.Dropdown(ladders, value=usual, label="ladder of noise levels")
-            if conditions:
+            ladder = AS_IN_RUN if by_hand else config.sample.ladder
+            self._widgets["ladder"] = gr.Dropdown(ladders, value=ladder, label="ladder of noise levels")
+            if model.conditions or from_config.helper_runs(config):
                 self._widgets["guidance_scale"] = gr.Slider(
                     min(0, self._usual_scale),
                     max(10, self._usual_scale),
                     value=self._usual_scale,
                     step=0.1,
-                    label="guidance (1: none)",
+                    label=f"guidance ({unguided:g}: none)",
                 )
 
     @property
     def widgets(self) -> list[Any]:
         return list(self._widgets.values())
 
-    def read(self, values: tuple[Any, ...]) -> Asked:
-        """Raises UserError for what lies beyond the limits."""
+    def read(self, values: tuple[Any, ...], view: str = "") -> Asked:
+        """view: as of Asked. Raises UserError for what lies beyond the limits."""
         given = dict(zip(self._widgets, values, strict=True))
+        config, num_images = self.model.config, whole(given["num_images"], "images")
+        preset, scale = given.get("preset", BY_HAND), given.get("guidance_scale")
+        if scale == self._usual_scale and config.sample.guidance_scale is None:
+            scale = None  # of CFG++, 1 is guided
         conditions: dict[str, tuple[Any, ...]] = {}
-        labels = given.get("labels")
-        if labels and labels != IN_TURN:
-            conditions["labels"] = (tuple(labels),) if isinstance(labels, list) else (labels,)
         if text := (given.get("texts") or "").strip():
             if len(text) > MOST_TEXT:
                 raise UserError(f"the text has {len(text):,} characters: this page takes {MOST_TEXT:,}")
             conditions["texts"] = (text,)
-        if scalars := tuple(value for name, value in given.items() if name.startswith("scalar ")):
+        if scalars := _scalars({name: value for name, value in given.items() if name.startswith("scalar ")}):
             conditions["scalars"] = (scalars,)
-        preset, scale = given.get("preset", BY_HAND), given.get("guidance_scale")
-        if scale == self._usual_scale and self.model.config.sample.guidance_scale is None:
-            scale = None  # of CFG++ and a classifier, 1 is guided
+        guided = preset != BY_HAND or (scale is not None and changes(config, scale))
+        if guided or not self._classes.by_guidance:
+            beside = bool(conditions or view)
+            if labels := self._classes.read(given.get("labels"), num_images, beside=beside):
+                conditions["labels"] = labels
         return Asked(
-            num_images=whole(given["num_images"], "images"),
+            num_images=num_images,
             seed=whole(given["seed"], "seed"),
             sampler=given["sampler"],
             ladder="" if given["ladder"] == AS_IN_RUN else given["ladder"],
@@ -100,6 +97,7 @@ class Controls:
             preset=0 if preset == BY_HAND else int(preset),
             guidance_scale=scale,
             conditions=conditions,
+            view=view,
         ).within(self.limits)
 
 
@@ -107,6 +105,26 @@ def whole(value: Any, what: str) -> int:
     if value is None or not math.isfinite(value) or value != int(value):
         raise UserError(f"{what}: give a whole number")
     return int(value)
+
+
+def _usual_scalars(model: Model) -> dict[str, float | None]:
+    """The mean of each number in the training data, to a hundredth of its deviation; None where it is not known."""
+    scalars = next((one for one in model.conditions if isinstance(one, Scalars)), None)
+    if scalars is None:
+        return {}
+    usual: dict[str, float | None] = dict.fromkeys(scalars.names)
+    for name, mean, std in zip(scalars.names, scalars.mean, scalars.std, strict=False):
+        usual[name] = round(mean, 2 - math.floor(math.log10(std)))
+    return usual
+
+
+def _scalars(values: dict[str, float | None]) -> tuple[float, ...]:
+    """The numbers of a model that is given some; () where all are left empty. Raises UserError where but some are."""
+    given = tuple(value for value in values.values() if value is not None)
+    if given and len(given) < len(values):
+        empty = ", ".join(name.removeprefix("scalar ") for name, value in values.items() if value is None)
+        raise UserError(f"{empty}: give a number, or none at all: the model takes them together")
+    return given
 
 
 def _presets(model: Model) -> list[str]:

@@ -143,7 +143,7 @@ def _draw(model: Model, origin: Origin, controls: Controls) -> None:
         if takes_image:
             *given, editor, view = given  # type: ignore[assignment]
             picture = _flat(editor)
-        asked = replace(controls.read(tuple(given)), view="" if picture is None else view)
+        asked = controls.read(tuple(given), view="" if picture is None else view)
         frames = work.drawn(model, asked, picture)
         texts = origin.command(asked), origin.python(asked)
         yield _Result(gr.skip(), "compiling, at first", *texts)
