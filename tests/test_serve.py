@@ -243,6 +243,15 @@ def test_a_classifier_guides_a_model_without_classes_to_one(tiny_run):
     assert request.labels.tolist() == [3, 3]
 
 
+def tabs(model: jdiff.Model) -> list[str]:
+    """The page's."""
+    gr = pytest.importorskip("gradio")
+    from jdiff.demo.page import page
+
+    blocks = page(model, model.workdir, LIMITS, {}).blocks.values()
+    return [block.label for block in blocks if isinstance(block, gr.Tab)]
+
+
 # What is drawn
 
 
@@ -284,6 +293,17 @@ def test_what_the_brush_leaves_stays(model):
     assert (of_image[:4] != known[:4]).any()
     with pytest.raises(UserError, match="nothing is painted over"):
         work.painted_anew(model, Asked(steps=3, sampler="ddim"), picture, np.zeros((384, 384), np.float32))
+
+
+@pytest.mark.parametrize("classes", [(0, 255), (0, 1, 2)])
+def test_masks_without_a_photo_are_drawn_as_pictures(tiny_run, classes):
+    pytest.importorskip("gradio")
+    of_masks = {"data.masks": ("image",), "data.classes_of_masks": classes, "model.space": "masks"}
+    model = untrained(tiny_run, {**UNCONDITIONAL, **of_masks})
+    assert tabs(model) == ["Draw", "Between two seeds", "Training"]
+    *_, last = work.drawn(model, Asked(num_images=1, steps=2))
+    assert set(np.unique(last.picture)) <= {*np.linspace(0, 255, len(classes)).round()}
+    assert len(np.unique(last.picture)) == len(classes)
 
 
 # The run

@@ -23,7 +23,6 @@ from jdiff.demo.controls import Controls, whole
 from jdiff.demo.origin import Origin
 from jdiff.demo.progress import Progress, progress_of
 from jdiff.model import Model, repaints
-from jdiff.spaces import Masks
 from jdiff.tasks.diffusion import DiffusionTask
 from jdiff.weights.export import is_exported
 
@@ -47,7 +46,7 @@ def page(model: Model | None, workdir: Path, limits: Limits, overrides: Mapping[
     with gr.Blocks(title=f"jdiff: {name}", analytics_enabled=False, delete_cache=KEPT) as blocks:
         at = f"step {model.step:,}" if model else "it has no checkpoint yet"
         gr.Markdown(f"# {name}\n{at}")
-        if model and isinstance(model.task, DiffusionTask) and not isinstance(model.task.space, Masks):
+        if model and isinstance(model.task, DiffusionTask) and not work.can_segment(model):
             controls = Controls(model, limits)
             with gr.Tab("Draw"):
                 told = name if workdir.is_absolute() else str(workdir)
@@ -58,7 +57,7 @@ def page(model: Model | None, workdir: Path, limits: Limits, overrides: Mapping[
             if work.can_inpaint(model):
                 with gr.Tab("Paint over"):
                     _paint_over(model, controls)
-        if model and isinstance(model.task.space, Masks):
+        if model and work.can_segment(model):
             with gr.Tab("Segment"):
                 _segment(model, limits)
         with gr.Tab("Training"):

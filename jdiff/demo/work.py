@@ -22,6 +22,7 @@ from jdiff.evaluation.overlay import overlay
 from jdiff.evaluation.told import VARIANCE, most
 from jdiff.model import Model
 from jdiff.request import Request
+from jdiff.spaces import Masks
 
 Picture = UInt8[np.ndarray, "h w 3"]
 LEAST_SIDE, MOST_SIDE = 384, 2048  # pixels that a picture has on the page
@@ -47,7 +48,7 @@ def drawn(model: Model, asked: Asked, photo: Picture | None = None) -> Iterator[
         for rung, images in enumerate(model.frames(request), start=1):
             last = rung == rungs
             told = calls(request) if last else f"step {rung} of {rungs}"
-            yield Frame(on_page(images), told, images if last else None)
+            yield Frame(on_page(seen(model, images)), told, images if last else None)
 
     return shown()
 
@@ -68,7 +69,7 @@ def path_between(model: Model, asked: Asked, last_seed: int, frames: int) -> lis
     request = model.request(frames, **asked.settings)
     alike = replace(request, in_turn=jax.tree.map(lambda values: values[:1], request.in_turn))
     images = np.concatenate([batch.images for batch in model.draw(alike, {"noise": np.asarray(noise)})])
-    return [on_page(image[None]) for image in model.shown(images)]
+    return [on_page(image[None]) for image in seen(model, model.shown(images))]
 
 
 def painted_anew(model: Model, asked: Asked, picture: Picture, brush: Float[np.ndarray, "h w"]) -> Picture:
@@ -120,6 +121,15 @@ def of_model(model: Model, picture: Picture) -> UInt8[np.ndarray, "h w c"]:
     return values[..., None] if channels == 1 else values
 
 
+def seen(model: Model, images: UInt8[np.ndarray, "n h w c"]) -> UInt8[np.ndarray, "n h w c"]:
+    """Images of a screen as a visitor can tell them apart: of masks, the classes as even greys from black to white."""
+    space = model.task.space
+    if not isinstance(space, Masks):
+        return images
+    greys = np.linspace(0, 255, len(space.classes)).round().astype(np.uint8)
+    return greys[np.asarray(space.numbers(jnp.asarray(images)))][..., None]
+
+
 def on_page(images: UInt8[np.ndarray, "n h w c"]) -> Picture:
     """Images side by side, large enough to be looked at; one has no frame."""
     return enlarged(pictures.coloured(pictures.grid(images) if len(images) > 1 else images[0]))
@@ -130,6 +140,12 @@ def enlarged(picture: Picture) -> Picture:
     return picture.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
+def can_segment(model: Model) -> bool:
+    """Whether the model tells masks of pictures."""
+    return isinstance(model.task.space, Masks) and "image" in model.config.model.conditions
+
+
 def can_inpaint(model: Model) -> bool:
     """Whether pictures of a screen are the model's images."""
-    return bool(model.task.space.values.is_plain) and model.config.data.shape[2] in (1, 3)
+    space = model.task.space
+    return not isinstance(space, Masks) and space.values.is_plain and model.config.data.shape[2] in (1, 3)
