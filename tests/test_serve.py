@@ -252,6 +252,37 @@ def tabs(model: jdiff.Model) -> list[str]:
     return [block.label for block in blocks if isinstance(block, gr.Tab)]
 
 
+@pytest.mark.parametrize(("side", "taken"), [(5_000, True), (5_001, False), (14_000, False)])
+def test_a_picture_of_many_pixels_is_not_decoded(side, taken, tmp_path):
+    gr = pytest.importorskip("gradio")
+    from jdiff.demo.photos import refuse_large
+
+    (tmp_path / "large.ppm").write_text(f"P6 {side} {side} 255\n")  # without what follows
+    with contextlib.nullcontext() if taken else pytest.raises(gr.Error, match="more than 25,000,000 pixels"):
+        refuse_large(tmp_path / "large.ppm")
+
+
+def test_the_fields_for_pictures_refuse_many_pixels(tmp_path, monkeypatch):
+    gr = pytest.importorskip("gradio")
+    from gradio.components.image_editor import EditorData
+    from gradio.data_classes import FileData, ImageData
+
+    from jdiff.demo import photos
+
+    file = str(tmp_path / "a.png")
+    Image.new("RGB", (20, 20)).save(file)
+    given = (
+        (photos.photo("photo"), ImageData(path=file)),
+        (photos.canvas("sketch"), EditorData(background=FileData(path=file))),
+    )
+    for field, payload in given:
+        assert field.preprocess(payload) is not None
+    monkeypatch.setattr(photos, "MOST_PIXELS", 399)
+    for field, payload in given:
+        with pytest.raises(gr.Error, match="more than 399 pixels"):
+            field.preprocess(payload)
+
+
 # What is drawn
 
 

@@ -21,6 +21,7 @@ from jdiff.demo import work
 from jdiff.demo.asked import Asked, Limits, without_paths
 from jdiff.demo.controls import Controls, whole
 from jdiff.demo.origin import Origin
+from jdiff.demo.photos import canvas, photo
 from jdiff.demo.progress import Progress, progress_of
 from jdiff.model import Model, repaints
 from jdiff.tasks.diffusion import DiffusionTask
@@ -121,9 +122,9 @@ def _draw(model: Model, origin: Origin, controls: Controls) -> None:
     takes_image = any(condition.name == "image" for condition in model.conditions)
     with gr.Row():
         with gr.Column():
-            photo = view = None
+            editor = view = None
             if takes_image:
-                photo = gr.ImageEditor(label="photo or sketch", type="numpy", image_mode="RGBA", format="png")
+                editor = canvas("photo or sketch")
                 view = gr.Radio(
                     [("made of it, as in training", work.AS_IN_TRAINING), ("the picture itself", work.AS_IT_IS)],
                     value=work.AS_IN_TRAINING,
@@ -140,8 +141,8 @@ def _draw(model: Model, origin: Origin, controls: Controls) -> None:
     def draw(*given: Any) -> Iterator[_Result]:
         picture, view = None, ""
         if takes_image:
-            *given, editor, view = given  # type: ignore[assignment]
-            picture = _flat(editor)
+            *given, edited, view = given  # type: ignore[assignment]
+            picture = _flat(edited)
         asked = controls.read(tuple(given), view="" if picture is None else view)
         frames = work.drawn(model, asked, picture)
         texts = origin.command(asked), origin.python(asked)
@@ -153,7 +154,7 @@ def _draw(model: Model, origin: Origin, controls: Controls) -> None:
                 yield _Result(frame.picture, frame.told, *texts)
                 shown_at = now
 
-    inputs = [*controls.widgets, *([photo, view] if takes_image else [])]
+    inputs = [*controls.widgets, *([editor, view] if takes_image else [])]
     button.click(draw, inputs, [shown, told, command, python], **BY_THE_MODEL)
 
 
@@ -181,13 +182,8 @@ def _paint_over(model: Model, controls: Controls) -> None:
     able = from_config.sampling.names(repaints, model.config.sample).split(", ")
     gr.Markdown("What the brush covers is drawn anew, the rest stays (RePaint).")
     with gr.Row():
-        editor = gr.ImageEditor(
-            label="picture and brush",
-            type="numpy",
-            image_mode="RGBA",
-            format="png",
-            brush=gr.Brush(default_size=48, colors=["#ff3366"], color_mode="fixed"),
-        )
+        brush = gr.Brush(default_size=48, colors=["#ff3366"], color_mode="fixed")
+        editor = canvas("picture and brush", brush)
         shown = gr.Image(label="painted anew", interactive=False, format="png")
     with gr.Row():
         usual = model.config.sample.sampler
@@ -218,7 +214,7 @@ def _paint_over(model: Model, controls: Controls) -> None:
 def _segment(model: Model, limits: Limits) -> None:
     members = limits.images if model.config.network.dropout or isinstance(model.task, DiffusionTask) else 1
     with gr.Row():
-        photo = gr.Image(label="photo", type="numpy", image_mode="RGB")
+        dropped = photo("photo")
         overlaid = gr.Image(label="its masks", interactive=False, format="png")
         unsure = gr.Image(label="how unsure (white: most)", interactive=False, format="png")
     with gr.Row():
@@ -234,7 +230,7 @@ def _segment(model: Model, limits: Limits) -> None:
         asked = Asked(num_images=whole(several, "members"), seed=whole(seed, "seed"), steps=1).within(limits)
         yield work.segmented(model, picture, asked.num_images, asked.seed)
 
-    button.click(segment, [photo, count, seed], [overlaid, unsure, told], **BY_THE_MODEL)
+    button.click(segment, [dropped, count, seed], [overlaid, unsure, told], **BY_THE_MODEL)
 
 
 def _training(workdir: Path, blocks: gr.Blocks) -> None:
@@ -263,12 +259,12 @@ def _table(found: Progress) -> pd.DataFrame:
     return pd.DataFrame(found.points, columns=["step", "name", "value"])
 
 
-def _flat(editor: Any) -> work.Picture | None:
+def _flat(edited: Any) -> work.Picture | None:
     """What was dropped and drawn, on white; None for an empty canvas."""
-    if not editor or editor["composite"] is None:
+    if not edited or edited["composite"] is None:
         return None
-    empty = editor["background"] is None and not any(layer[..., 3].any() for layer in editor["layers"])
-    return None if empty else _on_white(editor["composite"])
+    empty = edited["background"] is None and not any(layer[..., 3].any() for layer in edited["layers"])
+    return None if empty else _on_white(edited["composite"])
 
 
 def _on_white(picture: np.ndarray) -> work.Picture:
