@@ -19,10 +19,10 @@ def photo(label: str) -> gr.Image:
     field = gr.Image(label=label, type="numpy", image_mode="RGB")
     decode = field.preprocess
 
-    def preprocess(given: Any) -> Any:
-        if given and given.path:
-            refuse_large(given.path)
-        return decode(given)
+    def preprocess(payload: Any) -> Any:
+        if payload and payload.path:
+            refuse_large(payload.path)
+        return decode(payload)
 
     field.preprocess = preprocess  # type: ignore[method-assign]
     return field
