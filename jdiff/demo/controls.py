@@ -12,7 +12,7 @@ from jdiff.common.errors import UserError
 from jdiff.conditions.scalars import Scalars
 from jdiff.conditions.text import Text
 from jdiff.demo.asked import Asked, Limits
-from jdiff.demo.classes import AS_IN_RUN, Classes
+from jdiff.demo.classes import AS_IN_RUN, NOT_GIVEN, Classes
 from jdiff.from_config import presets
 from jdiff.model import Model
 from jdiff.request import TO_CLASSES, changes
@@ -38,7 +38,7 @@ class Controls:
                     label="text", placeholder="what the images show", max_length=MOST_TEXT
                 )
             for name, usual in _usual_scalars(model).items():
-                self._widgets[f"scalar {name}"] = gr.Number(usual, label=name)
+                self._widgets[f"scalar {name}"] = gr.Number(usual, label=name, placeholder=NOT_GIVEN)
             self._widgets["num_images"] = gr.Number(
                 min(4, limits.images), label=f"images (1 to {limits.images})", precision=0
             )
@@ -107,12 +107,14 @@ def whole(value: Any, what: str) -> int:
     return int(value)
 
 
-def _usual_scalars(model: Model) -> dict[str, float | None]:
-    """The mean of each number in the training data, to a hundredth of its deviation; None where it is not known."""
+def _usual_scalars(model: Model) -> dict[str, float]:
+    """The mean of each number in the training data, to a hundredth of its deviation; 0 where it is not known, as Gradio
+    shows for an empty field before a visitor changes it.
+    """
     scalars = next((one for one in model.conditions if isinstance(one, Scalars)), None)
     if scalars is None:
         return {}
-    usual: dict[str, float | None] = dict.fromkeys(scalars.names)
+    usual = dict.fromkeys(scalars.names, 0.0)
     for name, mean, std in zip(scalars.names, scalars.mean, scalars.std, strict=False):
         usual[name] = round(mean, 2 - math.floor(math.log10(std)))
     return usual
