@@ -1,5 +1,6 @@
 """Sphinx's settings: python -m sphinx -W docs docs/_build"""
 
+import os
 import sys
 from pathlib import Path
 
@@ -17,13 +18,17 @@ exclude_patterns = ["_build"]
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 smartquotes = False  # quotes are part of values
-nb_execution_mode = "off"
+# Notebooks are kept without outputs. JDIFF_DOCS_EXECUTE=1 runs all of them for the pages (JDIFF_SMALL=1: in few steps).
+nb_execution_mode = "auto" if os.environ.get("JDIFF_DOCS_EXECUTE") else "off"
+nb_execution_in_temp = True
+nb_execution_timeout = 1800  # seconds a cell
+nb_execution_raise_on_error = True
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"exclude-members": "__init__, __new__"}
 
 
 def setup(app: object) -> None:
-    """Write the pages that follow from the code, and read docstrings as they are written here."""
+    """Write the pages that follow from the code and the notebooks, and read docstrings as they are written here."""
     generate.write(Path(__file__).parent / "generated")
     app.connect("autodoc-process-docstring", lambda app, what, name, obj, options, lines: as_rst(lines))  # type: ignore[attr-defined]

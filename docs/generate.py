@@ -1,5 +1,6 @@
-"""The reference pages that follow from the code: every key of a config, every mode, every sampler."""
+"""The pages that follow from the code (every key of a config, every mode, every sampler), and the notebooks."""
 
+import json
 import re
 from pathlib import Path
 
@@ -30,9 +31,14 @@ ROW = re.compile(r"^\| (\w+) \| ([^|]*) \| (\d+) \| ([\d.]+%) \| ([\d.]+) \| [\d
 
 def write(folder: Path) -> None:
     """Write the pages to the folder."""
-    folder.mkdir(exist_ok=True)
-    for name, text in {"keys": keys(), "modes": modes(), "samplers": samplers()}.items():
-        file = folder / f"{name}.md"
+    pages = {"keys.md": keys(), "modes.md": modes(), "samplers.md": samplers()}
+    for notebook in sorted((REPOSITORY / "notebooks").glob("*.ipynb")):
+        held = json.loads(notebook.read_text("utf-8"))
+        held["metadata"]["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}  # knows lines with !
+        pages[f"notebooks/{notebook.name}"] = json.dumps(held)
+    (folder / "notebooks").mkdir(parents=True, exist_ok=True)
+    for name, text in pages.items():
+        file = folder / name
         if not file.is_file() or file.read_text("utf-8") != text:  # unchanged pages are not built anew
             file.write_text(text, "utf-8")
 
