@@ -71,6 +71,7 @@ def test_the_adapter_alone_is_trained(tiny_run, adapted):
     assert np.abs(after["adapter/encoder/down0_0/conv_0/kernel"] - before["down0_0/conv_0/kernel"]).max() > 0
 
 
+@pytest.mark.slow
 def test_without_it_the_frozen_model_is_left(tiny_run, adapted):
     """At scale 0, or without an image, to the bit; else the image shows; guidance leads away from the model."""
     base, model = jdiff.load(tiny_run.workdir), jdiff.load(adapted[0])
@@ -122,6 +123,7 @@ def test_joints_are_added_as_the_paper_has_it(adapted):
     np.testing.assert_allclose(whole("up0_1"), block("up0_1", up, first), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_frozen_model_is_moved_and_the_seed_another(tiny_run, adapted, tmp_path):
     """The run is sampled and goes on wherever the frozen model lies by now; but beside that model alone."""
     run = shutil.copytree(adapted[0], tmp_path / "run")
@@ -143,6 +145,7 @@ def test_it_learns_in_other_forms(name, tiny_run, tmp_path):
     assert np.isfinite(jdiff.load(run).sample(2, labels=LABELS[:2], cond_images=thumbnails(2))).all()
 
 
+@pytest.mark.slow
 def test_it_resumes_to_the_bit(tiny_run, adapted, tmp_path):
     train(tiny_run.workdir, "--config.train.steps=3", *FAST, cwd=tmp_path)
     run, _ = train(tiny_run.workdir, "--config.train.steps=6", *FAST, cwd=tmp_path)
@@ -151,6 +154,7 @@ def test_it_resumes_to_the_bit(tiny_run, adapted, tmp_path):
         np.testing.assert_array_equal(array, resumed[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_exported_it_needs_no_other_folder(adapted, tmp_path):
     run, _ = adapted
     model = jdiff.load(run)

@@ -117,6 +117,7 @@ def test_the_joint_losss_gradients_are_those_of_two_losses(kind, adaptive, r1_ga
     assert length(before["discriminator"]) == 0
 
 
+@pytest.mark.slow
 def test_networks_as_they_are_learn():
     """The last kernel is where the adaptive weight looks for it, in the decoder with attention and 1x1 convolutions."""
     layout = replace(LAYOUT, attention_levels=(1,))
@@ -294,6 +295,7 @@ print(json.dumps([float(np.abs(one - four).max()) for one, four in zip(*found)])
 """
 
 
+@pytest.mark.slow
 def test_four_devices_do_what_one_does():
     """The same codebook, revived alike, the same transforms and players."""
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}

@@ -1,5 +1,5 @@
-"""Every command and code block of the README and of the documentation is run as it stands, with small networks on little
-data, in one folder:
+"""Every command and code block of the README and of the documentation is run as it stands, with small networks on
+little data, in one folder:
 
     python -m pytest -m slow tests/test_code_blocks.py
 
@@ -42,7 +42,14 @@ NOT_RUN = {
     "--config=landscape": "data that people must fetch; tests/test_shipped_configs.py reads made-up ones",
 }
 # What a page leaves to its reader.
-GIVEN = {"CONFIG": "folder", "NAME": "mine", "DIR": "drawn_here", "COUNT": "3", "PHOTOS": "photos", "PICTURES": "sketches"}
+GIVEN = {
+    "CONFIG": "folder",
+    "NAME": "mine",
+    "DIR": "drawn_here",
+    "COUNT": "3",
+    "PHOTOS": "photos",
+    "PICTURES": "sketches",
+}
 PATHS = {"emoji": "captioned", "isic2018": "pairs"}  # by config; photos for others
 # How long and how large a training is, which here is decided below.
 LENGTH = re.compile(r"--config\.(train\.(epochs|steps|images|batch_size|accumulate)|network\.\w+)=")

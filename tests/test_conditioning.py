@@ -443,6 +443,7 @@ def test_texts_that_are_too_long_can_be_refused(tmp_path):
     assert "condition.text.length=8" in line
 
 
+@pytest.mark.slow
 def test_the_command_samples_with_nothing_given_and_by_texts(trained, tmp_path):
     workdir, _ = trained
     result = run_here("--mode=sample", f"--workdir={workdir}", "--out=none", cwd=tmp_path)

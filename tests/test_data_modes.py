@@ -65,9 +65,8 @@ def test_masks_are_drawn_from_photos(pairs, tmp_path):
     assert (masks.shape, masks.dtype) == ((3, 16, 16, 1), np.uint8)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "low", "high"), [("uint16", 0, 4095), pytest.param("float32", -1000.0, 3000.0, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "low", "high"), [("uint16", 0, 4095), ("float32", -1000.0, 3000.0)])
 def test_samples_are_of_the_datas_kind(tmp_path, dtype, low, high):
     """12-bit and float scans of five channels: in, through training, and out again in their own values."""
     values = np.random.default_rng(0).uniform(low, high, (40, 8, 8, 5)).astype(dtype)
@@ -86,6 +85,7 @@ def test_samples_are_of_the_datas_kind(tmp_path, dtype, low, high):
     assert model.shown(images).dtype == np.uint8
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_workers_have_no_jax(tmp_path):
     """Each would take 120 MB more, and might take a share of the accelerator. They import anew what the
@@ -110,6 +110,7 @@ def test_workers_have_no_jax(tmp_path):
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_data_that_fail_in_training_lose_nothing(tmp_path):
     images = tmp_path / "images"
     images.mkdir()

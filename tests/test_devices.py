@@ -113,6 +113,7 @@ assert local < 0.6 * whole, (local, whole)
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, **EIGHT}, cwd=runs)
 
 
+@pytest.mark.slow
 def test_batches_that_do_not_divide_by_the_devices(runs):
     arguments = (config("digits"), *WIDE, "--config.train.steps=25", "--workdir=none")
     result = run_command(*arguments, "--config.train.batch_size=20", cwd=runs, **EIGHT)

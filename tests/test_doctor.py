@@ -107,6 +107,7 @@ def test_clean_pairs_of_photo_and_labels_have_no_findings(test_data):
     assert codes(examine(*sources)) == set()
 
 
+@pytest.mark.slow
 def test_copies_that_real_data_hold_are_found(test_data, tmp_path):
     """Noto has one drawing under two names, and ISIC's test images one that is also trained on, saved again."""
     emoji = Folder(str(test_data / "emoji_72"), "train", holdout=0.0)

@@ -170,6 +170,7 @@ def test_a_full_disk_at_a_save(small_disk):
     assert f"steps {step} to 40" in result.out
 
 
+@pytest.mark.slow
 def test_a_workdir_that_turned_read_only(small_disk):
     subprocess.run(["mount", "-o", "remount,size=50m", str(small_disk)], check=True)
     assert run_here(*DIGITS, "--config.log.tensorboard=false", cwd=small_disk).status == 0

@@ -95,7 +95,8 @@ def test_the_api_gives_the_numbers_of_the_command(run):
         uniform["fid"]
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [1, 3])
 def test_a_killed_evaluation_goes_on_and_gives_the_same_numbers(run, tmp_path, kills):
     many = (
         "--config.eval.features=pixels",
@@ -167,6 +168,7 @@ def test_images_are_scored_without_a_run(run, tmp_path):
     assert "fd_pixels" in numbers(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_statistics_are_written_and_taken(run, tmp_path):
     result = run_here("--mode=stats", f"--workdir={run}", f"--out={tmp_path}", cwd=run)
     assert result.status == 0, result.err

@@ -354,6 +354,7 @@ np.savez(sys.argv[2], devices=jax.device_count(), features=found.features, mean=
 """
 
 
+@pytest.mark.slow
 def test_two_devices_gather_what_one_does(tmp_path):
     images = some_images(201)  # odd: the devices' shares of the last batch differ
     one = gathered(images)

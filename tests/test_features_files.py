@@ -201,6 +201,7 @@ def test_constants_of_a_graph_are_read_and_a_cut_one_is_refused(tmp_path):
         graphs.read(tmp_path / "missing.pb")
 
 
+@pytest.mark.slow
 def test_inception_of_nvidias_translation_and_of_the_graph_is_the_same(tmp_path):
     """Of the same values, with the graph's scales of 1, which NVIDIA's file lacks."""
     shapes = features._shapes(Inception(), SIDE)

@@ -224,6 +224,7 @@ def test_parts_of_rank_r_reach_any_change_of_rank_r():
     assert "c" not in lora.init(jax.random.key(0), params, rank=3, layers=("attention",))
 
 
+@pytest.mark.slow
 def test_an_exported_run_samples_the_same_and_can_be_started_from(lora_run, tmp_path):
     """Low-rank parts merged; nothing but the folder is needed."""
     result = run_here("--mode=export", f"--workdir={lora_run}", "--out=out", cwd=tmp_path)

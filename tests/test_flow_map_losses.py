@@ -247,6 +247,7 @@ def mlp(width=64):
     return init, apply
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_small_network_learns_the_flow_of_a_mixture(name):
     """One jump from sigma = 20, and two through 1, end where the fine flow does, within 0.25 (root mean square; the

@@ -99,7 +99,11 @@ def scores_of(made, steps, fsdp=1):
 
 @pytest.mark.parametrize(
     ("loss", "settings"),
-    [*((loss, SMALL) for loss in LOSSES), pytest.param("mean_flow", GUIDED, marks=pytest.mark.slow)],
+    [
+        ("consistency", SMALL),
+        *(pytest.param(loss, SMALL, marks=pytest.mark.slow) for loss in LOSSES[1:]),
+        pytest.param("mean_flow", GUIDED, marks=pytest.mark.slow),
+    ],
     ids=[*(f"{loss}, bfloat16, remat, low-rank" for loss in LOSSES), "mean_flow, guided, two microbatches"],
 )
 def test_each_loss_falls(tiny_run, loss, settings):
@@ -119,6 +123,7 @@ for loss in LOSSES:
 """
 
 
+@pytest.mark.slow
 def test_each_loss_falls_with_parameters_in_shards(dit_run):
     flags = "--xla_force_host_platform_device_count=4"
     ran = subprocess.run(
@@ -196,6 +201,7 @@ def test_mean_flow_draws_s_as_sigma_where_nothing_else_is_said(dit_run):
         assert from_config.task(made).losses.to == LogNormal(0.3, LogNormal().std)
 
 
+@pytest.mark.slow
 def test_low_rank_shortcuts_accumulate(tiny_run):
     """The averaged weights are handed to the loss, and are no part of what a microbatch hands to the next."""
     settings = {"flow_map__loss": "shortcut", "lora__rank": 4, "train__accumulate": 2}

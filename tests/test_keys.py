@@ -22,7 +22,8 @@ def usual(tiny_run):
     return randomness.arrays(str(tiny_run.workdir))
 
 
-@pytest.mark.parametrize("partitionable", [pytest.param("0", marks=pytest.mark.slow), "1"])
+@pytest.mark.slow
+@pytest.mark.parametrize("partitionable", ["0", "1"])
 def test_settings_of_jax_change_no_random_number(usual, tiny_run, partitionable, tmp_path):
     """The bits of noise, paths, initial weights, training, Fourier features and samples under other settings of JAX."""
     settings = {"JAX_DEFAULT_PRNG_IMPL": "rbg", "JAX_THREEFRY_PARTITIONABLE": partitionable}

@@ -16,9 +16,10 @@ def needs(name):
 
 
 # One of attention by a UNet, whose compilation takes most of a test's time; one of conditions by a DiT.
-QUICK = [pytest.param("attention: transformer, with a text", marks=pytest.mark.slow), "condition: label and scalar"]
+QUICK = ["attention: transformer, with a text", "condition: label and scalar"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_sixty_steps_of_each_lower_the_loss(name, tmp_path):
     needs(name)

@@ -122,6 +122,7 @@ def test_a_latent_is_painted_where_any_of_its_pixels_is(model):
     np.testing.assert_array_equal(model.task.space.mask(mask)[0, ..., 0], expected)
 
 
+@pytest.mark.slow
 def test_the_runs_folder_is_complete(model, folder, tmp_path):
     """Copied elsewhere, without the autoencoder's own run, and exported, it draws the same images to the bit."""
     drawn = model.sample(num_images=6)
@@ -161,13 +162,10 @@ def test_an_autoencoders_weights_lie_once_in_the_runs_folder(folder):
     assert own.config.task == "autoencoder"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flip", "sampled"),
-    [
-        pytest.param(False, False, marks=pytest.mark.slow),
-        (True, False),
-        pytest.param(True, True, marks=pytest.mark.slow),
-    ],
+    [(False, False), (True, False), (True, True)],
 )
 def test_prepared_latents_train_the_same_model(folder, tmp_path, flip, sampled):
     """To the bit, latents being means or drawn anew at every step by the step's key; mirrored copies take the place of
@@ -222,6 +220,7 @@ def test_prepared_latents_of_something_else_are_refused(folder, tmp_path):
     assert "holds no latents.json, as latents of --mode=prepare do" in said
 
 
+@pytest.mark.slow
 def test_an_encoder_that_takes_too_much_memory_reads_a_batch_in_parts(folder, tmp_path):
     """As the advice says: in preparing, in measuring the latents and at every step."""
     features = FirstStage.features
@@ -337,6 +336,7 @@ def test_a_run_goes_on_where_its_autoencoder_is_called_otherwise(folder, tmp_pat
     assert "other_vae holds another autoencoder than" in said
 
 
+@pytest.mark.slow
 def test_another_decoder_of_the_same_latents_is_taken_and_another_encoder_refused(model, folder, tmp_path):
     vae = jdiff.load(folder / "vae")
     for name in ("encoder", "decoder"):
@@ -394,7 +394,7 @@ def test_a_run_goes_on_beside_a_decoder_trained_for_its_latents(folder, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lora", [pytest.param(0, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("lora", [0, 2])
 def test_fine_tuning_keeps_the_latents_that_were_learned(folder, tmp_path, lora):
     start = (config("digits_ldm"), *SHORT, "--config.train.steps=2", f"--config.train.initial={folder / 'ldm'}")
     own = ("--config.space.autoencoder=", f"--config.lora.rank={lora}", "--config.data.flip=True", "--workdir=fine")
@@ -442,6 +442,7 @@ def test_half_precision_decodes_the_same_within_its_digits(folder):
     assert 0 < np.abs(whole - rounded).mean() < 3
 
 
+@pytest.mark.slow
 def test_a_copy_that_a_failed_start_left_is_replaced(folder, tmp_path):
     """It is another autoencoder's, of a run that never began."""
     other = (config("digits_vae"), *SMALL, "--config.train.steps=1", "--config.seed=5", "--workdir=other")

@@ -101,7 +101,7 @@ ENDS = (signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGUSR1)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ends", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("ends", [3, 20])
 def test_samples_that_were_ended_come_to_those_of_one_run(dit_run, tmp_path, commands, ends):
     """To the bit. Ctrl-C comes twice. No second command writes there meanwhile."""
     out, chance = tmp_path / "out", random.Random(0)
@@ -144,6 +144,7 @@ def test_samples_that_were_ended_come_to_those_of_one_run(dit_run, tmp_path, com
     assert (tmp_path / "whole" / "grid.png").read_bytes() == (out / "grid.png").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_signal_in_a_long_batch_is_answered_at_once(dit_run, tmp_path, commands):
     """The batch would take minutes."""
     command = ("--mode=sample", f"--workdir={dit_run.workdir}", *QUICK, "--config.sample.steps=100000", "--out=out")

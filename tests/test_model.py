@@ -360,7 +360,8 @@ VARIANTS = {
 QUICK = ["eps, linear", "x0, cosine", "flow, logit-normal"]
 
 
-@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*QUICK, *VARIANTS])
 def test_sixty_steps_of_each_lower_the_loss(name, tmp_path):
     """By a network that compiles in no time: what is predicted does not depend on it."""
     assert falls(losses({**SMALL_DIT, **{**TRAININGS, **VARIANTS}[name]}, tmp_path))

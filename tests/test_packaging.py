@@ -84,6 +84,7 @@ def users_own_configs(folder):
         (folder / "configs" / f"{name}.py").write_text("raise RuntimeError('not for jdiff')\n")
 
 
+@pytest.mark.slow
 def test_the_console_script_trains_beside_a_package_configs_of_the_users_and_its_workers_read(bin_folder, tmp_path):
     users_own_configs(tmp_path)
     out = run(bin_folder / "jdiff", "--config=configs/digits.py", "--config.machine.workers=1", *SHORT, cwd=tmp_path)

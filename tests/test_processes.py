@@ -146,13 +146,8 @@ def assert_lost(status, err, seconds):
 MOMENTS = ("before the first step", "between two steps", "during a save")
 
 
-@pytest.mark.parametrize(
-    ("moment", "victim"),
-    [
-        (MOMENTS[1], 1),
-        *(pytest.param(moment, victim, marks=pytest.mark.slow) for moment in MOMENTS for victim in (0, 1)),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("moment", "victim"), [(moment, victim) for moment in MOMENTS for victim in (0, 1)])
 def test_slurm_tasks_train_as_one_until_one_is_killed(tmp_path, on_two_devices, moment, victim, request):
     slow = "slow" in request.keywords
     patience = {"JDIFF_TEST_HEARTBEAT": "30"} if slow else {}  # as it is for a user

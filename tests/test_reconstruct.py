@@ -63,6 +63,7 @@ def test_the_autoencoder_of_a_latent_model_is_scored_too(folder):
     assert kept["psnr"] == own["psnr"]
 
 
+@pytest.mark.slow
 def test_collapse_is_told(folder):
     out, held = reconstructed(folder, "collapsed")
     assert held["faults"] == [
@@ -95,6 +96,7 @@ def test_unused_channels_are_named(bottleneck):
     assert use.faults() == ["channel 1 of the latents' 3 tell nothing of the image: fewer would do as well"]
 
 
+@pytest.mark.slow
 def test_images_of_files_are_reconstructed(folder, tmp_path):
     images = Digits("test").__getitems__(range(5))
     for number, record in enumerate(images):
@@ -157,7 +159,7 @@ def test_the_decoder_alone_is_trained(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [pytest.param("vae", marks=pytest.mark.slow), "vq"])
+@pytest.mark.parametrize("name", ["vae", "vq"])
 def test_an_autoencoder_goes_to_diffusers_and_back(name, folder, tmp_path):
     """AutoencoderKL and VQModel of the same settings; a run that starts from there has the same weights."""
     diffusers = pytest.importorskip("diffusers")

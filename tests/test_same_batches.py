@@ -88,6 +88,7 @@ def forms(original, tmp_path_factory):
     return {**made, "hf": HuggingFace(str(top / "hf"), "train", holdout=0.0)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar", "webdataset", "pairs", "arrays", "array_record", "hf"])
 def test_batches_are_those_of_tfds(forms, kind):
     if kind not in forms:

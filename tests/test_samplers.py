@@ -411,7 +411,12 @@ def test_an_image_does_not_depend_on_those_beside_it(sampler):
 
 
 @pytest.mark.parametrize(
-    "sampler", [DDIM(eta=1.0), Heun(), DPM2(), DPMpp2SAncestral(), PredictorCorrector(), DDPM()], ids=str
+    "sampler",
+    [
+        *(DDIM(eta=1.0), Heun(), DPM2(), DPMpp2SAncestral()),
+        *(pytest.param(sampler, marks=pytest.mark.slow) for sampler in (PredictorCorrector(), DDPM())),
+    ],
+    ids=str,
 )
 def test_repainting_keeps_what_is_known_and_agrees_with_it(sampler):
     """Correlated Gaussian data, the first number known: the second's mean and variance are the conditional ones."""

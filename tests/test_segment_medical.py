@@ -67,6 +67,7 @@ def told_by(model: jdiff.Model, values: np.ndarray) -> np.ndarray:
     return model.segment(values.astype(np.float32).clip(low, high)[..., None], members=1)
 
 
+@pytest.mark.slow
 def test_volumes_give_volumes_at_their_place(model, tmp_path):
     given = {
         "ward/a.nii.gz": volume(10, (16, 16, 6), tmp_path / "given" / "ward" / "a.nii.gz"),

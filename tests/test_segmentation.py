@@ -261,6 +261,7 @@ def killed(lines: int, *arguments: str, cwd: Path) -> Path:
     return table
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on(folder, photos, tmp_path):
     arguments = of(folder / "drawn", photos, "--config.sample.batch_size=2", "--config.segment.members=2")
     table = killed(2, *arguments, cwd=tmp_path)
@@ -315,6 +316,7 @@ def test_images_are_parted_by_the_area_of_their_true_masks():
     assert "of 5 to 6 pixels" in about
 
 
+@pytest.mark.slow
 def test_a_sweep_of_masks_is_one_table(folder, tmp_path):
     sweep = ("--config.sample.steps=(1, 3)", "--config.segment.members=(1, 2)", "--out=sweep")
     result = run_here("--mode=evaluate", f"--workdir={folder / 'drawn'}", *sweep, cwd=tmp_path)
@@ -324,6 +326,7 @@ def test_a_sweep_of_masks_is_one_table(folder, tmp_path):
     assert len({row["dice"] for row in rows}) > 1
 
 
+@pytest.mark.slow
 def test_what_raters_say_is_compared_with_members(folder, tmp_path):
     """Of three raters one sees nothing: the truth is the majority's, and samples are compared with all."""
     rng = np.random.default_rng(5)
@@ -396,6 +399,7 @@ def test_an_empty_mask_is_as_sure_as_its_likeliest_pixel():
     assert told.row()["confidence"] == pytest.approx(0.7, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_models_without_masks_are_told(folder, tmp_path):
     said = refusal(config("digits"), *TINY, "--config.model.space=masks", "--workdir=run", cwd=tmp_path)
     assert "these data have none" in said

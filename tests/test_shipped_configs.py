@@ -1,5 +1,6 @@
 """The first training step of every config that ships, traced without a number computed: shapes, dtypes and keys fit."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
+from ml_collections import ConfigDict
 
 from jdiff import config, from_config
 from jdiff.data.sources import Picture
@@ -59,23 +61,44 @@ def stand_in(settings) -> StandIn:
     return StandIn(pictures)
 
 
+def shipped(name: str) -> ConfigDict:
+    return config.load(REPOSITORY / "configs" / f"{name}.py")
+
+
+def to_trace() -> Iterator[Any]:
+    """All configs; slow where one before it has the same task and networks."""
+    seen = set()
+    for name in NAMES:
+        settings = shipped(name)
+        networks = (settings.task, str(settings.network), str(settings.autoencoder))
+        yield pytest.param(name, {}, id=name, marks=pytest.mark.slow if networks in seen else ())
+        seen.add(networks)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_shipped_config_fits_its_data(name: str):
+    settings = shipped(name)
+    config.check(settings)
+    resolve(settings, stand_in(settings))
+
+
 @pytest.mark.parametrize(
     ("name", "changed"),
     [
-        *(pytest.param(name, {}, id=name) for name in NAMES),
+        *to_trace(),
         pytest.param("cifar10", {"model.conditions": ()}, id="cifar10, unconditional"),
         pytest.param("cifar10", PLAIN_FLIPS, id="cifar10, plain flips"),
         pytest.param("cifar10", {**PLAIN_FLIPS, "model.conditions": ()}, id="cifar10, unconditional, plain flips"),
     ],
 )
 def test_the_loss_of_every_shipped_config_can_be_traced(name: str, changed: dict[str, Any]):
-    settings = config.load(REPOSITORY / "configs" / f"{name}.py")
+    settings = shipped(name)
     with settings.unlocked():
         settings.update_from_flattened_dict(changed)
     config.check(settings)
     settings = resolve(settings, stand_in(settings))
     if settings.model.space == "latents":  # the loss sees what the autoencoder of the config's name says of images
-        theirs = config.load(REPOSITORY / "configs" / f"{Path(settings.space.autoencoder).name}.py")
+        theirs = shipped(Path(settings.space.autoencoder).name)
         settings.autoencoder.update(theirs.autoencoder)
         settings = unscaled(settings)
         settings.space.prepared = "latents"

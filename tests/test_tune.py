@@ -101,6 +101,7 @@ def test_the_same_command_measures_nothing_again(run):
     assert held(run) == before
 
 
+@pytest.mark.slow
 def test_another_budget_joins_those_there(run):
     """Though it was judged by fewer images, which its entry says."""
     before = held(run)["budgets"]
@@ -192,6 +193,7 @@ def test_presets_of_other_weights_are_told_and_used(run, tmp_path):
     np.testing.assert_array_equal(images, jdiff.load(run).sample(2, preset=2))
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on(dit_run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(dit_run.workdir, folder)

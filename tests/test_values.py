@@ -117,6 +117,7 @@ def of_data(model: jdiff.Model, dtype: str, low: float, high: float) -> jdiff.Mo
     return jdiff.Model(settings, from_config.task(settings), model.mesh, model.weights, step=model.step)
 
 
+@pytest.mark.slow
 def test_bits_of_a_16_bit_model(model):
     """Uniform noise of 16 bits takes about 16 by a model that has learned little but the data's scale."""
     noise = np.random.default_rng(0).integers(0, 65536, (16, 8, 8, 1)).astype(np.uint16)
