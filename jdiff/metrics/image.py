@@ -28,6 +28,10 @@ def psnr(images: Images, references: Images, data_range: float) -> Float[np.ndar
     """10 log10(L^2 / MSE) in dB, the mean over pixels and channels; inf for equal images.
 
     Raises UserError for other shapes or values that are not finite.
+
+    >>> black = np.zeros((1, 2, 2, 1))
+    >>> psnr(black + 25.5, black, 255).round(6).tolist()
+    [20.0]
     """
     x, y = _pair(images, references, data_range)
     with np.errstate(divide="ignore"):

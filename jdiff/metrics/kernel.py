@@ -58,7 +58,11 @@ def kid(
 
 
 def kernel_distance(generated: Float[np.ndarray, "n _d"], reference: Float[np.ndarray, "m _d"]) -> float:
-    """KID's unbiased MMD^2 of all rows, without subsets."""
+    """KID's unbiased MMD^2 of all rows, without subsets.
+
+    >>> kernel_distance(np.array([[0.0], [2.0]]), np.array([[1.0], [3.0]]))  # k = (x y + 1)^3: 1 + 64 - 2 * 93
+    -121.0
+    """
     x, y = _pair(generated, reference, 2)
     return _mmd(_cubic, x.astype(np.float64), y.astype(np.float64), unbiased=True)
 

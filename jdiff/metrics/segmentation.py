@@ -63,7 +63,11 @@ def dice(predicted: Masks, truth: Masks, classes: int = 2) -> Float[np.ndarray, 
 
 
 def iou(predicted: Masks, truth: Masks, classes: int = 2) -> Float[np.ndarray, "n k"]:
-    """IoU of each image and class, [n, h, w] -> [n, k]; neither: 1, one alone: 0. Errors as `overlap`."""
+    """IoU of each image and class, [n, h, w] -> [n, k]; neither: 1, one alone: 0. Errors as `overlap`.
+
+    >>> iou(np.array([[[1, 1, 0]], [[0, 0, 0]]]), np.array([[[1, 0, 0]], [[0, 0, 0]]])).tolist()
+    [[0.5], [1.0]]
+    """
     return overlap(predicted, truth, classes).iou
 
 

@@ -19,6 +19,10 @@ def vendi_score(features: Float[np.ndarray, "n _d"], q: float = 1.0) -> float:
 
     Normalises the rows; the eigenvalues are those of the smaller of X X^T and X^T X, in float64. Raises UserError for
     a row of zeros.
+
+    >>> kinds = np.eye(3)  # three kinds, nothing in common
+    >>> round(vendi_score(kinds), 6), round(vendi_score(np.repeat(kinds[:1], 5, axis=0)), 6)
+    (3.0, 1.0)
     """
     if not q >= 0:
         raise ValueError(f"q={q}: an order is in [0, inf]")

@@ -16,6 +16,9 @@ class DDIM(Sampler):
 
     eta = 0 is DDIM and the Euler step of the probability-flow ODE; eta = 1 is DDPM with the posterior ("small")
     variance and ancestral Euler. jumps: x0 = D(x, s, s_down), so that at eta = 0 the step ends where the flow does.
+
+    >>> DDIM().random, DDIM(eta=1.0).random
+    (False, True)
     """
 
     eta: float = 0.0

@@ -16,6 +16,9 @@ class DPMpp2M(Sampler):
         x'    = (s' / s) x + (1 - s' / s) D_mid
 
     The first step, and the last to sigma = 0, are Euler's.
+
+    >>> DPMpp2M().nfe(18), DPMpp2M().order
+    (18, 2)
     """
 
     order = 2
