@@ -416,4 +416,4 @@ def test_copies_are_told_among_the_training_images_whatever_the_reference_is_of(
             trained_on=trained_on,
         )
         share, _ = Memorised()(sets)
-        assert share.note == f"chance gives 5%{told}"
+        assert share.note == f"chance gives 6.7%{told}"

@@ -116,3 +116,13 @@ def test_bad_input():
             measure(fresh, np.ones_like(training), held_out)
     with pytest.raises(ValueError, match="quantile=1"):
         memorisation(fresh, training, held_out, quantile=1.0)
+
+
+def test_held_out_images_that_are_trained_on_too_do_not_hide_copies():
+    """Duplicates in the data: the nearest 5 % of held-out images lie at distance 0, as all copies do."""
+    rng = np.random.default_rng(0)
+    training, held_out = rng.normal(size=(500, 8)), rng.normal(size=(200, 8))
+    held_out[:15] = training[:15]
+    found = memorisation(training, training, held_out)
+    assert (found.share, found.by_chance, found.threshold) == (1.0, 15 / 200, 0.0)
+    assert memorisation(rng.normal(size=(500, 8)), training, held_out).share == 0

@@ -36,17 +36,19 @@ class Memorised(Metric):
             error=of_share(found.share, len(x)),
             spread=OVER_IMAGES,
             better=LOWER,
-            about=f"share of images nearer to training images than {1 - self.quantile:.0%} of unseen ones",
+            about=f"share of images as near to training images as the nearest {self.quantile:.0%} of unseen ones",
             count=len(x),
             of=len(training),
-            note=f"chance gives {self.quantile:.0%}{among}",
+            by_chance=found.by_chance,
+            note=f"chance gives {found.by_chance:.1%}{among}",
         )
         copying = Number(
             name="data_copying_z",
             title="Copying z",
             value=found.z,
             better="",
-            about="data-copying test: below -3 images lie too near to training images",
+            about="data-copying test: below -3 images lie nearer to training images than unseen ones do, by copying "
+            "or, as guidance makes it, by little variety",
             count=len(x),
             of=len(training),
         )

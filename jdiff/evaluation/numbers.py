@@ -26,7 +26,8 @@ FEATURES, CLASSES, SPLIT = "features", "classes", "split"
 class Number:
     """A result. name: in files. title: for people. error: of what kind `spread` says; None where none is known.
     better: "lower", "higher", or "" where neither is. about: what it is, in a line. count, of: how many generated and
-    how many reference images it is of. note: what a reader must know of this very value.
+    how many reference images it is of. by_chance: what to expect of it where nothing is wrong; None where that has no
+    value. note: what a reader must know of this very value.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Number:
     of: int = 0
     error: float | None = None
     spread: str = ""
+    by_chance: float | None = None
     note: str = ""
 
 

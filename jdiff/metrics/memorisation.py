@@ -16,8 +16,8 @@ from jdiff.metrics.neighbours import nearest
 class Memorisation(NamedTuple):
     """How near generated images are to training images, against held-out images."""
 
-    share: float  # of generated images with D below the quantile
-    quantile: float  # the share to expect of images that copy nothing
+    share: float  # of generated images with D up to the threshold
+    by_chance: float  # the share to expect of images that copy nothing: of held-out ones, the quantile unless D ties
     threshold: float  # the quantile of D(held-out), in the features' units
     z: float  # the data-copying test's; below -3: copies
     nearest: Float[np.ndarray, " n"]  # D of each generated image
@@ -32,7 +32,8 @@ def memorisation(
 ) -> Memorisation:
     """Two measures of copying and the nearest training images.
 
-    share = mean_g [D(g) < Q], with Q the `quantile` of D(h) over held-out images h: sees a few copies among many.
+    share = mean_g [D(g) <= Q], with Q the `quantile` of D(h) over held-out images h: sees a few copies among many.
+    Where more held-out images than that are in the training set too, Q is 0, and by_chance is their share.
 
     z is the data-copying test of Meehan et al., arXiv 2004.05675, eq. 1, over the whole space as one cell: with
     U = #{(g, h): D(g) > D(h)}, ties being halves,
@@ -54,8 +55,8 @@ def memorisation(
     distances, indices = nearest(sets["generated"], sets["training"])
     by_chance = nearest(sets["held_out"], sets["training"]).distances
     threshold = float(np.quantile(by_chance, quantile))
-    share = float(np.mean(distances < threshold))
-    return Memorisation(share, quantile, threshold, _mann_whitney_z(distances, by_chance), distances, indices)
+    share, expected = (float(np.mean(d <= threshold)) for d in (distances, by_chance))
+    return Memorisation(share, expected, threshold, _mann_whitney_z(distances, by_chance), distances, indices)
 
 
 def _mann_whitney_z(a: np.ndarray, b: np.ndarray) -> float:

@@ -160,10 +160,13 @@ def weaknesses(result: Result) -> list[str]:
     numbers = {one.name: one for one in result.numbers}
     lines = []
     if copies := numbers.get("memorised"):
-        many = copies.value > 0.05 + 3 * (copies.error or 0)
+        expected = copies.by_chance or 0.0
+        many, guided = copies.value > expected + 3 * (copies.error or 0), result.facts.get("sampling", {}).get("guided")
         lines.append(
-            f"Copies: {copies.value:.1%} of its images lie as near to a training image as 5 % of unseen images do"
+            f"Copies: {copies.value:.1%} of its images lie as near to a training image as {expected:.1%} of unseen "
+            "images do"
             + (f", more than chance gives: look at {PAIRS_FILE} before you publish any." if many else ".")
+            + (" Guidance alone can do that: compare with guidance_scale=1." if many and guided else "")
         )
     if result.by_class:
         worst = sorted(result.by_class.items(), key=lambda one: -one[1])[:WORST]
