@@ -76,7 +76,7 @@ class FrechetInfinity(Metric):
                 error=found.standard_error,
                 spread="standard error of the fitted line, whose points share images",
                 better=LOWER,
-                about="the same without the bias of few images",
+                about="the same without the bias of few images; slightly below 0 it means 0",
                 count=len(sets.generated.features),
                 of=sets.reference.count,
             )
@@ -171,6 +171,7 @@ class WorstClass(Metric):
                 about="the distance of the worst class by itself",
                 count=count,
                 of=count,
-                note=f"class {sets.class_names[worst] if sets.class_names else worst}",
+                note=f"class {sets.class_names[worst] if sets.class_names else worst}; of {count:,} images, and fewer "
+                "images make it larger",
             )
         ]

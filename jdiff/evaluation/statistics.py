@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 
 from jdiff.common.errors import UserError
 from jdiff.common.files import write_whole
+from jdiff.metrics.frechet import factor
 from jdiff.metrics.moments import Moments
 from jdiff.networks.features.space import FeatureSpace
 
@@ -103,6 +104,10 @@ def read(path: Path) -> Statistics:
         raise UserError(f"{path}: mu is {list(mean.shape)} and sigma {list(sigma.shape)}; they must be [d] and [d, d]")
     if not (np.isfinite(mean).all() and np.isfinite(sigma).all()):
         raise UserError(f"{path}: mu or sigma holds values that are not finite")
+    try:
+        factor(mean, sigma)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     said = _said(path, held)
     count = int(held.get("num", 0))
     return Statistics(

@@ -66,7 +66,7 @@ def frechet_of_gaussians(
     """
     if mean_a.shape != mean_b.shape:
         raise UserError(f"statistics of {len(mean_a)} and {len(mean_b)} dimensions are of different features")
-    factor_a, factor_b = _factor(mean_a, covariance_a), _factor(mean_b, covariance_b)
+    factor_a, factor_b = factor(mean_a, covariance_a), factor(mean_b, covariance_b)
     shift = np.float64(mean_a) - mean_b
     # 0 where a covariance is 0: numpy has no singular values of an empty matrix.
     ranks = factor_a.shape[1], factor_b.shape[1]
@@ -88,10 +88,10 @@ def standard_error(rows: Float[np.ndarray, "n _d"], a: Moments, b: Moments) -> f
     std(psi) / sqrt(n_a). It holds no bias, which is of order 1/n: see `frechet_infinity`. Raises UserError for n < 2.
     """
     x = checked(rows, "generated", 2).astype(np.float64) - a.mean
-    factor = _factor(b.mean, b.covariance)
-    values, vectors = np.linalg.eigh(factor.T @ a.covariance @ factor)
+    root = factor(b.mean, b.covariance)
+    values, vectors = np.linalg.eigh(root.T @ a.covariance @ root)
     kept = values > len(values) * np.finfo(float).eps * max(float(values[-1]) if len(values) else 0.0, 0.0)
-    half = factor @ (vectors[:, kept] * values[kept] ** -0.25)  # T = half half^T
+    half = root @ (vectors[:, kept] * values[kept] ** -0.25)  # T = half half^T
     psi = 2 * x @ (a.mean - b.mean) + np.einsum("nd,nd->n", x, x) - np.einsum("nr,nr->n", x @ half, x @ half)
     return float(np.std(psi, ddof=1) / np.sqrt(a.count))
 
@@ -116,22 +116,26 @@ def frechet_infinity(
     """The Frechet distance extrapolated to infinitely many generated images.
 
     A least-squares line in 1/n through the distances of random subsets of `points` sizes, evenly spaced from
-    `smallest` (5,000, or a tenth of n where that is less, but at least 2 d) to n: Chong and Forsyth, arXiv 1911.07023,
-    where it is FID-infinity. The bias of order 1/n goes; that of the reference's own count stays. Raises UserError
-    where n leaves no three sizes above d, below which the bias is not linear in 1/n.
+    `smallest` to n: Chong and Forsyth, arXiv 1911.07023, where it is FID-infinity and `smallest` is 5,000. Below 15,000
+    images it is a third of n here, but at least 4 d: nearer to d the bias is not linear in 1/n, and the limit comes out
+    too low. The bias of order 1/n goes; that of the reference's own count stays. Near 0 the limit may lie slightly
+    below. Raises UserError for fewer than 6 d images.
     """
     x = checked(generated, "generated", 2)
     if points < 3:
         raise ValueError(f"points={points}: a line with its error needs at least 3")
     dimensions = x.shape[1]
-    smallest = max(min(5000, len(x) // 10), 2 * dimensions) if smallest is None else smallest
+    least = max(6 * dimensions, 2 * points)
+    if len(x) < least:
+        raise UserError(
+            f"the limit in 1/n needs many more images than the features' {dimensions} dimensions; there are {len(x)} "
+            f"generated images: give at least {least}, or fewer dimensions"
+        )
+    if smallest is None:
+        smallest = 5000 if len(x) >= 15_000 else max(len(x) // 3, 4 * dimensions)
     counts = np.unique(np.linspace(min(smallest, len(x)), len(x), points).astype(int))
     if smallest <= dimensions or len(counts) < 3:
-        raise UserError(
-            f"the limit in 1/n needs subsets of more images than the features' {dimensions} dimensions; there are "
-            f"{len(x)} generated images and the smallest subset has {smallest}: give at least "
-            f"{2 * dimensions + points} images, or fewer dimensions"
-        )
+        raise ValueError(f"smallest={smallest}: a line needs three sizes between {dimensions} and {len(x)}")
     rng = np.random.default_rng(seed)
     subsets = (x[rng.choice(len(x), count, replace=False)] for count in counts)
     distances = np.array([frechet_of_moments(moments.of(subset), reference).distance for subset in subsets])
@@ -142,17 +146,22 @@ def frechet_infinity(
     return Infinity(float(limit), float(slope), error, tuple(map(int, counts)), tuple(map(float, distances)))
 
 
-def _factor(mean: np.ndarray, covariance: np.ndarray) -> Float[np.ndarray, "d rank"]:
-    """L with L L^T = covariance, without the eigenvalues that are 0 within rounding."""
+def factor(mean: np.ndarray, covariance: np.ndarray) -> Float[np.ndarray, "d rank"]:
+    """L with L L^T = covariance, without the eigenvalues that are 0 within rounding.
+
+    Raises UserError for what is no covariance: not [d, d], not finite, not symmetric, or with an eigenvalue below 0.
+    """
     d = len(mean)
     if covariance.shape != (d, d) or not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise UserError(
             f"statistics must be finite, a mean [d] and a covariance [d, d]; they are {list(mean.shape)} and "
             f"{list(covariance.shape)}{'' if covariance.shape != (d, d) else ' with values that are not finite'}"
         )
+    # A file's sigma may be of float32 sums, whose rounding makes eigenvalues of -1e-7 of the largest.
+    if np.abs(covariance - covariance.T).max(initial=0.0) > 1e-4 * np.abs(covariance).max(initial=0.0):
+        raise UserError("sigma is no covariance: it is not symmetric")
     values, vectors = np.linalg.eigh(np.float64(covariance))
     largest = float(max(values[-1], 0))
-    # A file's sigma may be of float32 sums, whose rounding makes eigenvalues of -1e-7 of the largest.
     if values[0] < -1e-4 * max(largest, np.finfo(float).tiny):
         raise UserError(f"sigma is no covariance: it has the eigenvalue {values[0]:.3g}, and no variance is negative")
     kept = values > d * np.finfo(float).eps * largest
