@@ -542,6 +542,11 @@ class Model:
                 f"bits_per_dim counts the bits of whole numbers, and this model's data are "
                 f"{self.config.data.dtype}: store them as 8-bit or 16-bit images and train on these"
             )
+        if not np.issubdtype(np.asarray(images).dtype, np.integer):
+            raise UserError(
+                f"bits_per_dim counts the bits of whole numbers, and these images are {np.asarray(images).dtype}: give "
+                f"them as {self.config.data.dtype}"
+            )
         usual: dict[str, dict] = {"ode": PRECISE, "bound": {"sampler": "ddpm", "steps": every_step}}
         chosen, image = usual[jdiff.config.one_of("method", method, tuple(usual))], self._images(images)
         asked = self.request(len(image), **{**chosen, **UNGUIDED, **settings})

@@ -74,7 +74,7 @@ RUNS = {
     "digits_vae": "--config=digits_vae",
     "digits_ldm": "--config=digits_ldm --config.space.autoencoder=runs/digits_vae",
     "isic2018": "--config=isic2018 --config.data.dir=pairs --config.data.image_size=16",
-    "sketches": "--config=digits --workdir=runs/sketches --config.model.conditions=('image',)",
+    "sketches": "--config=digits --workdir=runs/sketches --config.model.conditions=image",
 }
 FEW = {
     "sample": ("--config.sample.num_images=3", "--config.sample.batch_size=2"),
@@ -178,7 +178,7 @@ class House:
         if config in ("mnist", "fashion_mnist"):
             yield f"--config.data.dir={self.tfds}"
         if config == "emoji":
-            yield "--config.condition.text.vocab_size=260"
+            yield "--config.condition.text.vocabulary=260"
         yield from SMALL
 
     def need(self, run):

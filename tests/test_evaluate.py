@@ -148,6 +148,53 @@ def test_images_of_another_size_are_refused_with_what_the_protocol_would_do(run,
     assert "8x8x1" in said
     assert "bring each image to one size" in said
     assert "does not exist" in refused(run, f"--config.eval.images={tmp_path / 'none'}")
+    for side in (6, 12):
+        (tmp_path / "mixed").mkdir(exist_ok=True)
+        Image.new("L", (side, side + 1)).save(tmp_path / "mixed" / f"{side}.png")
+    said = refused(run, f"--config.eval.images={tmp_path / 'mixed'}")
+    assert "many sizes, 7x6 to 13x12: these features would bring each image to one size" in said
+
+
+PIXELS = "--config.eval.features=pixels"
+
+
+def test_floats_are_taken_in_the_usual_range_that_holds_them(run, tmp_path):
+    """Dark images stay dark: their own extremes would not tell them from bright ones."""
+    from sklearn.datasets import load_digits
+
+    images = np.round(load_digits().images[:200, :, :, None] * 127 / 16).astype(np.uint8)
+    np.savez(tmp_path / "whole.npz", images=images)
+    evaluated(run, f"--config.eval.images={tmp_path / 'whole.npz'}", PIXELS, f"--out={tmp_path / 'whole'}")
+    wanted = numbers(tmp_path / "whole")["fd_pixels"]
+    for name, values, told in (
+        ("unit", images / 255, "black at 0 and white at 1"),
+        ("signed", images / 127.5 - 1, "black at -1 and white at 1"),
+        ("bytes", images.astype(np.float32), "black at 0 and white at 255"),
+    ):
+        file = tmp_path / f"{name}.npz"
+        np.savez(file, images=values.astype(np.float32))
+        assert told in evaluated(run, f"--config.eval.images={file}", PIXELS, f"--out={tmp_path / name}").out
+        assert numbers(tmp_path / name)["fd_pixels"] == pytest.approx(wanted, rel=1e-3)
+    np.savez(tmp_path / "odd.npz", images=4 * values.astype(np.float32))
+    assert "in none of the usual ranges" in refused(run, f"--config.eval.images={tmp_path / 'odd.npz'}", PIXELS)
+
+
+def test_arrays_without_names_are_images_and_their_classes(run, tmp_path):
+    """np.savez(file, images, labels), as ADM's scripts write."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    np.savez(tmp_path / "a.npz", np.uint8(digits.images[:200, :, :, None] * 15), digits.target[:200])
+    evaluated(run, f"--config.eval.images={tmp_path / 'a.npz'}", f"--out={tmp_path / 'a'}")
+    assert numbers(tmp_path / "a")["accuracy"] > 0.3
+
+
+def test_a_reference_that_is_no_covariance_is_refused(run, tmp_path):
+    np.savez(tmp_path / "broken.npz", mu=np.zeros(64), sigma=-np.eye(64))
+    said = refused(run, f"--config.eval.reference={tmp_path / 'broken.npz'}", PIXELS)
+    assert "broken.npz: sigma is no covariance: it has the eigenvalue -1" in said
+    np.savez(tmp_path / "skewed.npz", mu=np.zeros(64), sigma=np.triu(np.ones((64, 64))) + 64 * np.eye(64))
+    assert "not symmetric" in refused(run, f"--config.eval.reference={tmp_path / 'skewed.npz'}", PIXELS)
 
 
 def test_images_are_scored_without_a_run(run, tmp_path):

@@ -33,7 +33,6 @@ CALLS = {
     "img2img": lambda model, images: model.img2img(images, sigma=1.0, sampler="ddim", steps=2),
     "inpaint": lambda model, images: model.inpaint(images, HALF, repeats=1, sampler="ddim", steps=2),
     "invert": lambda model, images: model.invert(images, sampler="ddim", steps=3),
-    "bits_per_dim": lambda model, images: model.bits_per_dim(images, rtol=0.1, atol=0.1),
 }
 
 
@@ -133,6 +132,9 @@ def test_floats_have_no_bits(model):
     with pytest.raises(UserError, match="bits of whole numbers, and this model's data are float32") as error:
         of_data(model, "float32", 0.0, 1.0).bits_per_dim(UNIT)
     assert "\n" not in str(error.value)
+    for images in (UNIT, 2.0 * UNIT - 1, np.float64(np.round(255 * UNIT))):
+        with pytest.raises(UserError, match=f"these images are {images.dtype}: give them as uint8"):
+            model.bits_per_dim(images)
 
 
 def test_narrower_levels_take_more_bits():

@@ -23,7 +23,7 @@ from jdiff.conditions.text import Text
 from jdiff.config import settings
 from jdiff.data import pipeline
 from jdiff.data.fingerprint import fingerprint
-from jdiff.data.sources import Source
+from jdiff.data.sources import Picture, Source
 from jdiff.data.sources.prepared import sizes_of
 from jdiff.evaluation.gather import Pictures
 from jdiff.evaluation.protocol import Protocol
@@ -31,6 +31,7 @@ from jdiff.resolve import resolve
 
 CONDITIONS = 1000  # images whose conditions are taken in turn
 ARRAYS, ARCHIVES = (".npz", ".npy"), (".zip", ".tar")
+FLOAT_RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))  # of images that tools save
 REFERENCE_ROWS = 50_000  # most reference images whose features are kept
 # Keys of the group data that say what picture becomes of a record.
 MADE = ("target", "shape", "dtype", "range", "resize", "channels", "bits", "masks", "alpha", "several", "slice_axis")
@@ -147,12 +148,16 @@ def open_files(config: ConfigDict, *, as_trained: bool = False) -> tuple[Picture
         height, width, needed = config.data.shape
         data.resize = config.data.resize
     elif height is None or width is None:
-        raise UserError(f"{path}: its images have many sizes; a set is of one size, as the reference is")
+        raise UserError(
+            f"{path}: its images have many sizes, {_sizes_in_words(sizes_of(source))}: "
+            f"{resized(from_config.evaluation.protocol(config))}, which would compare images of several sizes. Bring "
+            "them to one size first, the reference's"
+        )
     grey_too = as_trained and needed == channels  # which are read as three equal channels, as in training
     data.shape = (height, width, channels if data.name == "arrays" or grey_too else _channels(source))
     data.class_names, data.alpha, data.masks = source.class_names, (), ()
     alike = config.data.shape and picture.dtype == config.data.dtype
-    data.dtype, data.range = picture.dtype, config.data.range if alike else (picture.low, picture.high)
+    data.dtype, data.range = picture.dtype, config.data.range if alike else _range(path, picture)
     rows = np.arange(len(source))
     if count and count < len(rows):
         rows = np.sort(np.random.default_rng(0).permutation(rows)[:count])
@@ -162,17 +167,38 @@ def open_files(config: ConfigDict, *, as_trained: bool = False) -> tuple[Picture
     return Pictures(source, from_config.view(of_files, train=False), rows, values), known
 
 
+def _range(path: Path, picture: Picture) -> tuple[float, float]:
+    """The values that are black and white. Of floats, their extremes alone would not tell dark images from bright ones:
+    the usual range that holds them, which a line names.
+    """
+    if picture.dtype != "float32":
+        return picture.low, picture.high
+    fits = [(low, high) for low, high in FLOAT_RANGES if low <= picture.low and picture.high <= high]
+    found = f"floats from {picture.low:g} to {picture.high:g}"
+    if not fits:
+        usual = ", ".join(f"{low:g} to {high:g}" for low, high in FLOAT_RANGES)
+        raise UserError(
+            f"{path} holds {found}, in none of the usual ranges ({usual}): clip them to theirs, or save them as uint8"
+        )
+    say(f"{path} holds {found}: taken as black at {fits[0][0]:g} and white at {fits[0][1]:g}")
+    return fits[0]
+
+
 def _tell_sizes(config: ConfigDict, source: Source) -> None:
     """A line that says what is done to images of other sizes than the config's."""
     sizes, (height, width, _) = sizes_of(source), config.data.shape
     others = sizes[(sizes != (height, width)).any(axis=1)]
     if len(others):
-        known = sorted(set(map(tuple, others.tolist())), key=lambda size: (math.prod(size), size))
-        of = " to ".join(f"{h}x{w}" for h, w in dict.fromkeys((known[0], known[-1])))
         say(
-            f"{len(others):,} of {len(sizes):,} images in eval.images, of {of}, are brought to {height}x{width}, as in "
-            f"training (data.resize={config.data.resize!r})"
+            f"{len(others):,} of {len(sizes):,} images in eval.images, of {_sizes_in_words(others)}, are brought to "
+            f"{height}x{width}, as in training (data.resize={config.data.resize!r})"
         )
+
+
+def _sizes_in_words(sizes: np.ndarray) -> str:
+    """The smallest and the largest of sizes [n, 2]."""
+    known = sorted(set(map(tuple, sizes.tolist())), key=lambda size: (math.prod(size), size))
+    return " to ".join(f"{h}x{w}" for h, w in dict.fromkeys((known[0], known[-1])))
 
 
 def _folder_of(files: list[Path]) -> Path:

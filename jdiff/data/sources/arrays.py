@@ -19,6 +19,7 @@ from jdiff.data.holdout import share_of
 from jdiff.data.sources import HIGHEST, Picture, Shape, counted
 
 BY_SPLIT = (("{}_images", "{}_labels"), ("x_{}", "y_{}"))
+POSITIONAL = {"arr_0": "images", "arr_1": "labels"}  # as np.savez(file, images, labels) names them
 TESTS = ("test", "val")
 SAMPLED_BYTES = 256 << 20  # of float images, read to find their range
 KEPT_BYTES = 32 << 20  # of the file that are read before its pages are given back
@@ -204,6 +205,8 @@ def _parts(top: Path) -> tuple[_Part, _Part | None]:
 
 def _only_part(file: Path) -> _Part:
     stored = _stored(file)
+    if stored.keys() == POSITIONAL.keys() and len(stored["arr_1"].shape) == 1:
+        stored = {POSITIONAL[name]: array for name, array in stored.items()}
     names = [name for name in stored if name not in ("labels", "class_names")]
     images = "images" if "images" in names else names[0] if len(names) == 1 else None
     if images is None:
