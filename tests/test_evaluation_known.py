@@ -36,7 +36,7 @@ from jdiff.training import sharding
 from tests.conftest import FAST_COMPILE
 
 TRAIN, HELD_OUT, FRESH = 1000, 300, 1500
-SET = 300  # images of a set that is scored
+SET = 400  # images of a set that is scored
 
 
 @dataclass(frozen=True, eq=False)
