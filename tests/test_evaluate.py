@@ -117,6 +117,7 @@ def test_a_killed_evaluation_goes_on_and_gives_the_same_numbers(run, tmp_path, k
     assert 2 * kills <= len(list(out.glob("seed_0/shards/0*.npz"))) < 10
     evaluated(run, *many, f"--out={out}")
     assert numbers(out) == numbers(tmp_path / "whole")
+    assert json.loads((out / "evaluation.json").read_text())["resumed_at"] > 0
 
 
 def test_images_that_exist_are_scored(run, tmp_path):

@@ -39,10 +39,11 @@ def evaluate(
 
     out: where features are kept as they come, so that the same call goes on after an end, and where pictures go.
     """
-    began, sets = time.monotonic(), []
+    began, before, sets = time.monotonic(), 0, []
     for asked, seed in zip(planned.requests, planned.seeds, strict=True):
         images = Drawn(model, asked)
-        shards = begun(out, f"seed_{seed}", {**planned.identity, "seed": seed})
+        shards, there = begun(out, f"seed_{seed}", {**planned.identity, "seed": seed})
+        before += there
         bar = f"drawing images{f', seed {seed}' if len(planned.seeds) > 1 else ''}" if progress else ""
         found = judge.gather(images, shards, stop, bar)
         if found.count < asked.count:
@@ -61,6 +62,7 @@ def evaluate(
         "weights": planned.identity["weights.model"],
         "sampling": {**sampling(images.asked), "class_mix": planned.mix},
         "seconds": round(time.monotonic() - began, 1),
+        "resumed_at": before,  # images of earlier starts, which the seconds are without
     }
     return Result(numbers=tuple(numbers), left_out=tuple(left_out), by_class=by_class, facts=facts)
 
@@ -92,7 +94,7 @@ def score_files(
 ) -> Result | None:
     """As `evaluate`, of images that exist already. identity: all that decides their numbers."""
     began = time.monotonic()
-    shards = begun(out, FILES, identity)
+    shards, before = begun(out, FILES, identity)
     found = judge.gather(images, shards, stop, "features of the images" if progress else "")
     if found.count < len(images):
         return None
@@ -103,6 +105,7 @@ def score_files(
         **described(judge, found.count, 0),
         "images": {"place": judge.config.eval.images, "fingerprint": identity["images"]},
         "seconds": round(time.monotonic() - began, 1),
+        "resumed_at": before,  # images of earlier starts, which the seconds are without
     }
     return Result(numbers=tuple(numbers), left_out=tuple(left_out), by_class=by_class, facts=facts)
 
@@ -148,15 +151,17 @@ def versions() -> dict[str, str]:
     return found
 
 
-def begun(out: Path | None, name: str, wanted: Mapping[str, Any]) -> Shards | None:
-    """Where features of this request are kept; those of another one are deleted."""
+def begun(out: Path | None, name: str, wanted: Mapping[str, Any]) -> tuple[Shards | None, int]:
+    """(where features of this request are kept, how many of them an earlier start has left); those of another one are
+    deleted.
+    """
     if out is None:
-        return None
-    shards = Shards(out / name, "features")
+        return None, 0
+    shards, rows = Shards(out / name, "features"), 0
     if is_first_process():
-        shards.begin(json.loads(json.dumps(wanted)))
+        rows, _ = shards.begin(json.loads(json.dumps(wanted)))
     wait_for_all_processes(f"features of {name}")
-    return shards
+    return shards, rows
 
 
 def discard(out: Path) -> None:

@@ -12,6 +12,7 @@ from jdiff.common.errors import install
 from jdiff.common.files import replace_file
 from jdiff.common.processes import is_first_process
 from jdiff.common.progress import say
+from jdiff.evaluation.numbers import HIGHER, LOWER
 from jdiff.scoring.report import valued
 from jdiff.scoring.result import Result
 
@@ -82,7 +83,15 @@ def as_markdown(rows: Sequence[Row]) -> str:
         cells = [*map(str, settings.values()), str(calls), *(known.get(name, "") for name in numbers)]
         lines.append(f"| {' | '.join(cells)} |")
     facts = rows[0][1].facts
+    better = {one.name: one.better for _, result in rows for one in result.numbers}
+    ways = [
+        f"{way} is better: {', '.join(titles[name] for name in numbers if better[name] == way)}"
+        for way in (LOWER, HIGHER)
+        if way in better.values()
+    ]
     lines += [
+        "",
+        "; ".join(ways),
         "",
         f"protocol: {facts['protocol']['name']}: {facts['protocol']['about']}; {facts['count']:,} images each",
     ]
