@@ -47,15 +47,16 @@ def scan(
 
     Without a network: the posterior mean of pixels of N(1, 0), all of them 1, brings any noise to 1.
 
-    >>> import jax
+    >>> from jdiff.common.keys import image_keys
     >>> from jdiff.diffusion.denoiser import Denoised
     >>> from jdiff.diffusion.ladders import karras
     >>> from jdiff.diffusion.samplers import Heun
+    >>> from jdiff.diffusion.schedules import EDM
     >>> def ones(x, sigma, cond, to=None):
     ...     return Denoised(jnp.ones_like(x), jnp.ones_like(x))
-    >>> keys = jax.random.split(jax.random.key(0), 2)
-    >>> noise = 80 * jax.random.normal(jax.random.key(1), (2, 1, 1, 1))
+    >>> keys = image_keys(0, jnp.arange(2))
     >>> sigmas = jnp.asarray(karras(5, sigma_min=0.002, sigma_max=80.0), jnp.float32)
+    >>> noise = prior(keys, jnp.zeros((2, 1, 1, 1)), sigmas[0], EDM())
     >>> scan(Heun(), ones, noise, sigmas, {}, keys).x0.ravel().tolist()
     [1.0, 1.0]
     """
