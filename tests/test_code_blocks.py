@@ -17,13 +17,10 @@ import pytest
 from PIL import Image
 
 import jdiff
+from tests import test_docs
 from tests.conftest import CACHE, REPOSITORY, run_here
 
-PAGES = [
-    REPOSITORY / "README.md",
-    REPOSITORY / "CONTRIBUTING.md",
-    *sorted(file for file in (REPOSITORY / "docs").rglob("*.md") if not {"generated", "_build"} & set(file.parts)),
-]
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *test_docs.PAGES]
 NOT_RUN = {
     "python3 -m venv": "an installation; .ci/run does the README's",
     ". .venv/bin/activate": "an installation",
@@ -37,7 +34,7 @@ NOT_RUN = {
     "mpirun ": "another machine's program; tests/test_processes.py starts what it starts",
     "ssh ": "another machine; tests/test_processes.py starts what it starts",
     "machine.distributed=true": "several processes; tests/test_processes.py",
-    "eval.weights=": "weights that are not shipped; tests/test_features_inception.py and test_protocols.py",
+    "eval.weights=": "weights that are not shipped; tests/test_features_inception.py and tests/test_evaluate_peers.py",
     "--config=lidc": "data that people must ask for; tests/test_shipped_configs.py reads made-up ones",
     "--config=landscape": "data that people must fetch; tests/test_shipped_configs.py reads made-up ones",
 }
@@ -198,6 +195,8 @@ def test_pages_have_blocks_of_all_kinds():
     assert len(PYTHON) > 6
     written = "\n".join(page.read_text("utf-8") for page in PAGES)
     assert all(what in written for what in NOT_RUN), "NOT_RUN names what no page has"
+    named = re.findall(r"tests/\w+\.py", " ".join(NOT_RUN.values()))
+    assert all((REPOSITORY / file).is_file() for file in named)
     for page in PAGES:
         kinds = set(re.findall(r"^ *```(\S+)$", page.read_text("utf-8"), re.M))
         assert kinds <= {"bash", "python", "bibtex", "{toctree}", "{eval-rst}"}, f"{page.name}: {kinds}"

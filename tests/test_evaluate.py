@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 
 import jdiff
+import jdiff.config
 from jdiff.evaluation import classifier
 from jdiff.scoring import report
+from jdiff.scoring.data import open_files
 from tests.conftest import TINY_DIT, run_here, start_command
 
 FEW = ("--config.eval.num_images=24", "--config.sample.batch_size=8", "--config.sample.steps=3")
@@ -178,6 +180,10 @@ def test_floats_are_taken_in_the_usual_range_that_holds_them(run, tmp_path):
         assert numbers(tmp_path / name)["fd_pixels"] == pytest.approx(wanted, rel=1e-3)
     np.savez(tmp_path / "odd.npz", images=4 * values.astype(np.float32))
     assert "in none of the usual ranges" in refused(run, f"--config.eval.images={tmp_path / 'odd.npz'}", PIXELS)
+    wide = jdiff.config.load("digits")
+    wide.eval.images, wide.data.low, wide.data.high = str(tmp_path / "odd.npz"), 0.0, 1020.0
+    pictures, _ = open_files(wide)
+    assert (pictures.values.low, pictures.values.high) == (0.0, 1020.0)
 
 
 def test_arrays_without_names_are_images_and_their_classes(run, tmp_path):

@@ -157,7 +157,7 @@ def open_files(config: ConfigDict, *, as_trained: bool = False) -> tuple[Picture
     data.shape = (height, width, channels if data.name == "arrays" or grey_too else _channels(source))
     data.class_names, data.alpha, data.masks = source.class_names, (), ()
     alike = config.data.shape and picture.dtype == config.data.dtype
-    data.dtype, data.range = picture.dtype, config.data.range if alike else _range(path, picture)
+    data.dtype, data.range = picture.dtype, config.data.range if alike else _range(config, path, picture)
     rows = np.arange(len(source))
     if count and count < len(rows):
         rows = np.sort(np.random.default_rng(0).permutation(rows)[:count])
@@ -167,12 +167,14 @@ def open_files(config: ConfigDict, *, as_trained: bool = False) -> tuple[Picture
     return Pictures(source, from_config.view(of_files, train=False), rows, values), known
 
 
-def _range(path: Path, picture: Picture) -> tuple[float, float]:
+def _range(config: ConfigDict, path: Path, picture: Picture) -> tuple[float, float]:
     """The values that are black and white. Of floats, their extremes alone would not tell dark images from bright ones:
-    the usual range that holds them, which a line names.
+    data.low and data.high, or else the usual range that holds them, which a line names.
     """
     if picture.dtype != "float32":
         return picture.low, picture.high
+    if config.data.low is not None and config.data.high is not None:
+        return float(config.data.low), float(config.data.high)
     fits = [(low, high) for low, high in FLOAT_RANGES if low <= picture.low and picture.high <= high]
     found = f"floats from {picture.low:g} to {picture.high:g}"
     if not fits:
