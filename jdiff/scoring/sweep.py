@@ -89,9 +89,8 @@ def as_markdown(rows: Sequence[Row]) -> str:
         for way in (LOWER, HIGHER)
         if way in better.values()
     ]
+    lines += ["", "; ".join(ways)] if ways else []
     lines += [
-        "",
-        "; ".join(ways),
         "",
         f"protocol: {facts['protocol']['name']}: {facts['protocol']['about']}; {facts['count']:,} images each",
     ]
